@@ -1,0 +1,1 @@
+"""Hostler: one endpoint for many models."""

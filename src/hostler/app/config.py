@@ -1,0 +1,259 @@
+"""The settings tree: frozen, units in the names, checked once, when it is built.
+
+Built from defaults < TOML file < environment < flags; this is the only reader of the environment.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+import platformdirs
+
+from hostler.core.errors import ConfigError
+from hostler.core.model import WorkerType
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of every part of the settings tree."""
+
+
+class ServerConfig(Section):
+    host: str = "127.0.0.1"  # loopback: nothing is open to the network unless asked
+    port: int = 8100  # 0: the kernel picks a free one
+    allow_remote: bool = False  # needed for any other host
+    allowed_hosts: tuple[str, ...] = ()  # more names accepted in the Host header
+
+
+class HeartbeatConfig(Section):
+    interval_s: float = 1.0  # how often a worker says it lives
+    suspect_after_s: float = 2.5  # two missed beats and a half: no new requests
+    lost_after_s: float = 30.0  # given up: its process is ended and replaced
+
+    def __post_init__(self) -> None:
+        if not 0 < self.interval_s < self.suspect_after_s < self.lost_after_s:
+            raise ConfigError(
+                "heartbeat: need 0 < interval_s < suspect_after_s < lost_after_s, got "
+                f"{self.interval_s}, {self.suspect_after_s}, {self.lost_after_s}"
+            )
+
+
+class HttpLimits(Section):
+    """What a client may send. Sources of the figures: docs/design/wire.md."""
+
+    header_bytes: int = 32 * 1024
+    header_fields: int = 100
+    target_bytes: int = 8 * 1024
+    body_bytes: int = 8 * 1024 * 1024
+    all_bodies_bytes: int = 256 * 1024 * 1024  # request bodies held by one process
+    json_depth: int = 64
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 60.0
+    idle_timeout_s: float = 75.0
+    write_stall_s: float = 30.0
+    connections: int = 4096
+    stream_buffer_bytes: int = 256 * 1024
+    socket_send_bytes: int = 128 * 1024
+
+
+class GatewayConfig(Section):
+    connect_timeout_s: float = 1.0
+    attempts: int = 3  # of one request, all instances together
+    lost_max: int = 2  # of these, on workers that died with it
+    quarantine_s: float = 60.0  # a request that killed lost_max workers is refused so long
+    queue_length: int = 128  # requests that wait for a slot, a model
+    queue_wait_s: float = 30.0
+    request_timeout_s: float = 3600.0  # queue, retries and answer together
+    probe_interval_s: float = 0.5  # of an instance that was ejected, and of servers given by URL
+    probe_timeout_s: float = 1.0
+    eject_s: float = 1.0  # out after a connection failure, doubled each time up to 30 s
+
+
+class LifeConfig(Section):
+    orphan_grace_s: float = 20.0  # workers without a controller end after this
+    drain_timeout_s: float = 30.0  # in-flight requests may finish until then
+    kill_grace_s: float = 5.0  # from SIGTERM to SIGKILL
+    start_timeout_s: float = 600.0
+    backoff_first_s: float = 1.0  # after a crash, doubled each time with jitter
+    backoff_last_s: float = 60.0
+    crash_limit: int = 5  # crashes in crash_window_s that end in a verdict
+    crash_window_s: float = 600.0
+
+
+class ModelConfig(Section):
+    """One `[[models]]` table. What is left out comes from the catalogue entry of that name."""
+
+    name: str
+    type: WorkerType | None = None
+    engine: str | None = None
+    source: str | None = None
+    replicas: int | None = None
+    concurrency: int | None = None
+    params: dict[str, Any] | None = None
+    urls: tuple[str, ...] | None = None
+    aliases: tuple[str, ...] | None = None
+    open_fields: tuple[str, ...] | None = None
+    upstream_model: str | None = None
+    api_key_env: str | None = None
+
+
+class Config(Section):
+    """All settings of one `hostler up`."""
+
+    state_dir: str = ""  # "": the user's data folder
+    log_json: bool = False
+    server: ServerConfig = ServerConfig()
+    heartbeat: HeartbeatConfig = HeartbeatConfig()
+    limits: HttpLimits = HttpLimits()
+    gateway: GatewayConfig = GatewayConfig()
+    life: LifeConfig = LifeConfig()
+    models: tuple[ModelConfig, ...] = ()
+
+    @classmethod
+    def one_machine(cls) -> "Config":
+        """The defaults."""
+        return cls()
+
+
+def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Build the settings: defaults < file < `HOSTLER_*` < overrides (nested dicts, None left out).
+
+    Raises:
+        ConfigError: the file cannot be read or is not TOML; an unknown key (with the nearest known
+            one); a value of the wrong type; an environment variable that is not set.
+    """
+    data: dict[str, Any] = {}
+    if path is not None:
+        data = _read_toml(Path(path))
+    _merge(data, _from_environment())
+    _merge(data, overrides or {})
+    _check_keys(data, Config, "")
+    try:
+        return msgspec.convert(data, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path or 'settings'}: {error}") from error
+
+
+def state_dir(config: Config) -> Path:
+    """The absolute state folder of these settings."""
+    given = config.state_dir
+    return Path(given).expanduser().absolute() if given else default_state_dir()
+
+
+def default_state_dir() -> Path:
+    """Where state lives when nobody says: the user's data folder of this platform."""
+    return Path(platformdirs.user_data_dir("hostler", appauthor=False))
+
+
+def environment(name: str, default: str | None = None) -> str | None:
+    """One environment variable: what the operator named in the config, or ours."""
+    return os.environ.get(name, default)
+
+
+def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment for a child of our own, with `extra` on top."""
+    return {**os.environ, **(extra or {})}
+
+
+def engine_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of an engine process: only names from an allow-list, and `extra`."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _ENGINE_NAMES or name.startswith(_ENGINE_PREFIXES)
+    }
+    return {**kept, **(extra or {})}
+
+
+# Private
+
+# What engines need to find their libraries, devices and caches. No key of ours is among them.
+_ENGINE_NAMES = frozenset(
+    "PATH HOME LANG LC_ALL LC_CTYPE TZ TMPDIR LD_LIBRARY_PATH VIRTUAL_ENV PYTHONPATH PYTHONUNBUFFERED "
+    "PYTHONDONTWRITEBYTECODE SSL_CERT_FILE SSL_CERT_DIR XDG_CACHE_HOME".split()
+)
+_ENGINE_PREFIXES = ("CUDA_", "NVIDIA_", "ROCR_", "HIP_", "OMP_", "OPENBLAS_", "MKL_", "GGML_", "VLLM_")
+
+_REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+# HOSTLER_URL, HOSTLER_API_KEY are the command line's; these are settings.
+_VARIABLES: Mapping[str, tuple[str, ...]] = {
+    "HOSTLER_STATE_DIR": ("state_dir",),
+    "HOSTLER_HOST": ("server", "host"),
+    "HOSTLER_PORT": ("server", "port"),
+    "HOSTLER_LOG_JSON": ("log_json",),
+}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"config file {path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path}: not TOML: {error}") from error
+    expanded: dict[str, Any] = _expand(data, "")
+    return expanded
+
+
+def _expand(value: Any, where: str) -> Any:
+    """Replace `${env:NAME:-default}` in every string."""
+    if isinstance(value, dict):
+        return {key: _expand(item, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, f"{where}[{n}]") for n, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        found = os.environ.get(name, default)
+        if found is None:
+            raise ConfigError(
+                f"{where}: environment variable {name} is not set; set it, or write ${{env:{name}:-default}}"
+            )
+        return found
+
+    return _REFERENCE.sub(replace, value)
+
+
+def _from_environment() -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    for variable, keys in _VARIABLES.items():
+        if (value := os.environ.get(variable)) is not None:
+            place = data
+            for key in keys[:-1]:
+                place = place.setdefault(key, {})
+            place[keys[-1]] = value
+    return data
+
+
+def _merge(into: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key, {}), dict):
+            _merge(into.setdefault(key, {}), value)
+        elif value is not None:
+            into[key] = value
+
+
+def _check_keys(data: Any, section: type[Section], where: str) -> None:
+    """Refuse an unknown key and name the nearest known one."""
+    if not isinstance(data, Mapping):
+        return
+    known = get_type_hints(section)
+    for key, value in data.items():
+        name = f"{where}{key}"
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean {where}{near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+            raise ConfigError(f"unknown setting {name}; {hint}")
+        inner = known[key]
+        if isinstance(inner, type) and issubclass(inner, Section):
+            _check_keys(value, inner, f"{name}.")
+        elif key == "models" and isinstance(value, list):
+            for number, table in enumerate(value):
+                _check_keys(table, ModelConfig, f"models[{number}].")

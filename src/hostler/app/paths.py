@@ -1,0 +1,84 @@
+"""StatePaths: where everything of one state folder lives, and who may read it."""
+
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from hostler.core.errors import StartupError
+
+# A Unix socket's path may have 107 bytes; a socket's name here has up to 32.
+_LONGEST_RUN_DIR = 70
+
+
+class StatePaths:
+    """The files of one state folder. Making one touches nothing; `create` makes the folders.
+
+    run_dir holds the sockets and worker specs. It lies in the state folder unless that path is too
+    long for a Unix socket; then in the system's temporary folder, under a name made from the path.
+    """
+
+    def __init__(self, state_dir: str | Path) -> None:
+        self.state_dir = Path(state_dir).expanduser().absolute()
+        self.models_dir = self.state_dir / "models"
+        self.logs_dir = self.state_dir / "logs"
+        self.database = self.state_dir / "hostler.db"
+        self.admin_key = self.state_dir / "admin.key"
+        self.lock = self.state_dir / "up.lock"
+        self.up_record = self.state_dir / "up.json"
+        self.run_dir = self._run_dir()
+        self.registry_socket = self.run_dir / "registry.sock"
+        self.admin_socket = self.run_dir / "admin.sock"
+        self.gateway_socket = self.run_dir / "gateway.sock"
+
+    def create(self) -> None:
+        """Make the folders, readable by their owner alone.
+
+        Raises:
+            StartupError: a folder cannot be made or written, or belongs to somebody else.
+        """
+        for folder in (self.state_dir, self.models_dir, self.logs_dir, self.run_dir):
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise StartupError(
+                    f"state folder {folder}: cannot be made ({error.strerror}); "
+                    "choose another with --state-dir"
+                ) from error
+        self._check_owned(self.run_dir)
+        if not os.access(self.state_dir, os.W_OK | os.X_OK):
+            raise StartupError(
+                f"state folder {self.state_dir}: not writable by this user; "
+                "change its permissions or choose another with --state-dir"
+            )
+
+    def engine_socket(self, instance_id: str) -> Path:
+        return self.run_dir / f"{instance_id}.sock"
+
+    def agent_socket(self, instance_id: str) -> Path:
+        return self.run_dir / f"{instance_id}.agent"
+
+    def worker_spec(self, instance_id: str) -> Path:
+        return self.run_dir / f"{instance_id}.json"
+
+    def worker_log(self, instance_id: str) -> Path:
+        return self.logs_dir / f"worker-{instance_id}.log"
+
+    # Private
+
+    def _run_dir(self) -> Path:
+        inside = self.state_dir / "run"
+        if len(os.fsencode(inside)) <= _LONGEST_RUN_DIR:
+            return inside
+        digest = hashlib.sha256(os.fsencode(self.state_dir)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"hostler-{os.getuid()}-{digest}"
+
+    @staticmethod
+    def _check_owned(folder: Path) -> None:
+        """Refuse a folder that somebody else made or can enter (it may lie in a shared /tmp)."""
+        facts = folder.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
+            raise StartupError(f"run folder {folder}: not a folder of this user; remove it")
+        if stat.S_IMODE(facts.st_mode) & 0o077:
+            folder.chmod(0o700)

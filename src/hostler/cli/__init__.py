@@ -1,0 +1,1 @@
+"""The command line: one more client of /api/v1."""

@@ -1,0 +1,101 @@
+"""Deployment: what an operator asked for, and the names it may carry."""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from hostler.core.errors import BadRequest
+from hostler.core.model import WorkerType, worker_key
+
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._/-]{0,95}\Z")
+
+
+class Wish(StrEnum):
+    """What should be true of a deployment."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """A wish written down: this model, so many copies, started like this.
+
+    engine: the name of an engine (`hostler.engines.base.ENGINES`).
+    source: where the files come from (`wheel:`, `hf:`, `https:`, a path), "" for engines without files.
+    urls: for engine `openai`: one instance each, no process of ours.
+    concurrency: slots of one instance (`limit_model_concurrency`).
+    params: the engine's own parameters, validated by its parameter class.
+    open_fields: request fields beyond the engine's allow-list that the operator lets through.
+    api_key_env: the environment variable that holds the key of `urls`; never the key itself.
+    generation: +1 for each accepted change; instances carry the one they were started from.
+    """
+
+    name: str
+    worker_type: WorkerType
+    engine: str
+    source: str = ""
+    replicas: int = 1
+    concurrency: int = 4
+    params: Mapping[str, Any] = {}
+    urls: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    open_fields: tuple[str, ...] = ()
+    upstream_model: str = ""
+    api_key_env: str = ""
+    wish: Wish = Wish.RUNNING
+    generation: int = 1
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        for alias in self.aliases:
+            check_name(alias)
+        if self.replicas < 0:
+            raise BadRequest(f"replicas: need 0 or more, got {self.replicas}", param="replicas")
+        if self.concurrency < 1:
+            raise BadRequest(
+                f"concurrency: need 1 or more, got {self.concurrency}", param="concurrency"
+            )
+
+    @property
+    def worker_key(self) -> str:
+        return worker_key(self.name, self.worker_type)
+
+    @property
+    def wanted_instances(self) -> int:
+        """How many instances should live now: one a URL, else `replicas`; none when stopped."""
+        if self.wish is Wish.STOPPED:
+            return 0
+        return len(self.urls) if self.urls else self.replicas
+
+
+def check_name(name: str) -> str:
+    """Return the name, or say why it cannot name a model.
+
+    Raises:
+        BadRequest: not `[a-z0-9][a-z0-9._/-]{0,95}`, or it holds `..` or `//`.
+    """
+    plain = unicodedata.normalize("NFKC", name)
+    if plain != name or not NAME_PATTERN.match(name) or ".." in name or "//" in name:
+        raise BadRequest(
+            f"model name {name!r}: need 1 to 96 of a-z 0-9 . _ / -, first a letter or digit",
+            param="name",
+        )
+    return name
+
+
+# Fields whose change makes another process necessary; the others apply to a running one.
+PROCESS_FIELDS = ("worker_type", "engine", "source", "params", "urls", "upstream_model", "api_key_env")
+SPEC_FIELDS = (*PROCESS_FIELDS, "replicas", "concurrency", "aliases", "open_fields")
+
+
+def difference(old: Deployment, new: Deployment) -> dict[str, tuple[Any, Any]]:
+    """Return the fields of the specification in which two deployments differ, as (old, new)."""
+    return {
+        field: (getattr(old, field), getattr(new, field))
+        for field in SPEC_FIELDS
+        if getattr(old, field) != getattr(new, field)
+    }

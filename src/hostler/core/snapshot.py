@@ -1,0 +1,81 @@
+"""Snapshot: everything the data plane needs to know, immutable, one version at a time.
+
+The registry publishes it; gateways mirror it by watching and go on with the last one they have.
+"""
+
+import msgspec
+
+from hostler.core.lifecycle import State
+from hostler.core.model import WorkerType
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an engine answers HTTP: a Unix socket of ours, or a URL given by the operator.
+
+    socket: path of a Unix socket in the run folder (0700), named after the instance: no other
+        process can have it, so a connection to it proves the instance.
+    host, port, base_path, tls: for a server given by URL. base_path goes before `/chat/completions`,
+        e.g. `/v1`.
+    api_key_env: environment variable with the bearer key to send there.
+    """
+
+    socket: str = ""
+    host: str = ""
+    port: int = 0
+    base_path: str = "/v1"
+    tls: bool = False
+    api_key_env: str = ""
+
+
+class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
+    """One instance, as a router sees it."""
+
+    instance_id: str
+    epoch: int
+    model_name: str
+    worker_type: WorkerType
+    engine: str
+    state: State
+    endpoint: Endpoint
+    concurrency: int = 1
+    upstream_model: str = ""  # the name the engine knows the model by
+
+
+class ModelView(msgspec.Struct, frozen=True, kw_only=True):
+    """One model, as the data plane sees it, with or without instances."""
+
+    name: str
+    worker_type: WorkerType
+    engine: str
+    wanted: int = 1
+    aliases: tuple[str, ...] = ()
+    open_fields: tuple[str, ...] = ()
+    created_at_s: int = 0
+    context_length: int | None = None
+    loading: bool = False  # some instance is pending, fetching or starting
+    states: tuple[tuple[str, int], ...] = ()  # how many instances in each state, for error texts
+
+
+class KeyView(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key without its secret: enough to check one."""
+
+    key_id: str
+    secret_hash: str  # hex SHA-256 of the secret part
+    scopes: tuple[str, ...]
+    models: tuple[str, ...] = ()  # empty: all
+    expires_at_s: float | None = None
+    revoked: bool = False
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of the truth. Versions of one controller incarnation only grow.
+
+    incarnation: +1 for each start of the controller on this store; (incarnation, version) orders
+        snapshots, so a mirror never goes back.
+    """
+
+    incarnation: int = 0
+    version: int = 0
+    models: tuple[ModelView, ...] = ()
+    instances: tuple[InstanceView, ...] = ()
+    keys: tuple[KeyView, ...] = ()

@@ -1,0 +1,1 @@
+"""Shipped fakes: what our tests and our users' tests stand on."""

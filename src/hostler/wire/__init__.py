@@ -1,0 +1,1 @@
+"""Bytes: the raw-asyncio HTTP that both planes share."""

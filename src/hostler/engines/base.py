@@ -1,0 +1,245 @@
+"""ModelWorker, the interface of a model served from Python; Engine, how a worker runs any of them.
+
+Nothing heavy is imported here: an engine's own module is loaded in its worker process alone.
+"""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+import msgspec
+
+from hostler.core.errors import BadRequest, EngineError
+from hostler.core.fleet import WorkerSpec
+from hostler.core.model import ModelMetadata, ModelOutput, ModelParameters, Usage, WorkerType
+from hostler.core.snapshot import Endpoint
+from hostler.engines.parameters import (
+    LlamaParameters,
+    OnnxParameters,
+    PythonParameters,
+    UrlParameters,
+)
+
+Text = str | Sequence[int]  # a text, or the ids of its tokens
+Message = Mapping[str, Any]  # one OpenAI chat message
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A chat (`messages`) or a completion (`prompt`). None: the client did not say.
+
+    extra: every other field of the request, unchecked.
+    """
+
+    messages: tuple[Message, ...] = ()
+    prompt: str = ""
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    extra: Mapping[str, Any] = {}
+
+
+class Embeddings(msgspec.Struct, frozen=True, kw_only=True):
+    """One vector a text, in the order of the texts."""
+
+    vectors: Sequence[Sequence[float]]
+    usage: Usage = Usage()
+
+
+class Ranking(msgspec.Struct, frozen=True, kw_only=True):
+    """One raw score a document, in the order of the documents; a higher one is more relevant.
+
+    logits: True when the scores are logits, of which the sigmoid is the relevance.
+    """
+
+    scores: Sequence[float]
+    logits: bool = True
+    usage: Usage = Usage()
+
+
+class ModelWorker(ABC):
+    """A model served from Python. Write one, name it `module:Class`, and Hostler runs it.
+
+    Every method may be sync or async. Sync ones run in threads, at most `spec.concurrency` at once;
+    async ones run in the worker's event loop and must not block it. When a client goes away, a
+    generator is closed (async: cancelled) at its next step. What a method raises reaches its own
+    request alone: a HostlerError as it is, anything else as a 500.
+    """
+
+    @abstractmethod
+    def load(self, spec: WorkerSpec) -> ModelMetadata | Awaitable[ModelMetadata]:
+        """Get ready to serve; called once, before anything else. `spec.params` are checked."""
+
+    def unload(self) -> Awaitable[None] | None:
+        """Let go of everything; called once, when no request runs."""
+        return None
+
+    def generate_stream(
+        self, request: GenerateRequest
+    ) -> Iterator[ModelOutput] | AsyncIterator[ModelOutput]:
+        """Yield the answer's new pieces; the last one carries finish_reason and usage."""
+        raise BadRequest("this model does not generate text")
+
+    def embeddings(self, texts: Sequence[Text]) -> Embeddings | Awaitable[Embeddings]:
+        """Return one vector for each text."""
+        raise BadRequest("this model does not make embeddings")
+
+    def rerank(self, query: str, documents: Sequence[str]) -> Ranking | Awaitable[Ranking]:
+        """Return one score for each document: how well it answers the query."""
+        raise BadRequest("this model does not rerank")
+
+    def count_token(self, prompt: str | Sequence[Message]) -> int | Awaitable[int]:
+        """Return the exact number of tokens of a text, or of messages in the chat template."""
+        raise BadRequest("this model does not count tokens")
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine that serves says of itself.
+
+    endpoint: where it answers HTTP. upstream_model: the name it knows the model by, "" for ours.
+    pid: of its own process, if it has one.
+    """
+
+    metadata: ModelMetadata
+    endpoint: Endpoint
+    upstream_model: str = ""
+    pid: int | None = None
+
+
+class Engine(Protocol):
+    """How the agent runs a model. Made without arguments; serves after `start`, until `stop`."""
+
+    async def start(self, spec: WorkerSpec) -> Started:
+        """Load the model and serve it on `spec.engine_socket`. Cancelled when it takes too long.
+
+        Raises:
+            ModelFormatError: the model's files cannot be used.
+            EngineError: anything else, with the engine's last words in the message.
+        """
+
+    async def probe(self) -> bool:
+        """Say whether the engine still answers. The caller limits the time."""
+
+    def in_flight(self) -> int | None:
+        """How many requests it works on, as last seen; None when it cannot say."""
+
+    async def stop(self, drain_s: float) -> None:
+        """Let running requests finish for `drain_s` at most, then end. After it nothing answers."""
+
+    async def exited(self) -> str:
+        """Wait until the engine ends against our will; return why, with its last log lines."""
+
+
+EngineFactory = Callable[[], Engine | ModelWorker]
+
+
+class EngineKind(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine, as the controller and the command line know it.
+
+    parameters: what can be set (`core.model.describe` tells it to people).
+    implementation: `module:Class`, imported in the worker alone; "" when no process is needed.
+    needs_files: the model is a file or folder, fetched before the start.
+    own_process: the engine is a child process of its worker.
+    requires: distributions that must be installed, for the error text.
+    """
+
+    name: str
+    description: str
+    worker_types: tuple[WorkerType, ...]
+    parameters: type[ModelParameters]
+    implementation: str = ""
+    needs_files: bool = True
+    own_process: bool = False
+    requires: tuple[str, ...] = ()
+
+
+_KINDS = (
+    EngineKind(
+        name="llama_cpp",
+        description="llama.cpp in the worker process, through its own native HTTP server.",
+        worker_types=(WorkerType.LLM,),
+        parameters=LlamaParameters,
+        implementation="hostler.engines.llama_cpp:LlamaEngine",
+        requires=("xllamacpp",),
+    ),
+    EngineKind(
+        name="onnx",
+        description="ONNX Runtime in the worker process, with dynamic batching.",
+        worker_types=(WorkerType.TEXT2VEC, WorkerType.RERANKER),
+        parameters=OnnxParameters,
+        implementation="hostler.engines.onnx:OnnxWorker",
+        requires=("onnxruntime", "tokenizers", "numpy"),
+    ),
+    EngineKind(
+        name="python",
+        description="Your own ModelWorker class, in the worker process.",
+        worker_types=tuple(WorkerType),
+        parameters=PythonParameters,
+        implementation="hostler.engines.python:PythonWorker",
+        needs_files=False,
+    ),
+    EngineKind(
+        name="openai",
+        description="An OpenAI-compatible server that already runs, given by URL.",
+        worker_types=(WorkerType.LLM, WorkerType.TEXT2VEC, WorkerType.RERANKER),
+        parameters=UrlParameters,
+        needs_files=False,
+    ),
+)
+ENGINES: Mapping[str, EngineKind] = {kind.name: kind for kind in _KINDS}
+
+
+def find_engine(name: str) -> EngineKind:
+    """Return the engine of this name.
+
+    Raises:
+        BadRequest: there is none; the nearest or all known ones are named.
+    """
+    if (kind := ENGINES.get(name)) is not None:
+        return kind
+    near = get_close_matches(name, ENGINES, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(ENGINES))}"
+    raise BadRequest(f"no engine {name!r}; {hint}", param="engine")
+
+
+def check_parameters(kind: EngineKind, params: Mapping[str, Any]) -> ModelParameters:
+    """Return the parameters as the engine's own type, checked.
+
+    Raises:
+        BadRequest: an unknown name, a value of the wrong type or out of its range.
+    """
+    try:
+        return msgspec.convert(dict(params), kind.parameters)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"engine {kind.name!r}: params: {error}", param="params") from error
+
+
+def load_engine(name: str) -> EngineFactory:
+    """Import an engine and return its class. In the worker process only: this may be heavy.
+
+    Raises:
+        BadRequest: no engine of this name.
+        EngineError: it runs in no process of ours, or what it needs is not installed.
+    """
+    kind = find_engine(name)
+    if not kind.implementation:
+        raise EngineError(f"engine {name!r} runs in no process of ours")
+    module, _, attribute = kind.implementation.partition(":")
+    try:
+        found: EngineFactory = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        needs = " ".join(kind.requires) or "nothing more"
+        raise EngineError(
+            f"engine {name!r} cannot be imported ({error}); it needs: {needs}"
+        ) from error
+    return found

@@ -276,6 +276,12 @@ class StorageBusy(Unavailable):
     code = "storage_busy"
 
 
+class StorageFailed(Unavailable):
+    """The store cannot be read or written."""
+
+    code = "storage_failed"
+
+
 class ControllerUnavailable(Unavailable):
     """The controller is not answering; running models go on serving."""
 

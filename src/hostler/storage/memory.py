@@ -1,0 +1,105 @@
+"""MemoryStore: a store that ends with its process; for tests, and programs without a disk."""
+
+import threading
+from collections import Counter, deque
+
+import msgspec
+
+from hostler.app.auth import StoredKey
+from hostler.core.deployment import Deployment
+from hostler.core.launch import Launch
+from hostler.core.model import WorkerType
+from hostler.core.worker import OperatorEvent
+from hostler.storage.store import EVENTS_KEPT
+
+
+class MemoryStore:
+    """The same behaviour as `SqlStore`, in dictionaries."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._deployments: dict[tuple[str, str], Deployment] = {}
+        self._launches: dict[str, Launch] = {}
+        self._keys: dict[str, StoredKey] = {}
+        self._events: deque[OperatorEvent] = deque(maxlen=EVENTS_KEPT)
+        self._last_seq = 0
+        self._counters: Counter[str] = Counter()
+
+    def deployments(self) -> tuple[Deployment, ...]:
+        with self._lock:
+            return tuple(self._deployments[key] for key in sorted(self._deployments))
+
+    def save_deployment(self, deployment: Deployment) -> None:
+        with self._lock:
+            self._deployments[deployment.name, deployment.worker_type.value] = deployment
+
+    def delete_deployment(self, name: str, worker_type: WorkerType) -> bool:
+        with self._lock:
+            return self._deployments.pop((name, worker_type.value), None) is not None
+
+    def launches(self) -> tuple[Launch, ...]:
+        with self._lock:
+            return tuple(self._launches[key] for key in sorted(self._launches))
+
+    def save_launch(self, launch: Launch) -> None:
+        with self._lock:
+            self._launches[launch.instance_id] = launch
+
+    def delete_launch(self, instance_id: str) -> bool:
+        with self._lock:
+            return self._launches.pop(instance_id, None) is not None
+
+    def keys(self) -> tuple[StoredKey, ...]:
+        with self._lock:
+            return tuple(
+                sorted(self._keys.values(), key=lambda key: (key.created_at_s, key.view.key_id))
+            )
+
+    def save_key(self, key: StoredKey) -> None:
+        with self._lock:
+            self._keys[key.view.key_id] = key
+
+    def revoke_key(self, key_id: str) -> bool:
+        with self._lock:
+            if (key := self._keys.get(key_id)) is None:
+                return False
+            view = msgspec.structs.replace(key.view, revoked=True)
+            self._keys[key_id] = msgspec.structs.replace(key, view=view)
+            return True
+
+    def append_event(self, event: OperatorEvent) -> int:
+        with self._lock:
+            self._last_seq += 1
+            self._events.append(msgspec.structs.replace(event, seq=self._last_seq))
+            return self._last_seq
+
+    def events(
+        self, after_seq: int = 0, limit: int = 500, model: str | None = None
+    ) -> tuple[OperatorEvent, ...]:
+        with self._lock:
+            found = [
+                event
+                for event in self._events
+                if event.seq > after_seq and (model is None or event.model == model)
+            ]
+        return tuple(found[: max(limit, 0)])
+
+    def last_seq(self) -> int:
+        with self._lock:
+            return self._last_seq
+
+    def next_incarnation(self) -> int:
+        return self._next("incarnation")
+
+    def next_epoch(self, worker_key: str, replica: int) -> int:
+        return self._next(f"epoch:{worker_key}:{replica}")
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    # Private
+
+    def _next(self, name: str) -> int:
+        with self._lock:
+            self._counters[name] += 1
+            return self._counters[name]

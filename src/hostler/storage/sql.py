@@ -1,0 +1,203 @@
+"""SqlStore: the store on SQLAlchemy Core over one SQLite file.
+
+One connection under a lock: writers of this process queue up in order, and those of another
+(`hostler key create` beside a controller) are waited for up to `busy_timeout_s`. WAL, so readers
+never block; `synchronous=FULL`, so what was acknowledged survives a power cut. Events alone are
+committed without a flush of their own: a chatty download must not cost a disk flush a line.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from hostler.app.auth import StoredKey
+from hostler.core.deployment import Deployment
+from hostler.core.launch import Launch
+from hostler.core.model import WorkerType
+from hostler.core.worker import OperatorEvent
+from hostler.storage import tables
+from hostler.storage.database import open_database, translated
+from hostler.storage.store import EVENTS_KEPT
+
+T = TypeVar("T")
+
+
+class SqlStore:
+    """What a controller keeps, in one file that only its owner can read.
+
+    Raises:
+        StartupError: the file is damaged, of a newer Hostler, or cannot be opened. A file that is
+            there is never replaced by an empty one.
+        StorageBusy, InsufficientStorage: another process holds it, or the disk is full.
+    """
+
+    def __init__(self, path: Path, *, busy_timeout_s: float = 5.0) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection = open_database(path, busy_timeout_s)
+        try:
+            self.deployments()
+            self.launches()
+            self.keys()
+        except BaseException:  # boundary: a half-open store must not keep its file
+            self.close()
+            raise
+
+    def deployments(self) -> tuple[Deployment, ...]:
+        table = tables.deployments
+        return self._all(
+            sa.select(table.c.body).order_by(table.c.name, table.c.worker_type), Deployment
+        )
+
+    def save_deployment(self, deployment: Deployment) -> None:
+        with self._writing() as connection:
+            _put(
+                connection,
+                tables.deployments,
+                name=deployment.name,
+                worker_type=deployment.worker_type.value,
+                body=_json(deployment),
+            )
+
+    def delete_deployment(self, name: str, worker_type: WorkerType) -> bool:
+        table = tables.deployments
+        where = sa.and_(table.c.name == name, table.c.worker_type == worker_type.value)
+        with self._writing() as connection:
+            return connection.execute(sa.delete(table).where(where)).rowcount > 0
+
+    def launches(self) -> tuple[Launch, ...]:
+        table = tables.launches
+        return self._all(sa.select(table.c.body).order_by(table.c.instance_id), Launch)
+
+    def save_launch(self, launch: Launch) -> None:
+        with self._writing() as connection:
+            _put(
+                connection,
+                tables.launches,
+                instance_id=launch.instance_id,
+                body=_json(launch),
+            )
+
+    def delete_launch(self, instance_id: str) -> bool:
+        table = tables.launches
+        with self._writing() as connection:
+            found = connection.execute(sa.delete(table).where(table.c.instance_id == instance_id))
+            return found.rowcount > 0
+
+    def keys(self) -> tuple[StoredKey, ...]:
+        table = tables.keys
+        return self._all(
+            sa.select(table.c.body).order_by(table.c.created_at_s, table.c.key_id), StoredKey
+        )
+
+    def save_key(self, key: StoredKey) -> None:
+        with self._writing() as connection:
+            _put_key(connection, key)
+
+    def revoke_key(self, key_id: str) -> bool:
+        query = sa.select(tables.keys.c.body).where(tables.keys.c.key_id == key_id)
+        with self._writing() as connection:
+            body = connection.execute(query).scalar_one_or_none()
+            if body is None:
+                return False
+            key = msgspec.json.decode(body, type=StoredKey)
+            view = msgspec.structs.replace(key.view, revoked=True)
+            _put_key(connection, msgspec.structs.replace(key, view=view))
+            return True
+
+    def append_event(self, event: OperatorEvent) -> int:
+        table = tables.events
+        with self._writing(flush=False) as connection:
+            # the number is the table's; the body's own is not read back
+            row = connection.execute(sa.insert(table).values(model=event.model, body=_json(event)))
+            seq = int(row.inserted_primary_key[0])  # type: ignore[index]
+            connection.execute(sa.delete(table).where(table.c.seq <= seq - EVENTS_KEPT))
+            return seq
+
+    def events(
+        self, after_seq: int = 0, limit: int = 500, model: str | None = None
+    ) -> tuple[OperatorEvent, ...]:
+        table = tables.events
+        query = sa.select(table.c.seq, table.c.body).where(table.c.seq > after_seq)
+        if model is not None:
+            query = query.where(table.c.model == model)
+        rows = self._rows(query.order_by(table.c.seq).limit(max(limit, 0)))
+        decode = msgspec.json.Decoder(OperatorEvent).decode
+        return tuple(msgspec.structs.replace(decode(body), seq=seq) for seq, body in rows)
+
+    def last_seq(self) -> int:
+        return int(self._rows(sa.select(sa.func.max(tables.events.c.seq)))[0][0] or 0)
+
+    def next_incarnation(self) -> int:
+        return self._next("incarnation")
+
+    def next_epoch(self, worker_key: str, replica: int) -> int:
+        return self._next(f"epoch:{worker_key}:{replica}")
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+            self._connection.engine.dispose()
+
+    # Private
+
+    def _next(self, name: str) -> int:
+        table = tables.counters
+        order = insert(table).values(name=name, value=1)
+        order = order.on_conflict_do_update(set_={"value": table.c.value + 1})
+        with self._writing() as connection:
+            return int(connection.execute(order.returning(table.c.value)).scalar_one())
+
+    def _all(self, query: sa.Select[Any], kind: type[T]) -> tuple[T, ...]:
+        decode = msgspec.json.Decoder(kind).decode
+        return tuple(decode(body) for (body,) in self._rows(query))
+
+    def _rows(self, query: sa.Select[Any]) -> list[Any]:
+        with self._lock, translated(self._path), self._connection.begin():
+            return list(self._connection.execute(query).all())
+
+    @contextmanager
+    def _writing(self, *, flush: bool = True) -> Iterator[sa.Connection]:
+        """One transaction that has the write lock from its first statement on."""
+        with self._lock, translated(self._path):
+            if not flush:
+                self._pragma("synchronous=NORMAL")
+            try:
+                with self._connection.begin():
+                    self._connection.exec_driver_sql("BEGIN IMMEDIATE")
+                    yield self._connection
+            finally:
+                if not flush:
+                    self._pragma("synchronous=FULL")
+
+    def _pragma(self, setting: str) -> None:
+        with self._connection.begin():
+            self._connection.exec_driver_sql(f"PRAGMA {setting}")
+
+
+def _json(value: msgspec.Struct) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _put(connection: sa.Connection, table: sa.Table, **values: object) -> None:
+    """Add a row, or replace the one with the same primary key."""
+    order = insert(table).values(**values)
+    rest = {name: values[name] for name in values if not table.c[name].primary_key}
+    connection.execute(order.on_conflict_do_update(index_elements=table.primary_key, set_=rest))
+
+
+def _put_key(connection: sa.Connection, key: StoredKey) -> None:
+    _put(
+        connection,
+        tables.keys,
+        key_id=key.view.key_id,
+        created_at_s=key.created_at_s,
+        revoked=key.view.revoked,
+        body=_json(key),
+    )

@@ -1,0 +1,83 @@
+"""Store: what survives a restart. Wishes, keys, launched processes, events and two counters.
+
+A room takes the small protocol it needs (`KeyStore`, `EventStore`...); `Store` is all of them.
+An implementation is `storage.sql.SqlStore` (SQLite) or `storage.memory.MemoryStore`; both pass
+tests/unit/storage/test_conformance.py. Not here: what is running now (registry), usage and limits.
+
+Every method is synchronous and quick, and may be called from any thread. When it returns, a change
+of a wish, key, launch or counter is on the disk. Every method may raise `StorageBusy`,
+`InsufficientStorage` (writes) and `StorageFailed`.
+"""
+
+from typing import Protocol
+
+from hostler.app.auth import KeyStore
+from hostler.core.deployment import Deployment
+from hostler.core.launch import Launch
+from hostler.core.model import WorkerType
+from hostler.core.worker import OperatorEvent
+
+EVENTS_KEPT = 10_000  # the newest; older ones are forgotten as new ones come
+
+
+class DeploymentStore(Protocol):
+    """The operators' wishes, one a (name, worker_type)."""
+
+    def deployments(self) -> tuple[Deployment, ...]:
+        """By name, then type."""
+
+    def save_deployment(self, deployment: Deployment) -> None:
+        """Add it, or replace the one of the same name and type."""
+
+    def delete_deployment(self, name: str, worker_type: WorkerType) -> bool:
+        """Forget it. False: it was not there."""
+
+
+class LaunchStore(Protocol):
+    """Processes we started and have not seen the end of."""
+
+    def launches(self) -> tuple[Launch, ...]:
+        """By instance id."""
+
+    def save_launch(self, launch: Launch) -> None:
+        """Add it, or replace the one of the same instance id."""
+
+    def delete_launch(self, instance_id: str) -> bool:
+        """Forget it: the process is gone. False: it was not there."""
+
+
+class EventStore(Protocol):
+    """The operators' log. An event survives a crash of ours; one written in the last moments before
+    the machine loses power may be lost (no disk flush of its own)."""
+
+    def append_event(self, event: OperatorEvent) -> int:
+        """Keep it under a new number, higher than every one before; its own `seq` is not read."""
+
+    def events(
+        self, after_seq: int = 0, limit: int = 500, model: str | None = None
+    ) -> tuple[OperatorEvent, ...]:
+        """The oldest `limit` events after this number, oldest first; of one model if named."""
+
+    def last_seq(self) -> int:
+        """The number of the newest event; 0 before the first."""
+
+
+class CounterStore(Protocol):
+    """Numbers that only grow, also across restarts and when what they counted is forgotten."""
+
+    def next_incarnation(self) -> int:
+        """+1 for each start of a controller on this store; the first is 1."""
+
+    def next_epoch(self, worker_key: str, replica: int) -> int:
+        """+1 for each process of this replica; the first is 1."""
+
+
+class Store(DeploymentStore, LaunchStore, KeyStore, EventStore, CounterStore, Protocol):
+    """Everything a controller keeps.
+
+    `keys()` lists by creation; `revoke_key(id)` is False when no such key is there, and a revoked
+    one stays listed.
+    """
+
+    def close(self) -> None:
+        """Let go of the file. Nothing may be called after it."""

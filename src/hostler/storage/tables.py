@@ -1,0 +1,60 @@
+"""The tables, and the names of their versions. A row is its keys and one JSON body of a core type.
+
+A change here needs a migration in migrations/versions and its name at the end of HISTORY; a test
+compares a migrated database with a new one.
+"""
+
+import sqlalchemy as sa
+
+HISTORY = ("0001", "0002")  # every schema version ever released, oldest first
+HEAD = HISTORY[-1]
+
+metadata = sa.MetaData()
+
+version = sa.Table(
+    "alembic_version",
+    metadata,
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+
+deployments = sa.Table(
+    "deployments",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("worker_type", sa.Text, primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),
+)
+
+launches = sa.Table(
+    "launches",
+    metadata,
+    sa.Column("instance_id", sa.Text, primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),
+)
+
+keys = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("created_at_s", sa.Float, nullable=False),
+    sa.Column("revoked", sa.Boolean, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sqlite_autoincrement=True,  # a number is never given twice, also after the newest was deleted
+)
+events_by_model = sa.Index("events_by_model", events.c.model, events.c.seq)
+
+counters = sa.Table(
+    "counters",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Integer, nullable=False),
+)

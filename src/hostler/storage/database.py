@@ -14,6 +14,7 @@ import msgspec
 import sqlalchemy as sa
 
 from hostler.core.errors import (
+    BadRequest,
     HostlerError,
     InsufficientStorage,
     StartupError,
@@ -61,7 +62,7 @@ def translated(path: Path) -> Iterator[None]:
         raise _meaning(error.orig, path) from error
     except sqlite3.Error as error:
         raise _meaning(error, path) from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, BadRequest, ValueError) as error:
         raise StorageFailed(_damaged(path, f"a row cannot be read: {error}")) from error
 
 

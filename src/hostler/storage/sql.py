@@ -18,6 +18,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from hostler.app.auth import StoredKey
 from hostler.core.deployment import Deployment
+from hostler.core.errors import StartupError, StorageFailed
 from hostler.core.launch import Launch
 from hostler.core.model import WorkerType
 from hostler.core.worker import OperatorEvent
@@ -45,6 +46,9 @@ class SqlStore:
             self.deployments()
             self.launches()
             self.keys()
+        except StorageFailed as error:
+            self.close()
+            raise StartupError(error.message) from error
         except BaseException:  # boundary: a half-open store must not keep its file
             self.close()
             raise
@@ -129,7 +133,8 @@ class SqlStore:
             query = query.where(table.c.model == model)
         rows = self._rows(query.order_by(table.c.seq).limit(max(limit, 0)))
         decode = msgspec.json.Decoder(OperatorEvent).decode
-        return tuple(msgspec.structs.replace(decode(body), seq=seq) for seq, body in rows)
+        with translated(self._path):
+            return tuple(msgspec.structs.replace(decode(body), seq=seq) for seq, body in rows)
 
     def last_seq(self) -> int:
         return int(self._rows(sa.select(sa.func.max(tables.events.c.seq)))[0][0] or 0)
@@ -156,7 +161,9 @@ class SqlStore:
 
     def _all(self, query: sa.Select[Any], kind: type[T]) -> tuple[T, ...]:
         decode = msgspec.json.Decoder(kind).decode
-        return tuple(decode(body) for (body,) in self._rows(query))
+        rows = self._rows(query)
+        with translated(self._path):
+            return tuple(decode(body) for (body,) in rows)
 
     def _rows(self, query: sa.Select[Any]) -> list[Any]:
         with self._lock, translated(self._path), self._connection.begin():

@@ -50,7 +50,7 @@ def launch(instance_id: str, epoch: int = 1) -> Launch:
 
 
 def test_a_new_store_is_empty(store: Store) -> None:
-    assert store.deployments() == store.launches() == store.keys() == store.events() == ()
+    assert [store.deployments(), store.launches(), store.keys(), store.events()] == [()] * 4
     assert store.last_seq() == 0
 
 

@@ -1,0 +1,112 @@
+"""What requests and probes say about instances: who is out of rotation, and since when."""
+
+from collections.abc import Callable, Iterable
+from time import monotonic
+
+EJECT_MAX_S = 30.0
+WITNESSES = 3  # different requests that must fail by 5xx before an instance is suspected (F08)
+FALL, RISE = 2, 2  # probes in a row that move an instance out and back
+
+
+class _Sign:
+    """What is held against one instance."""
+
+    __slots__ = ("ejected_at_s", "ejections", "fails", "goods", "is_down", "until_s", "witnesses")
+
+    def __init__(self) -> None:
+        self.ejections = 0
+        self.ejected_at_s = 0.0
+        self.until_s = 0.0
+        self.witnesses: set[bytes] = set()
+        self.fails = 0
+        self.goods = 0
+        self.is_down = False
+
+
+class Health:
+    """Passive signs and probe results by instance id. An instance without a sign is healthy."""
+
+    def __init__(self, *, eject_s: float, clock: Callable[[], float] = monotonic) -> None:
+        self._eject_s = eject_s
+        self._clock = clock
+        self._signs: dict[str, _Sign] = {}
+
+    def __bool__(self) -> bool:
+        """Is anything held against anyone?"""
+        return bool(self._signs)
+
+    def keep_only(self, instance_ids: Iterable[str]) -> None:
+        """Forget instances that are no more."""
+        known = set(instance_ids)
+        for gone in self._signs.keys() - known:
+            del self._signs[gone]
+
+    def failed(self, instance_id: str) -> None:
+        """A connection was refused or lost: out at once, twice as long each time in a row."""
+        sign = self._sign(instance_id)
+        sign.ejections += 1
+        sign.ejected_at_s = now_s = self._clock()
+        sign.until_s = now_s + min(EJECT_MAX_S, self._eject_s * 2 ** min(sign.ejections - 1, 16))
+
+    def answered_5xx(self, instance_id: str, witness: bytes, peers: Iterable[str]) -> None:
+        """The engine answered 5xx to the request that `witness` names.
+
+        peers: the ready instances of the model. Never more than half of them are out by this.
+        """
+        sign = self._sign(instance_id)
+        if len(sign.witnesses) < WITNESSES:
+            sign.witnesses.add(witness)
+        if len(sign.witnesses) < WITNESSES:
+            return
+        ids = list(peers)
+        out = sum(1 for other in ids if other != instance_id and self.is_out(other))
+        if 2 * (out + 1) <= len(ids):
+            sign.witnesses.clear()
+            self.failed(instance_id)
+
+    def succeeded(self, instance_id: str) -> None:
+        """The engine answered as it should: nothing is held against it but failed probes."""
+        sign = self._signs.get(instance_id)
+        if sign is not None and not sign.is_down:
+            del self._signs[instance_id]
+
+    def probed(self, instance_id: str, is_good: bool) -> None:
+        """A probe answered or did not. FALL bad ones in a row are out, RISE good ones are back."""
+        sign = self._signs.get(instance_id)
+        if is_good:
+            if sign is None:
+                return
+            sign.fails, sign.goods = 0, sign.goods + 1
+            if sign.goods >= RISE or not (sign.is_down or sign.ejections or sign.witnesses):
+                del self._signs[instance_id]
+            return
+        sign = self._sign(instance_id)
+        sign.goods, sign.fails = 0, sign.fails + 1
+        if sign.fails >= FALL:
+            sign.is_down = True
+
+    def is_down(self, instance_id: str) -> bool:
+        """Did probes find it dead?"""
+        sign = self._signs.get(instance_id)
+        return sign is not None and sign.is_down
+
+    def is_out(self, instance_id: str) -> bool:
+        """Should it get no requests now?"""
+        sign = self._signs.get(instance_id)
+        return sign is not None and (sign.is_down or sign.until_s > self._clock())
+
+    def ejected_at_s(self, instance_id: str) -> float:
+        sign = self._signs.get(instance_id)
+        return sign.ejected_at_s if sign is not None else 0.0
+
+    def troubled(self) -> frozenset[str]:
+        """The instances that were ejected or found dead, whose return a probe should watch."""
+        return frozenset(i for i, sign in self._signs.items() if sign.ejections or sign.is_down)
+
+    # Private
+
+    def _sign(self, instance_id: str) -> _Sign:
+        sign = self._signs.get(instance_id)
+        if sign is None:
+            sign = self._signs[instance_id] = _Sign()
+        return sign

@@ -1,0 +1,70 @@
+"""What to do when an attempt of a request fails: one pure function over words, nothing else."""
+
+from enum import StrEnum
+
+from hostler.core.errors import HostlerError, UpstreamError, UpstreamTimeout, WorkerLost
+
+
+class Failure(StrEnum):
+    """How an attempt failed."""
+
+    REFUSED = "refused"  # no connection: the engine never saw the request
+    LOST = "lost"  # the connection ended after request bytes left and before the answer was whole
+    WRONG_INSTANCE = "wrong_instance"  # somebody else answered
+    CLIENT_ERROR = "client_error"  # the engine said 4xx
+    ENGINE_ERROR = "engine_error"  # the engine said 5xx with an OpenAI error object
+    UNAVAILABLE = "unavailable"  # 502, 503 or 504 without a reason of the engine's own
+    UNUSABLE = "unusable"  # a status or content type that makes no sense
+    SILENT = "silent"  # the deadline passed
+    GONE = "gone"  # the client left
+
+
+class Action(StrEnum):
+    """What happens next."""
+
+    RETRY = "retry"  # on another instance
+    FORWARD = "forward"  # the engine's own answer goes to the client
+    FAIL = "fail"  # an error of ours goes to the client
+    DROP = "drop"  # nobody is there to answer
+
+
+def judge(
+    failure: Failure,
+    *,
+    attempts: int,
+    attempts_max: int,
+    lost: int,
+    lost_max: int,
+    started: bool,
+) -> Action:
+    """Say what happens after an attempt failed.
+
+    attempts: how many were made, this one included. lost: how many workers died with the request
+    on board, this one included. started: an answer byte has gone to the client.
+
+    The rules: a client that left gets nothing; an answer that has started is never continued by
+    another instance (F02); what the engine decided is forwarded, once (F08); a request is on at
+    most `lost_max` dying workers (F07); everything else is tried again while attempts last.
+    """
+    if failure is Failure.GONE:
+        return Action.DROP
+    if started or failure is Failure.SILENT:
+        return Action.FAIL
+    if failure in (Failure.CLIENT_ERROR, Failure.ENGINE_ERROR):
+        return Action.FORWARD
+    if failure is Failure.LOST and lost >= lost_max:
+        return Action.FAIL
+    return Action.RETRY if attempts < attempts_max else Action.FAIL
+
+
+def final_error(failure: Failure) -> HostlerError:
+    """Return what the client is told when a failure ends a request."""
+    if failure is Failure.SILENT:
+        return UpstreamTimeout()
+    if failure is Failure.LOST:
+        return WorkerLost()
+    if failure is Failure.WRONG_INSTANCE:
+        return UpstreamError("another server answers at this instance's address")
+    if failure is Failure.REFUSED:
+        return UpstreamError("the worker does not accept connections")
+    return UpstreamError()

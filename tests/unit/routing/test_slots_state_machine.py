@@ -1,0 +1,121 @@
+"""F54: whatever happens in whatever order, slots out are requests in flight, and end at 0."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+)
+
+from hostler.core.errors import HostlerError
+from hostler.core.lifecycle import State
+from hostler.routing.router import Claim, Outcome, Router, Waiter
+from tests.unit.routing.fleet import instance, model, snapshot
+
+IDS = ["a", "b", "c"]
+
+
+class Slots(RuleBasedStateMachine):
+    claims = Bundle("claims")
+    waiters = Bundle("waiters")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self.router = Router(clock=lambda: self.now_s, queue_length=4)
+        self.limits: dict[str, int] = {}
+        self.held: list[Claim] = []
+        self.lent_to_waiters: list[Claim] = []
+        self.update({"a": (State.READY, 2)})
+
+    @rule(
+        wanted=st.dictionaries(
+            st.sampled_from(IDS),
+            st.tuples(
+                st.sampled_from([State.READY, State.SUSPECT, State.FAILED]), st.integers(1, 3)
+            ),
+        )
+    )
+    def update(self, wanted: dict[str, tuple[State, int]]) -> None:
+        self.limits = {i: slots for i, (_, slots) in wanted.items()}
+        views = [instance(i, state=s, concurrency=n) for i, (s, n) in wanted.items()]
+        before = dict(self.router.load)
+        self.router.update(snapshot(*views, models=(model("m"),)))
+        for i, count in self.router.load.items():
+            assert count <= max(self.limits.get(i, 0), before.get(i, 0))
+
+    @rule(seconds=st.floats(0, 5))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    @rule(target=claims, exclude=st.sets(st.sampled_from(IDS), max_size=2))
+    def claim(self, exclude: set[str]) -> object:
+        try:
+            made = self.router.claim("m", exclude=exclude)
+        except HostlerError:
+            return multiple()
+        assert made.instance.instance_id not in exclude
+        assert self.router.load[made.instance.instance_id] <= made.instance.concurrency
+        self.held.append(made)
+        return made
+
+    @rule(target=waiters, exclude=st.sets(st.sampled_from(IDS), max_size=1))
+    def wait(self, exclude: set[str]) -> object:
+        def done(result: Claim | HostlerError) -> None:
+            if isinstance(result, Claim):
+                self.held.append(result)
+                self.lent_to_waiters.append(result)
+
+        try:
+            return self.router.enqueue("m", exclude=exclude, done=done)
+        except HostlerError:
+            return multiple()
+
+    @rule(claim=consumes(claims), outcome=st.sampled_from(list(Outcome)), again=st.booleans())
+    def release(self, claim: Claim, outcome: Outcome, again: bool) -> None:
+        self._give_back(claim, outcome)
+        if again:
+            claim.release(Outcome.OK)
+
+    @rule(outcome=st.sampled_from(list(Outcome)))
+    def release_one_lent_to_a_waiter(self, outcome: Outcome) -> None:
+        if self.lent_to_waiters:
+            self._give_back(self.lent_to_waiters.pop(), outcome)
+
+    @rule(waiter=consumes(waiters), too_late=st.booleans())
+    def leave(self, waiter: Waiter, too_late: bool) -> None:
+        if too_late:
+            waiter.expire()
+        waiter.cancel()
+
+    @rule(i=st.sampled_from(IDS), good=st.booleans())
+    def probe(self, i: str, good: bool) -> None:
+        if i in self.limits:
+            self.router.note_probe(i, good)
+
+    @invariant()
+    def slots_out_are_requests_in_flight(self) -> None:
+        counts: dict[str, int] = {}
+        for claim in self.held:
+            counts[claim.instance.instance_id] = counts.get(claim.instance.instance_id, 0) + 1
+        assert dict(self.router.load) == counts
+        assert self.router.waiting("m") <= 4
+
+    def teardown(self) -> None:
+        while self.held:
+            self._give_back(self.held[0], Outcome.OK)
+        assert not self.router.load
+
+    def _give_back(self, claim: Claim, outcome: Outcome) -> None:
+        self.held.remove(claim)
+        if claim in self.lent_to_waiters:
+            self.lent_to_waiters.remove(claim)
+        claim.release(outcome)
+
+
+Slots.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+test_F54_slots_out_are_requests_in_flight_and_return_to_zero = Slots.TestCase

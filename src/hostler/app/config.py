@@ -53,6 +53,8 @@ class HttpLimits(Section):
     json_depth: int = 64
     header_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
+    body_grace_s: float = 10.0  # after which a body must have come at body_rate_bytes
+    body_rate_bytes: int = 100  # a second, on average
     idle_timeout_s: float = 75.0
     write_stall_s: float = 30.0
     connections: int = 4096
@@ -157,6 +159,14 @@ def environment(name: str, default: str | None = None) -> str | None:
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment for a child of our own, with `extra` on top."""
     return {**os.environ, **(extra or {})}
+
+
+def quiet_openmp() -> None:
+    """Let idle OpenMP threads sleep instead of spin. Before any engine library is imported.
+
+    An operator's own OMP_WAIT_POLICY stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def engine_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -1,0 +1,87 @@
+"""ControlPlane: what the admin API needs of the manager behind it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from hostler.core.deployment import Deployment
+from hostler.core.model import ParameterDescription, WorkerType
+from hostler.core.worker import (
+    OperatorEvent,
+    WorkerApplyOutput,
+    WorkerApplyRequest,
+    WorkerRunData,
+    WorkerShutdownRequest,
+    WorkerStartupRequest,
+    WorkerSupportedModel,
+)
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """A controller, in numbers.
+
+    incarnation: +1 for each start of a controller on this store.
+    models: how many deployments in each state of their best instance, e.g. `{"ready": 2}`.
+    isolation: how engine processes are fenced in, e.g. `pid_namespace`, `parent_death_signal`.
+    """
+
+    version: str = ""
+    incarnation: int = 0
+    uptime_s: float = 0.0
+    controller_pid: int = 0
+    isolation: str = ""
+    models: Mapping[str, int] = {}
+    details: Mapping[str, Any] = {}
+
+
+class ControlPlane(Protocol):
+    """The wishes, the instances and the events of one controller.
+
+    Coroutines run in the event loop that serves the API and raise `HostlerError`; the others return
+    at once, from memory, but for `events_after` and `last_event_seq`, which read the store and are
+    called in a thread.
+    """
+
+    async def start_model(self, request: WorkerStartupRequest) -> tuple[Deployment, bool]:
+        """Write the wish down and return it at once; True: it is new, False: it was there already.
+
+        Raises:
+            AlreadyRunning: there with another specification; the text names the differences.
+        """
+
+    async def stop_model(self, request: WorkerShutdownRequest) -> Deployment:
+        """Write the wish down and return it; the draining follows. Raises ModelNotFound."""
+
+    async def worker_apply(self, request: WorkerApplyRequest) -> WorkerApplyOutput:
+        """Do it, and return when it is done or `request.timeout_s` has passed."""
+
+    def deployments(self) -> list[Deployment]:
+        """Every wish, by name."""
+
+    def run_data(self, model: str | None) -> list[WorkerRunData]:
+        """The instances known now, dead ones with their reason included; of one model if named."""
+
+    async def supported_models(self) -> list[WorkerSupportedModel]:
+        """What could be started here."""
+
+    async def parameter_descriptions(
+        self, worker_type: WorkerType | None, model_name: str
+    ) -> list[ParameterDescription]:
+        """What can be set for this model, running or not."""
+
+    def events_after(self, seq: int, limit: int, model: str | None) -> list[OperatorEvent]:
+        """The oldest `limit` events with a higher number, oldest first."""
+
+    def last_event_seq(self) -> int:
+        """The number of the newest event; 0 before the first."""
+
+    async def wait_events(self, seq: int, timeout_s: float) -> None:
+        """Return when there is an event with a higher number, or the time has passed."""
+
+    def log_path(self, instance_id: str) -> Path | None:
+        """The log of an instance that the manager knows; None for any other text."""
+
+    def status(self) -> Status:
+        """This controller, in numbers."""

@@ -1,0 +1,145 @@
+"""What the admin API takes and gives, where core has no word for it."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from hostler.core.deployment import Deployment
+from hostler.core.model import ParameterDescription, WorkerType
+from hostler.core.worker import OperatorEvent, WorkerRunData, WorkerSupportedModel
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The part of an address after `?`. This one takes nothing."""
+
+
+class ModelQuery(Query, frozen=True, kw_only=True):
+    worker_type: WorkerType | None = None  # needed only when two types share the name
+
+
+class StopQuery(ModelQuery, frozen=True, kw_only=True):
+    delete: bool = False  # also forget the deployment
+
+
+class LogQuery(Query, frozen=True, kw_only=True):
+    tail: Annotated[int, Meta(ge=0, le=10_000)] = 100  # lines of each log, the newest
+    follow: bool = False  # stay and send new lines as they come
+
+
+class ModelLogQuery(LogQuery, frozen=True, kw_only=True):
+    worker_type: WorkerType | None = None
+
+
+class InstanceQuery(Query, frozen=True, kw_only=True):
+    model: str | None = None
+
+
+class ParameterQuery(Query, frozen=True, kw_only=True):
+    engine: str | None = None
+    model: str | None = None
+    worker_type: WorkerType | None = None
+
+
+class EventQuery(Query, frozen=True, kw_only=True):
+    """after: left out, the newest `limit` events are listed; a stream begins with what is new."""
+
+    after: Annotated[int, Meta(ge=0)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 500
+    model: str | None = None
+    follow: bool = False
+
+
+class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment and how it stands.
+
+    states: how many instances in each state. ready, wanted: instances.
+    reason: why an instance failed or is not ready, of the latest one that says so.
+    """
+
+    name: str
+    worker_type: WorkerType
+    worker_key: str
+    wanted: int
+    ready: int
+    states: Mapping[str, int]
+    reason: str = ""
+    deployment: Deployment
+    instances: tuple[WorkerRunData, ...] = ()
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    models: tuple[ModelStatus, ...]
+
+
+class ModelAccepted(msgspec.Struct, frozen=True, kw_only=True):
+    """A wish was written down. created: False when the same one was there already.
+
+    events: the address of the stream that tells what comes of it, from this order on.
+    """
+
+    created: bool
+    model: ModelStatus
+    events: str
+
+
+class InstanceList(msgspec.Struct, frozen=True, kw_only=True):
+    instances: tuple[WorkerRunData, ...]
+
+
+class InstanceLog(msgspec.Struct, frozen=True, kw_only=True):
+    instance_id: str
+    lines: tuple[str, ...]
+
+
+class LogAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    logs: tuple[InstanceLog, ...]
+
+
+class SupportedModelList(msgspec.Struct, frozen=True, kw_only=True):
+    models: tuple[WorkerSupportedModel, ...]
+
+
+class ParameterList(msgspec.Struct, frozen=True, kw_only=True):
+    parameters: tuple[ParameterDescription, ...]
+
+
+class EventList(msgspec.Struct, frozen=True, kw_only=True):
+    """next: pass it as `after` to go on."""
+
+    events: tuple[OperatorEvent, ...]
+    next: int
+
+
+class KeyOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A key to make. models: empty for all. expires_in_s: seconds from now, None for never."""
+
+    scopes: tuple[str, ...] = ("inference",)
+    name: Annotated[str, Meta(max_length=100)] = ""
+    models: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
+    expires_in_s: Annotated[float, Meta(gt=0, le=3.2e9)] | None = None
+
+
+class KeyInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A key without its secret."""
+
+    key_id: str
+    name: str
+    last_4: str
+    scopes: tuple[str, ...]
+    models: tuple[str, ...] = ()
+    created_at_s: float = 0.0
+    expires_at_s: float | None = None
+    revoked: bool = False
+
+
+class KeyCreated(msgspec.Struct, frozen=True, kw_only=True):
+    """key: its plain text, shown this once and kept nowhere."""
+
+    key: str
+    info: KeyInfo
+
+
+class KeyList(msgspec.Struct, frozen=True, kw_only=True):
+    keys: tuple[KeyInfo, ...]

@@ -1,0 +1,134 @@
+"""Handlers for models: list, show, start, stop, apply; and what could be started."""
+
+import asyncio
+from collections import Counter
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from hostler.admin.control import ControlPlane
+from hostler.admin.messages import (
+    InstanceList,
+    ModelAccepted,
+    ModelList,
+    ModelStatus,
+    ParameterList,
+    SupportedModelList,
+)
+from hostler.admin.operation import Call
+from hostler.core.deployment import Deployment
+from hostler.core.errors import BadRequest, ModelNotFound
+from hostler.core.lifecycle import State
+from hostler.core.model import WorkerType, describe
+from hostler.core.worker import (
+    WorkerApplyOutput,
+    WorkerRunData,
+    WorkerShutdownRequest,
+)
+from hostler.engines.base import find_engine
+
+
+async def list_models(call: Call) -> ModelList:
+    control = call.services.control
+    everyone = control.run_data(None)
+    return ModelList(
+        models=tuple(
+            model_status(deployment, everyone, whole=False) for deployment in control.deployments()
+        )
+    )
+
+
+async def show_model(call: Call) -> ModelStatus:
+    control = call.services.control
+    name = call.path_value("name")
+    found = find_deployment(control, name, call.query.worker_type)
+    return model_status(found, control.run_data(found.name))
+
+
+async def start_model(call: Call) -> ModelAccepted | Response:
+    control = call.services.control
+    before = await asyncio.to_thread(control.last_event_seq)
+    deployment, created = await control.start_model(call.body)
+    return ModelAccepted(
+        created=created,
+        model=model_status(deployment, control.run_data(deployment.name)),
+        events=f"/api/v1/events?follow=true&after={before}&model={quote(deployment.name, safe='')}",
+    )
+
+
+async def stop_model(call: Call) -> ModelStatus:
+    """With `delete`, the answer is the last that is heard of the deployment."""
+    control = call.services.control
+    found = find_deployment(control, call.path_value("name"), call.query.worker_type)
+    order = WorkerShutdownRequest(
+        model=found.name, worker_type=found.worker_type, delete_after=call.query.delete
+    )
+    return model_status(await control.stop_model(order), control.run_data(found.name))
+
+
+async def apply(call: Call) -> WorkerApplyOutput:
+    return await call.services.control.worker_apply(call.body)
+
+
+async def list_instances(call: Call) -> InstanceList:
+    return InstanceList(instances=tuple(call.services.control.run_data(call.query.model)))
+
+
+async def supported_models(call: Call) -> SupportedModelList:
+    return SupportedModelList(models=tuple(await call.services.control.supported_models()))
+
+
+async def parameters(call: Call) -> ParameterList:
+    engine, model = call.query.engine, call.query.model
+    if (engine is None) == (model is None):
+        raise BadRequest("say either engine or model: ?engine=NAME or ?model=NAME", param="engine")
+    if engine is not None:
+        return ParameterList(parameters=tuple(describe(find_engine(engine).parameters)))
+    control = call.services.control
+    found = await control.parameter_descriptions(call.query.worker_type, model)
+    return ParameterList(parameters=tuple(found))
+
+
+def find_deployment(
+    control: ControlPlane, name: str, worker_type: WorkerType | None = None
+) -> Deployment:
+    """Return the one deployment meant. Aliases are not looked at: an order names the model itself.
+
+    Raises:
+        ModelNotFound: none of this name and type; BadRequest: several types share the name.
+    """
+    known = control.deployments()
+    found = [
+        one
+        for one in known
+        if one.name == name and (worker_type is None or one.worker_type == worker_type)
+    ]
+    if len(found) > 1:
+        types = ", ".join(one.worker_type for one in found)
+        raise BadRequest(
+            f"model {name!r} is there as {types}: say which with worker_type", param="worker_type"
+        )
+    if not found:
+        names = ", ".join(one.name for one in known[:20]) or "none"
+        raise ModelNotFound(f"no model {name[:96]!r} here (there are: {names})", param="model")
+    return found[0]
+
+
+def model_status(
+    deployment: Deployment, instances: list[WorkerRunData], *, whole: bool = True
+) -> ModelStatus:
+    """Put a wish and its instances side by side. whole: with the instances themselves."""
+    mine = [one for one in instances if one.worker_key == deployment.worker_key]
+    states = Counter(one.state.value for one in mine)
+    reasons = [one.reason for one in sorted(mine, key=lambda one: one.epoch) if one.reason]
+    return ModelStatus(
+        name=deployment.name,
+        worker_type=deployment.worker_type,
+        worker_key=deployment.worker_key,
+        wanted=deployment.wanted_instances,
+        ready=states[State.READY.value],
+        states=dict(states),
+        reason=reasons[-1] if reasons else "",
+        deployment=deployment,
+        instances=tuple(mine) if whole else (),
+    )

@@ -1,0 +1,94 @@
+"""Operation: one method at one address, with the scope its key needs. The only door to a handler.
+
+The scope is bound to the matched operation, never to the text of an address. An operation without
+one cannot be made.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from hostler.admin.control import ControlPlane
+from hostler.admin.messages import Query
+from hostler.app.auth import KeyRing, KeyStore, Scope
+from hostler.core.errors import Overloaded, StartupError
+from hostler.core.snapshot import KeyView
+
+
+class Followers:
+    """How many streams may be open at once; each lends a place and gives it back."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.open = 0
+
+    def enter(self) -> None:
+        """Raises Overloaded when every place is taken."""
+        if self.open >= self._most:
+            raise Overloaded(
+                f"{self._most} streams of events and logs are open already; close one",
+                retry_after_s=5,
+            )
+        self.open += 1
+
+    def leave(self) -> None:
+        self.open -= 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What handlers work with."""
+
+    control: ControlPlane
+    keys: KeyStore
+    keyring: Callable[[], KeyRing]
+    on_keys_changed: Callable[[], None]
+    clock: Callable[[], float]  # wall clock, for expiry dates
+    keep_alive_s: float
+    followers: Followers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One request to one operation, authorised; body and query have the types declared."""
+
+    services: Services
+    request: Request
+    key: KeyView
+    body: Any
+    query: Any
+
+    def path_value(self, name: str) -> str:
+        """A part of the address, e.g. `name` of `/models/{name}`."""
+        return str(self.request.path_params[name])
+
+
+Handler = Callable[[Call], Awaitable[Response | msgspec.Struct]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One method at one address.
+
+    scope: what the key needs. request, response: types of the JSON bodies. streams: the media type
+    that a client can ask for instead of JSON. status: of a success.
+    """
+
+    method: str
+    path: str
+    scope: Scope
+    summary: str
+    handler: Handler
+    request: type[msgspec.Struct] | None = None
+    response: type[msgspec.Struct] | None = None
+    query: type[Query] = field(default=Query)
+    status: int = 200
+    streams: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.scope, Scope):
+            raise StartupError(f"{self.method} {self.path}: declares no scope of a key")

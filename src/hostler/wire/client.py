@@ -1,219 +1,25 @@
-"""Pool and fetch: HTTP/1.1 towards engines and our own processes.
+"""HTTP/1.1 towards engines and our own processes: the names of this side, `fetch` and `stream`.
 
-The hot path has no await: `submit` writes a request on an idle connection at once, and the answer
-comes back through a Sink. Which instance to ask, and whether to ask another, is for the gateway.
+The hot path is `Pool.submit`; `fetch` and `stream` are for agents, managers and tests.
 """
 
 import asyncio
 import contextlib
-import logging
-import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-
-import msgspec
+from collections.abc import AsyncIterator, Sequence
 
 from hostler.core.snapshot import Endpoint
 from hostler.wire.http1 import Fields, build_request
-from hostler.wire.upstream import Call, Connection, Sink, UpstreamLost, UpstreamStatus
+from hostler.wire.pool import Collector, Pool, Proof, Response
+from hostler.wire.upstream import Call, Sink, UpstreamLost, UpstreamStatus
 
 __all__ = [
     "Call", "Pool", "Proof", "Response", "Sink", "UpstreamLost", "UpstreamStatus",
     "build_request", "fetch", "host_header", "stream",
 ]  # fmt: skip
 
-log = logging.getLogger(__name__)
-
-IDLE_CONNECTIONS = 256  # kept by one pool
 FETCH_BYTES = 64 * 1024 * 1024  # of an answer that is collected
 STREAM_BUFFER_BYTES = 256 * 1024  # of a streamed answer that waits for its reader
-
-
-class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """How a new connection shows that the server behind it is the one meant (F27).
-
-    request: sent first on each new connection; must be answered within the connect timeout.
-    check: takes status and body of the answer.
-    """
-
-    request: bytes
-    check: Callable[[int, bytes], bool]
-
-
-class Response(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole answer."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first header of this lower-case name."""
-        return next((value for key, value in self.headers if key == name), None)
-
-
-class Pool:
-    """Connections to one endpoint, used again while they are good. Used by one event loop.
-
-    connect_timeout_s: for connecting and the proof together.
-    idle_s: an idle connection is not used after that; less than the server's own limit.
-    requests_per_connection: after so many a connection is closed; 0 for no limit.
-    """
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        connect_timeout_s: float,
-        idle_s: float,
-        requests_per_connection: int = 0,
-        prove: Proof | None = None,
-    ) -> None:
-        self.endpoint = endpoint
-        self.requests_per_connection = requests_per_connection
-        self._connect_timeout_s = connect_timeout_s
-        self._idle_s = idle_s
-        self._prove = prove
-        self._idle: list[Connection] = []
-        self._connections: set[Connection] = set()
-        self._connecting: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.get_running_loop()
-        self._sweep_handle: asyncio.TimerHandle | None = None
-        self._tls = ssl.create_default_context() if endpoint.tls else None
-        self._is_closed = False
-
-    @property
-    def connection_count(self) -> int:
-        """Open connections, idle and busy."""
-        return len(self._connections)
-
-    def submit(self, request: bytes, sink: Sink) -> Call:
-        """Send a whole request; the answer goes to the sink.
-
-        request: as `build_request` makes it.
-        """
-        call = Call(request, sink)
-        idle = self._idle
-        if idle:
-            oldest_s = self._loop.time() - self._idle_s
-            while idle:
-                connection = idle.pop()
-                if connection.idle_since_s > oldest_s and not connection.transport.is_closing():
-                    connection.send(call)
-                    return call
-                connection.transport.abort()
-        self.connect(call)
-        return call
-
-    async def close(self) -> None:
-        """Cut every connection; calls under way are told they are lost."""
-        self._is_closed = True
-        if self._sweep_handle is not None:
-            self._sweep_handle.cancel()
-        connecting = list(self._connecting)
-        for task in connecting:
-            task.cancel()
-        if connecting:
-            await asyncio.wait(connecting, timeout=self._connect_timeout_s)
-        for connection in list(self._connections):
-            connection.transport.abort()
-        await asyncio.sleep(0)
-
-    # For connections
-
-    def connect(self, call: Call) -> None:
-        """Open a connection for a call. The pool owns the task; `close` ends it."""
-        task = self._loop.create_task(self._connect(call), name="wire.connect")
-        self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
-
-    def give_back(self, connection: Connection) -> None:
-        """Take back a connection whose answer is complete."""
-        cap = self.requests_per_connection
-        if (
-            self._is_closed
-            or (cap and connection.served >= cap)
-            or len(self._idle) >= IDLE_CONNECTIONS
-        ):
-            connection.transport.close()
-            return
-        connection.idle_since_s = self._loop.time()
-        self._idle.append(connection)
-        if self._sweep_handle is None:
-            self._sweep_handle = self._loop.call_later(self._idle_s, self._sweep)
-
-    def forget(self, connection: Connection) -> None:
-        """A connection is gone."""
-        self._connections.discard(connection)
-        with contextlib.suppress(ValueError):
-            self._idle.remove(connection)
-
-    # Private
-
-    async def _connect(self, call: Call) -> None:
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                connection = await self._open()
-                if self._prove is not None:
-                    await self._check_proof(connection, self._prove)
-        except (OSError, TimeoutError) as error:
-            call.lose(f"{type(error).__name__}: {error}", refused=True)
-            return
-        except UpstreamLost as error:
-            call.lose(str(error), refused=True)
-            return
-        except asyncio.CancelledError:
-            call.lose("the pool was closed", refused=True)
-            raise
-        if call.is_over:  # cancelled meanwhile; the connection is as good as new
-            self.give_back(connection)
-        elif connection.transport.is_closing():
-            call.lose("the connection was closed at once", refused=True)
-        else:
-            connection.send(call)
-
-    async def _open(self) -> Connection:
-        endpoint = self.endpoint
-        connection = Connection(self)
-        if endpoint.socket:
-            await self._loop.create_unix_connection(lambda: connection, endpoint.socket)
-        else:
-            await self._loop.create_connection(
-                lambda: connection,
-                endpoint.host,
-                endpoint.port,
-                ssl=self._tls,
-                server_hostname=endpoint.host if self._tls else None,
-            )
-        self._connections.add(connection)
-        return connection
-
-    async def _check_proof(self, connection: Connection, proof: Proof) -> None:
-        sink = _Collector(self._loop, FETCH_BYTES)
-        call = Call(proof.request, sink)
-        sink.call = call
-        connection.is_proving = True
-        connection.send(call)
-        try:
-            response = await sink.answer
-        except BaseException:  # boundary: the connection must not leak; the error goes on
-            connection.transport.abort()
-            raise
-        connection.is_proving = False
-        connection.proofs = 1
-        if connection.transport.is_closing() or not proof.check(response.status, response.body):
-            connection.transport.abort()
-            raise UpstreamLost("another server than the one meant answers there", refused=True)
-
-    def _sweep(self) -> None:
-        """Close what has been idle too long; come again while something is idle."""
-        self._sweep_handle = None
-        oldest_s = self._loop.time() - self._idle_s
-        for connection in [c for c in self._idle if c.idle_since_s <= oldest_s]:
-            self._idle.remove(connection)
-            connection.transport.abort()
-        if self._idle and not self._is_closed:
-            self._sweep_handle = self._loop.call_later(self._idle_s, self._sweep)
 
 
 def host_header(endpoint: Endpoint) -> str:
@@ -239,7 +45,7 @@ async def fetch(
     Raises:
         UpstreamLost: no answer, or not a whole one, or not in time (`timed_out`).
     """
-    sink = _Collector(asyncio.get_running_loop(), most_bytes)
+    sink = Collector(asyncio.get_running_loop(), most_bytes)
     async with _one_call(endpoint, method, path, headers, body, timeout_s, sink) as call:
         sink.call = call
         try:
@@ -312,37 +118,6 @@ async def _one_call(
     finally:
         call.cancel()
         await pool.close()
-
-
-class _Collector:
-    """A sink that puts a whole answer into a future."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, most_bytes: int) -> None:
-        self.answer: asyncio.Future[Response] = loop.create_future()
-        self.call: Call | None = None
-        self._most_bytes = most_bytes
-        self._status = 0
-        self._headers: Fields = []
-        self._body = bytearray()
-
-    def on_head(self, status: int, headers: Fields) -> None:
-        self._status, self._headers = status, headers
-
-    def on_data(self, data: bytes) -> None:
-        self._body += data
-        if len(self._body) > self._most_bytes and self.call is not None:
-            self.call.cancel()
-            self.on_lost(UpstreamLost("the answer is too long", sent_bytes=True, got_bytes=True))
-
-    def on_end(self) -> None:
-        if not self.answer.done():
-            self.answer.set_result(
-                Response(status=self._status, headers=self._headers, body=bytes(self._body))
-            )
-
-    def on_lost(self, error: UpstreamLost) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
 
 
 class _Stream:

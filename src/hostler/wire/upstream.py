@@ -13,7 +13,7 @@ import httptools
 from hostler.wire.http1 import Fields
 
 if TYPE_CHECKING:
-    from hostler.wire.client import Pool
+    from hostler.wire.pool import Pool
 
 log = logging.getLogger(__name__)
 

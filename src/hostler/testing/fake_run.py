@@ -1,0 +1,116 @@
+"""How the fake engine writes one answer that takes time or goes wrong half-way."""
+
+import asyncio
+
+from hostler.testing import fake_faults, fake_http
+from hostler.testing.executions import Execution, ExecutionLog
+from hostler.testing.fake_answers import Answer
+from hostler.testing.fake_http import Connection
+
+
+async def run_answer(
+    connection: Connection, answer: Answer, execution: Execution, log: ExecutionLog
+) -> None:
+    """Send the answer as its script says. Cancelled when the client leaves."""
+    script = answer.script
+    fake_faults.print_megabytes(script.stdout_mb)
+    if script.first_delay_ms:
+        await asyncio.sleep(script.first_delay_ms / 1000)
+    await _point(0, connection, answer, execution, log)
+    if answer.stream:
+        await _run_stream(connection, answer, execution, log)
+    else:
+        await _run_whole(connection, answer, execution, log)
+
+
+# Private
+
+
+async def _run_whole(
+    connection: Connection, answer: Answer, execution: Execution, log: ExecutionLog
+) -> None:
+    script = answer.script
+    if script.half_alive:
+        connection.send(answer.whole.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+        await _for_ever()
+    if script.delay_ms:
+        await asyncio.sleep(script.delay_ms * answer.tokens / 1000)
+    for place in (script.crash_at, script.hang_at):
+        if place:  # in a whole answer any token is before the first byte
+            await _point(place, connection, answer, execution, log)
+    if script.half_at is not None or script.ending in ("cut", "reset"):
+        await _send(connection, answer, answer.whole[: len(answer.whole) // 2])
+        await _stop_short(connection, answer, execution, log)
+        return
+    execution.tokens = answer.tokens
+    await _send(connection, answer, answer.whole)
+
+
+async def _run_stream(
+    connection: Connection, answer: Answer, execution: Execution, log: ExecutionLog
+) -> None:
+    script = answer.script
+    kind = script.content_type or "text/event-stream; charset=utf-8"
+    connection.send(fake_http.head(200, "cache-control: no-cache\r\n", kind, None))
+    if script.half_alive:
+        await _for_ever()
+    for event in answer.events:
+        if script.delay_ms:
+            await asyncio.sleep(script.delay_ms / 1000)
+        if execution.tokens == script.half_at:
+            await _send(connection, answer, fake_http.chunk(event[: len(event) // 2]))
+            await _stop_short(connection, answer, execution, log)
+            return
+        await _send(connection, answer, fake_http.chunk(event))
+        execution.tokens += 1
+        await _point(execution.tokens, connection, answer, execution, log)
+    if script.ending in ("cut", "reset"):
+        await _stop_short(connection, answer, execution, log)
+        return
+    for event in answer.tail:
+        await _send(connection, answer, fake_http.chunk(event))
+    await _send(connection, answer, fake_http.LAST_CHUNK)
+
+
+async def _send(connection: Connection, answer: Answer, data: bytes) -> None:
+    """Write in one piece, or drop by drop; lets other requests run in between."""
+    step = answer.script.drip_bytes
+    if not step:
+        connection.send(data)
+        await asyncio.sleep(0)
+    for start in range(0, len(data) if step else 0, step or 1):
+        connection.send(data[start : start + step])
+        await asyncio.sleep(answer.script.drip_ms / 1000)
+    await connection.writable()
+
+
+async def _point(
+    place: int, connection: Connection, answer: Answer, execution: Execution, log: ExecutionLog
+) -> None:
+    """Do what the script says of this place in the answer."""
+    script = answer.script
+    if script.crash_at == place:
+        await _crash(script.crash_with, execution, log)
+    if script.hang_at == place:
+        await _for_ever()
+
+
+async def _stop_short(
+    connection: Connection, answer: Answer, execution: Execution, log: ExecutionLog
+) -> None:
+    script = answer.script
+    if script.half_at is not None:
+        await _crash(script.crash_with, execution, log)
+    if script.ending == "reset":
+        connection.abort()
+    else:
+        connection.close()
+
+
+async def _crash(how: str, execution: Execution, log: ExecutionLog) -> None:
+    await asyncio.sleep(0.01)  # what was written leaves the process first
+    fake_faults.crash(how, execution, log)
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()

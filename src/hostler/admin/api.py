@@ -1,8 +1,7 @@
 """/api/v1: what operators can order and ask. One table of operations; each names its key's scope.
 
-In an address, what follows the last fixed word is one whole name: `/api/v1/models/org/model` and
-`/api/v1/logs/org/model` are unambiguous because nothing ever follows a name. Not here: HTTP framing
-and its limits (wire), and what the orders do (manager).
+A model's name may hold slashes; what follows `/models/` is the whole of it, but for a last `/logs`,
+which no name may end in. Not here: HTTP framing and its limits (wire), what the orders do (manager).
 """
 
 import time
@@ -83,6 +82,15 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     _admin(
         method="GET",
+        path="/api/v1/models/{name:path}/logs",
+        summary="The last log lines of every instance of a model; with follow, new ones too",
+        query=ModelLogQuery,
+        response=LogAnswer,
+        streams="text/event-stream",
+        handler=logs.model_logs,
+    ),
+    _admin(
+        method="GET",
         path="/api/v1/models/{name:path}",
         summary="One deployment and its instances",
         query=ModelQuery,
@@ -94,7 +102,7 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/api/v1/models/{name:path}",
         summary="Drain and stop a model; with delete, forget it",
         query=StopQuery,
-        response=ModelStatus,
+        response=ModelAccepted,
         status=202,
         handler=models.stop_model,
     ),
@@ -120,17 +128,8 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="The last log lines of one instance; with follow, new ones too",
         query=LogQuery,
         response=LogAnswer,
-        streams="text/plain",
+        streams="text/event-stream",
         handler=logs.instance_logs,
-    ),
-    _admin(
-        method="GET",
-        path="/api/v1/logs/{name:path}",
-        summary="The last log lines of every instance of a model; with follow, new ones too",
-        query=ModelLogQuery,
-        response=LogAnswer,
-        streams="text/plain",
-        handler=logs.model_logs,
     ),
     _admin(
         method="GET",

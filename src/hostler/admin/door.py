@@ -117,7 +117,9 @@ _HEADERS = (
 
 
 def _request_id(scope: Scope) -> str:
-    """The client's id if it is harmless, else one of ours."""
+    """The id the server has given, else the client's if it is harmless, else one of ours."""
+    if given := scope.get("state", {}).get("request_id"):
+        return str(given)
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _ID.match(value):
             return str(value.decode("ascii"))
@@ -126,7 +128,7 @@ def _request_id(scope: Scope) -> str:
 
 def _json(answer: msgspec.Struct, operation: Operation) -> Response:
     status = operation.status
-    if isinstance(answer, ModelAccepted) and not answer.created:
+    if operation.method == "POST" and isinstance(answer, ModelAccepted) and not answer.created:
         status = 200  # the same wish was there: nothing new was accepted
     return Response(msgspec.json.encode(answer), status, media_type="application/json")
 

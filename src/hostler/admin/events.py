@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from hostler.admin.messages import EventList
-from hostler.admin.operation import Call, Services
+from hostler.admin.operation import Call, Services, Stream
 from hostler.core.errors import BadRequest
 from hostler.core.worker import OperatorEvent
 
@@ -26,12 +26,8 @@ async def events(call: Call) -> EventList | Response:
         newest = await asyncio.to_thread(control.last_event_seq)
         after = newest if follows else max(0, newest - query.limit)
     if follows:
-        call.services.followers.enter()
-        return StreamingResponse(
-            _stream(call.services, after, query.model),
-            media_type="text/event-stream",
-            headers={"x-accel-buffering": "no"},
-        )
+        parts = _stream(call.services, after, query.model)
+        return Stream(parts, call.services.followers, "text/event-stream")
     found = await asyncio.to_thread(control.events_after, after, query.limit, query.model)
     return EventList(events=tuple(found), next=found[-1].seq if found else after)
 
@@ -60,27 +56,23 @@ def _last_event_id(call: Call) -> int | None:
 
 
 async def _stream(services: Services, after: int, model: str | None) -> AsyncIterator[bytes]:
-    """Yield events until the client goes; a comment when there was none for `keep_alive_s`.
-
-    The place among the followers was taken by the caller; it is given back here.
-    """
+    """Yield events until the client goes; a comment when there was none for `keep_alive_s`."""
     control = services.control
-    try:
-        yield b": hostler events\n\n"
-        while True:
-            # known before the read, so that skipping to it loses no event written meanwhile
-            newest = await asyncio.to_thread(control.last_event_seq)
-            found = await asyncio.to_thread(control.events_after, after, _PAGE, model)
-            for event in found:
-                yield sse_event(event)
-                after = event.seq
-            if len(found) == _PAGE:
-                continue
-            after = max(after, newest)  # the rest were other models' events
-            loop = asyncio.get_running_loop()
-            began_s = loop.time()
-            await control.wait_events(after, services.keep_alive_s)
-            if loop.time() - began_s >= services.keep_alive_s:
-                yield b": keep-alive\n\n"
-    finally:
-        services.followers.leave()
+    loop = asyncio.get_running_loop()
+    spoke_s = loop.time()
+    yield b": hostler events\n\n"
+    while True:
+        # known before the read, so that skipping to it loses no event written meanwhile
+        newest = await asyncio.to_thread(control.last_event_seq)
+        found = await asyncio.to_thread(control.events_after, after, _PAGE, model)
+        for event in found:
+            yield sse_event(event)
+            after, spoke_s = event.seq, loop.time()
+        if len(found) == _PAGE:
+            continue
+        after = max(after, newest)  # the rest were other models' events
+        silent_s = loop.time() - spoke_s
+        if silent_s >= services.keep_alive_s:
+            yield b": keep-alive\n\n"
+            silent_s, spoke_s = 0.0, loop.time()
+        await control.wait_events(after, services.keep_alive_s - silent_s)

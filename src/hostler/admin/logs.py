@@ -1,4 +1,4 @@
-"""Handlers for worker logs: the last lines, and the new ones as they come.
+"""Handlers for worker logs: the last lines, and the new ones as they come (server-sent events).
 
 Which file is read comes from the manager, by an instance id it knows; no part of an address is ever
 joined to a path. Keys that an engine might have printed are blanked.
@@ -6,14 +6,14 @@ joined to a path. Keys that an engine might have printed are blanked.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response
 
 from hostler.admin.messages import InstanceLog, LogAnswer
 from hostler.admin.models import find_deployment
-from hostler.admin.operation import Call, Services
+from hostler.admin.operation import Call, Services, Stream
 from hostler.app.telemetry import redact
 from hostler.core.errors import NotFound
 
@@ -90,36 +90,31 @@ class LogTail:
 
 async def _answer(call: Call, tails: Sequence[LogTail]) -> LogAnswer | Response:
     count = call.query.tail
+    is_plain = "text/plain" in call.request.headers.get("accept", "")
+    write = _Plain(len(tails) > 1) if is_plain else _sse
     if call.query.follow:
-        call.services.followers.enter()
-        return StreamingResponse(
-            _stream(call.services, tails, count),
-            media_type="text/plain",
-            headers={"x-accel-buffering": "no"},
-        )
-    found = [await asyncio.to_thread(tail.last_lines, count) for tail in tails]
-    if "text/plain" in call.request.headers.get("accept", ""):
-        writer = _Writer(len(tails) > 1)
-        parts = zip(tails, found, strict=True)
-        return PlainTextResponse(
-            b"".join(writer.text(tail.instance_id, lines) for tail, lines in parts)
-        )
+        parts = _stream(call.services, tails, count, write)
+        media = "text/plain" if is_plain else "text/event-stream"
+        return Stream(parts, call.services.followers, media)
+    found = [(tail.instance_id, await asyncio.to_thread(tail.last_lines, count)) for tail in tails]
+    if is_plain:
+        return PlainTextResponse(b"".join(write(*one) for one in found))
     return LogAnswer(
-        logs=tuple(
-            InstanceLog(instance_id=tail.instance_id, lines=tuple(lines))
-            for tail, lines in zip(tails, found, strict=True)
-        )
+        logs=tuple(InstanceLog(instance_id=one, lines=tuple(lines)) for one, lines in found)
     )
 
 
-class _Writer:
+Write = Callable[[str, Sequence[str]], bytes]  # an instance id and lines of its log
+
+
+class _Plain:
     """Puts lines of several logs into one text, with a heading where the log changes."""
 
     def __init__(self, has_headings: bool) -> None:
         self._has_headings = has_headings
         self._current = ""
 
-    def text(self, instance_id: str, lines: Sequence[str]) -> bytes:
+    def __call__(self, instance_id: str, lines: Sequence[str]) -> bytes:
         if not lines:
             return b""
         heading = ""
@@ -129,20 +124,36 @@ class _Writer:
         return (heading + "\n".join(lines) + "\n").encode()
 
 
-async def _stream(services: Services, tails: Sequence[LogTail], count: int) -> AsyncIterator[bytes]:
+def _sse(instance_id: str, lines: Sequence[str]) -> bytes:
+    """One server-sent event a line, named after its instance."""
+    return b"".join(
+        b"event: %b\ndata: %b\n\n" % (instance_id.encode(), _one_line(line).encode())
+        for line in lines
+    )
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\r", "\\r").replace("\n", "\\n")  # either would be a new field
+
+
+async def _stream(
+    services: Services, tails: Sequence[LogTail], count: int, write: Write
+) -> AsyncIterator[bytes]:
     """Yield the last lines, then new ones, until the client goes or no log is left."""
-    writer = _Writer(len(tails) > 1)
-    try:
+    silent_s = 0.0
+    for tail in tails:
+        yield write(tail.instance_id, await asyncio.to_thread(tail.last_lines, count))
+    while any(services.control.log_path(tail.instance_id) for tail in tails):
         for tail in tails:
-            yield writer.text(tail.instance_id, await asyncio.to_thread(tail.last_lines, count))
-        while any(services.control.log_path(tail.instance_id) for tail in tails):
-            for tail in tails:
-                lines = await asyncio.to_thread(tail.new_lines)
-                if lines:
-                    yield writer.text(tail.instance_id, lines)
-            await asyncio.sleep(_LOOK_S)
-    finally:
-        services.followers.leave()
+            lines = await asyncio.to_thread(tail.new_lines)
+            if lines:
+                yield write(tail.instance_id, lines)
+                silent_s = 0.0
+        if silent_s >= services.keep_alive_s and write is _sse:
+            yield b": keep-alive\n\n"
+            silent_s = 0.0
+        await asyncio.sleep(_LOOK_S)
+        silent_s += _LOOK_S
 
 
 def _shown(lines: Sequence[bytes]) -> list[str]:

@@ -74,7 +74,7 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelAccepted(msgspec.Struct, frozen=True, kw_only=True):
-    """A wish was written down. created: False when the same one was there already.
+    """A wish was written down. created: this order made the deployment.
 
     events: the address of the stream that tells what comes of it, from this order on.
     """

@@ -4,8 +4,6 @@ import asyncio
 from collections import Counter
 from urllib.parse import quote
 
-from starlette.responses import Response
-
 from hostler.admin.control import ControlPlane
 from hostler.admin.messages import (
     InstanceList,
@@ -45,25 +43,23 @@ async def show_model(call: Call) -> ModelStatus:
     return model_status(found, control.run_data(found.name))
 
 
-async def start_model(call: Call) -> ModelAccepted | Response:
+async def start_model(call: Call) -> ModelAccepted:
     control = call.services.control
     before = await asyncio.to_thread(control.last_event_seq)
     deployment, created = await control.start_model(call.body)
-    return ModelAccepted(
-        created=created,
-        model=model_status(deployment, control.run_data(deployment.name)),
-        events=f"/api/v1/events?follow=true&after={before}&model={quote(deployment.name, safe='')}",
-    )
+    return _accepted(control, deployment, before, created)
 
 
-async def stop_model(call: Call) -> ModelStatus:
+async def stop_model(call: Call) -> ModelAccepted:
     """With `delete`, the answer is the last that is heard of the deployment."""
     control = call.services.control
     found = find_deployment(control, call.path_value("name"), call.query.worker_type)
     order = WorkerShutdownRequest(
         model=found.name, worker_type=found.worker_type, delete_after=call.query.delete
     )
-    return model_status(await control.stop_model(order), control.run_data(found.name))
+    before = await asyncio.to_thread(control.last_event_seq)
+    stopped = await control.stop_model(order)
+    return _accepted(control, stopped, before, created=False)
 
 
 async def apply(call: Call) -> WorkerApplyOutput:
@@ -131,4 +127,18 @@ def model_status(
         reason=reasons[-1] if reasons else "",
         deployment=deployment,
         instances=tuple(mine) if whole else (),
+    )
+
+
+# Private
+
+
+def _accepted(
+    control: ControlPlane, deployment: Deployment, before: int, created: bool
+) -> ModelAccepted:
+    """before: the newest event when the order came; what comes of it has a higher number."""
+    return ModelAccepted(
+        created=created,
+        model=model_status(deployment, control.run_data(deployment.name)),
+        events=f"/api/v1/events?follow=true&after={before}&model={quote(deployment.name, safe='')}",
     )

@@ -4,13 +4,16 @@ The scope is bound to the matched operation, never to the text of an address. An
 one cannot be made.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Send
+from starlette.types import Scope as ASGIScope
 
 from hostler.admin.control import ControlPlane
 from hostler.admin.messages import Query
@@ -20,23 +23,37 @@ from hostler.core.snapshot import KeyView
 
 
 class Followers:
-    """How many streams may be open at once; each lends a place and gives it back."""
+    """How many streams are open, and how many may be."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.open = 0
 
-    def enter(self) -> None:
-        """Raises Overloaded when every place is taken."""
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place for one stream. Raises Overloaded when every place is taken."""
         if self.open >= self._most:
             raise Overloaded(
                 f"{self._most} streams of events and logs are open already; close one",
                 retry_after_s=5,
             )
         self.open += 1
+        try:
+            yield
+        finally:
+            self.open -= 1
 
-    def leave(self) -> None:
-        self.open -= 1
+
+class Stream(StreamingResponse):
+    """An answer that goes on until the client leaves; it holds a place as long as it is sent."""
+
+    def __init__(self, parts: AsyncIterator[bytes], followers: Followers, media_type: str) -> None:
+        super().__init__(parts, media_type=media_type, headers={"x-accel-buffering": "no"})
+        self._followers = followers
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        with self._followers.place():
+            await super().__call__(scope, receive, send)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from collections.abc import (
     Sequence,
 )
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -140,7 +140,14 @@ class Engine(Protocol):
         """Wait until the engine ends against our will; return why, with its last log lines."""
 
 
-EngineFactory = Callable[[], Engine | ModelWorker]
+@runtime_checkable
+class WorkerMaker(Protocol):
+    """Makes the ModelWorker that a spec names."""
+
+    def make(self, spec: WorkerSpec) -> ModelWorker: ...
+
+
+EngineFactory = Callable[[], Engine | ModelWorker | WorkerMaker]
 
 
 class EngineKind(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,7 +172,7 @@ class EngineKind(msgspec.Struct, frozen=True, kw_only=True):
 
 _KINDS = (
     EngineKind(
-        name="llama_cpp",
+        name="llama.cpp",
         description="llama.cpp in the worker process, through its own native HTTP server.",
         worker_types=(WorkerType.LLM,),
         parameters=LlamaParameters,
@@ -185,7 +192,7 @@ _KINDS = (
         description="Your own ModelWorker class, in the worker process.",
         worker_types=tuple(WorkerType),
         parameters=PythonParameters,
-        implementation="hostler.engines.python:PythonWorker",
+        implementation="hostler.engines.python:PythonClass",
         needs_files=False,
     ),
     EngineKind(

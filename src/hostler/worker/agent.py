@@ -1,0 +1,382 @@
+"""The life of a worker process: load, register, beat, obey, leave.
+
+Whatever ends it goes through one place (`_end`), so that it leaves once, with one reason: an order,
+a signal, an engine that exits, a controller that wants it no more, or none for `orphan_grace_s`.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+import psutil
+import uvloop
+
+from hostler.app.config import HttpLimits, quiet_openmp
+from hostler.core.errors import (
+    ControllerUnavailable,
+    EngineError,
+    HostlerError,
+    ModelFormatError,
+    ModelSourceError,
+    NotFound,
+    StaleEpoch,
+    UnknownInstance,
+)
+from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration, WorkerSpec
+from hostler.engines.base import Engine, ModelWorker, Started, WorkerMaker, load_engine
+from hostler.registry.client import RegistryClient
+from hostler.wire.server import Exchange, HttpServer
+from hostler.worker.server import ServedEngine
+
+log = logging.getLogger("hostler.worker")
+
+EXIT_ENGINE = 1  # the engine failed or ended
+EXIT_MODEL = 3  # the model's files are missing or damaged: another try would fail as well
+
+_PROBE_INTERVAL_S = 0.5
+_PROBE_TIMEOUT_S = 2.0
+_PROBE_FALL = 2  # failed probes until the beat says so
+_RETRY_S = 0.5  # between tries to reach an absent controller
+_ORPHAN_DRAIN_S = 5.0  # nobody is left to send requests
+_STOP_MARGIN_S = 5.0  # an engine's stop may take so much longer than its drain
+_JSON = ((b"content-type", b"application/json"),)
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """Why and how the worker leaves. reason "": as asked."""
+
+    exit_code: int = 0
+    reason: str = ""
+    drain_s: float = 0.0
+
+
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /status on the agent's socket."""
+
+    instance_id: str
+    epoch: int
+    model_name: str
+    engine: str
+    pid: int
+    state: str  # starting, serving, leaving
+    registered: bool
+    engine_ok: bool
+    in_flight: int | None
+    memory_bytes: int
+    beats: int
+
+
+class Agent:
+    """One worker's life. `run` returns the exit code."""
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        make_engine: Callable[[], Engine],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """make_engine: imports and makes the engine; called once, in the event loop."""
+        self._spec = spec
+        self._make_engine = make_engine
+        self._engine: Engine | None = None
+        self._clock = clock
+        self._client = RegistryClient(spec.registry_socket)
+        self._server = HttpServer(self._handle, limits=HttpLimits(), name="agent")
+        self._started: Started | None = None
+        self._ending: asyncio.Future[Ending] | None = None
+        self._hasten = asyncio.Event()
+        self._news = asyncio.Event()  # something a beat should say at once
+        self._registered = False
+        self._engine_ok = True
+        self._seq = 0
+
+    async def run(self) -> int:
+        """Live until something ends it."""
+        self._ending = asyncio.get_running_loop().create_future()
+        self._arm_signals()
+        await self._server.listen_unix(Path(self._spec.agent_socket))
+        async with asyncio.TaskGroup() as tasks:
+            life = tasks.create_task(self._live(), name="agent.live")
+            ending = await self._ending
+            if self._started is None:
+                life.cancel()  # still loading
+            await self._leave(tasks, ending)
+            life.cancel()
+            await self._report_departure(ending)
+            await self._server.close(0.0)
+        return ending.exit_code
+
+    # Private
+
+    async def _live(self) -> None:
+        """Start the engine, then report, probe and watch it side by side until cancelled."""
+        spec = self._spec
+        try:
+            async with asyncio.timeout(spec.start_timeout_s):
+                self._engine = self._make_engine()
+                self._started = await self._engine.start(spec)
+        except TimeoutError:
+            text = f"engine {spec.engine!r} did not start within {spec.start_timeout_s:g} s"
+            return self._fail(EngineError(text))
+        except HostlerError as error:
+            return self._fail(error)
+        except Exception as error:  # boundary: a start of an engine, which is others' code
+            log.exception("engine.start_failed engine=%s", spec.engine)
+            return self._fail(
+                EngineError(f"engine {spec.engine!r}: {type(error).__name__}: {error}")
+            )
+        self._arm_signals()  # llama.cpp has set its own
+        log.info("engine.started engine=%s model=%s", spec.engine, spec.model_name)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._report(), name="agent.report")
+            tasks.create_task(self._probe(self._engine), name="agent.probe")
+            tasks.create_task(self._watch(self._engine), name="agent.watch")
+
+    def _fail(self, error: HostlerError) -> None:
+        """End because the engine did not start; say why on stderr, one line for programs."""
+        wrong_files = isinstance(error, ModelFormatError | ModelSourceError)
+        line = msgspec.json.encode({"code": error.code, "message": error.message}).decode()
+        sys.stderr.write(f"hostler-error: {line}\n")
+        sys.stderr.flush()
+        code = EXIT_MODEL if wrong_files else EXIT_ENGINE
+        self._end(Ending(exit_code=code, reason=f"{error.code}: {error.message}"))
+
+    def _end(self, ending: Ending) -> None:
+        """Leave, for this reason; the first one counts."""
+        if self._ending is not None and not self._ending.done():
+            log.info("worker.leaving reason=%r exit_code=%d", ending.reason, ending.exit_code)
+            self._ending.set_result(ending)
+
+    async def _leave(self, tasks: asyncio.TaskGroup, ending: Ending) -> None:
+        """Drain and stop the engine while the beats go on and say so; hastened: at once."""
+        self._news.set()
+        drain = tasks.create_task(self._stop_engine(ending.drain_s), name="agent.stop")
+        hasten = tasks.create_task(self._hasten.wait(), name="agent.hasten")
+        await asyncio.wait({drain, hasten}, return_when=asyncio.FIRST_COMPLETED)
+        hasten.cancel()
+        if not drain.done():
+            drain.cancel()
+            await asyncio.wait({drain})
+            await self._stop_engine(0.0)
+
+    async def _stop_engine(self, drain_s: float) -> None:
+        if self._engine is None:
+            return
+        try:
+            async with asyncio.timeout(drain_s + _STOP_MARGIN_S):
+                await self._engine.stop(drain_s)
+        except TimeoutError:
+            log.warning("engine.stop_late drain_s=%g", drain_s)
+        except Exception:  # boundary: a stop of an engine; this process ends in any case
+            log.exception("engine.stop_failed")
+
+    async def _report_departure(self, ending: Ending) -> None:
+        departure = Departure(
+            instance_id=self._spec.instance_id,
+            epoch=self._spec.epoch,
+            secret=self._spec.secret,
+            reason=ending.reason,
+        )
+        try:
+            await self._client.deregister(departure)
+        except HostlerError as error:
+            log.info("worker.departure_unheard code=%s", error.code)
+
+    # Reports
+
+    async def _report(self) -> None:
+        """Register and beat, as often as the controller asks; outlive it for a while."""
+        heard_at_s = self._clock()
+        while True:
+            wait_s = _RETRY_S * random.uniform(0.8, 1.2)
+            registering = not self._registered
+            self._news.clear()
+            try:
+                answer = await (self._register() if registering else self._beat())
+            except StaleEpoch as error:
+                return self._end(Ending(reason=f"{error.code}: {error.message}"))
+            except UnknownInstance as error:
+                if registering:
+                    return self._end(Ending(reason=f"{error.code}: {error.message}"))
+                self._registered = False  # a new controller: it may adopt us
+                continue
+            except ControllerUnavailable:
+                self._registered = False
+                if self._clock() - heard_at_s > self._spec.orphan_grace_s:
+                    drain_s = min(self._spec.drain_timeout_s, _ORPHAN_DRAIN_S)
+                    return self._end(Ending(reason="no controller", drain_s=drain_s))
+            else:
+                heard_at_s = self._clock()
+                self._registered = registering or answer.registered
+                wait_s = answer.next_beat_s if self._registered else 0.0
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+
+    async def _register(self) -> BeatAnswer:
+        started = self._started
+        assert started is not None
+        answer = await self._client.register(
+            Registration(
+                instance_id=self._spec.instance_id,
+                epoch=self._spec.epoch,
+                secret=self._spec.secret,
+                pid=os.getpid(),
+                endpoint=started.endpoint,
+                upstream_model=started.upstream_model,
+                metadata=started.metadata,
+                concurrency=self._spec.concurrency,
+                memory_bytes=self._memory_bytes(),
+            )
+        )
+        log.info("worker.registered instance=%s", self._spec.instance_id)
+        if not self._engine_ok or self._is_leaving():
+            self._news.set()  # the registration says ready: let the next beat follow at once
+        return answer
+
+    async def _beat(self) -> BeatAnswer:
+        self._seq += 1
+        return await self._client.beat(
+            Beat(
+                instance_id=self._spec.instance_id,
+                epoch=self._spec.epoch,
+                secret=self._spec.secret,
+                seq=self._seq,
+                engine_ok=self._engine_ok,
+                draining=self._is_leaving(),
+                in_flight=self._in_flight() or 0,
+                memory_bytes=self._memory_bytes(),
+            )
+        )
+
+    async def _probe(self, engine: Engine) -> None:
+        """Ask the engine whether it lives; two silences in a row are told at once."""
+        failed = 0
+        while True:
+            await asyncio.sleep(_PROBE_INTERVAL_S)
+            try:
+                async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                    answered = await engine.probe()
+            except TimeoutError:
+                answered = False
+            failed = 0 if answered else failed + 1
+            engine_ok = failed < _PROBE_FALL
+            if engine_ok != self._engine_ok:
+                log.warning("engine.probe ok=%s", engine_ok)
+                self._engine_ok = engine_ok
+                self._news.set()
+
+    async def _watch(self, engine: Engine) -> None:
+        reason = await engine.exited()
+        if not self._is_leaving():
+            self._end(Ending(exit_code=EXIT_ENGINE, reason=f"engine exited: {reason}"))
+
+    def _in_flight(self) -> int | None:
+        return self._engine.in_flight() if self._engine is not None else 0
+
+    def _memory_bytes(self) -> int:
+        """Resident memory of this process and of the engine's own."""
+        total = 0
+        try:
+            total = int(psutil.Process().memory_info().rss)
+            if self._started is not None and self._started.pid is not None:
+                engine = psutil.Process(self._started.pid)
+                for process in (engine, *engine.children(recursive=True)):
+                    total += process.memory_info().rss
+        except psutil.Error:
+            pass
+        return total
+
+    def _is_leaving(self) -> bool:
+        return self._ending is not None and self._ending.done()
+
+    # Orders
+
+    def _arm_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            loop.add_signal_handler(number, self._obey_stop, number == signal.SIGINT)
+
+    def _obey_stop(self, hasten: bool) -> None:
+        """Drain and leave; asked again, or told to hasten: leave now."""
+        if hasten or self._is_leaving():
+            self._hasten.set()
+        self._end(Ending(drain_s=self._spec.drain_timeout_s))
+
+    def _handle(self, exchange: Exchange) -> None:
+        request = exchange.request
+        route = (request.method, request.path)
+        if route == ("GET", "/health"):
+            exchange.send(200, b'{"status":"ok"}', _JSON)
+        elif route == ("GET", "/status"):
+            exchange.send(200, msgspec.json.encode(self._status()), _JSON)
+        elif route == ("POST", "/stop"):
+            exchange.send(202, b'{"status":"leaving"}', _JSON)
+            self._obey_stop(hasten="hasten" in str(request.query))
+        else:
+            exchange.send_error(NotFound(f"the agent has no {request.method} {request.path}"))
+
+    def _status(self) -> AgentStatus:
+        spec = self._spec
+        serving = "serving" if self._started else "starting"
+        return AgentStatus(
+            instance_id=spec.instance_id,
+            epoch=spec.epoch,
+            model_name=spec.model_name,
+            engine=spec.engine,
+            pid=os.getpid(),
+            state="leaving" if self._is_leaving() else serving,
+            registered=self._registered,
+            engine_ok=self._engine_ok,
+            in_flight=self._in_flight(),
+            memory_bytes=self._memory_bytes(),
+            beats=self._seq,
+        )
+
+
+def make_engine(spec: WorkerSpec) -> Engine:
+    """Import an engine and make one; a ModelWorker gets our own HTTP server around it.
+
+    Raises:
+        HostlerError: as `load_engine` and `PythonClass.make`.
+    """
+    made = load_engine(spec.engine)()
+    if isinstance(made, WorkerMaker):
+        made = made.make(spec)
+    return ServedEngine(made) if isinstance(made, ModelWorker) else made
+
+
+def run_worker(spec: WorkerSpec) -> int:
+    """Live as this worker; return the exit code.
+
+    The caller must leave by `os._exit`: native threads of an engine may still run, and an ordinary
+    exit would wait for them.
+    """
+    quiet_openmp()
+    return uvloop.run(Agent(spec, lambda: make_engine(spec)).run())
+
+
+def run_worker_file(path: Path) -> NoReturn:
+    """Read a worker's spec from a file, live as it, and leave the process with its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    code = EXIT_ENGINE
+    try:
+        code = run_worker(msgspec.json.decode(path.read_bytes(), type=WorkerSpec))
+    except Exception:  # boundary: the process; its last words go to the log
+        log.exception("worker.crashed spec=%s", path)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

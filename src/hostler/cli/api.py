@@ -1,0 +1,128 @@
+"""Api: the addresses of the control plane as typed calls. The types are the server's own."""
+
+from collections.abc import Generator, Iterator
+from urllib.parse import quote
+
+import msgspec
+
+from hostler.admin.messages import (
+    EventList,
+    InstanceList,
+    KeyCreated,
+    KeyInfo,
+    KeyList,
+    KeyOrder,
+    LogAnswer,
+    ModelAccepted,
+    ModelList,
+    ModelStatus,
+    ParameterList,
+    SupportedModelList,
+)
+from hostler.cli.client import Client
+from hostler.core.model import ParameterDescription, WorkerType
+from hostler.core.worker import (
+    OperatorEvent,
+    WorkerRunData,
+    WorkerStartupRequest,
+    WorkerSupportedModel,
+)
+
+_BASE = "/api/v1"
+_PAGE = 500
+_NEWEST = 50  # events shown when nobody says from where
+
+
+class Api:
+    """One server's control plane."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def models(self) -> tuple[ModelStatus, ...]:
+        return self._client.get(f"{_BASE}/models", ModelList).models
+
+    def model(self, name: str, worker_type: WorkerType | None = None) -> ModelStatus:
+        return self._client.get(_of_model(name), ModelStatus, **_typed(worker_type))
+
+    def start_model(self, request: WorkerStartupRequest) -> ModelAccepted:
+        given = {
+            field: value
+            for field, value in msgspec.structs.asdict(request).items()
+            if value is not None
+        }
+        return self._client.post(f"{_BASE}/models", given, ModelAccepted)
+
+    def stop_model(self, name: str, worker_type: WorkerType | None, *, delete: bool) -> ModelStatus:
+        query = {**_typed(worker_type), **({"delete": "true"} if delete else {})}
+        return self._client.delete(_of_model(name), ModelStatus, **query)
+
+    def instances(self) -> tuple[WorkerRunData, ...]:
+        return self._client.get(f"{_BASE}/instances", InstanceList).instances
+
+    def supported(self) -> tuple[WorkerSupportedModel, ...]:
+        return self._client.get(f"{_BASE}/supported-models", SupportedModelList).models
+
+    def parameters(self, model: str, worker_type: WorkerType) -> tuple[ParameterDescription, ...]:
+        query = {"model": model, **_typed(worker_type)}
+        return self._client.get(f"{_BASE}/parameters", ParameterList, **query).parameters
+
+    def logs(self, name: str, worker_type: WorkerType | None, tail: int) -> LogAnswer:
+        return self._client.get(_logs_of(name), LogAnswer, tail=tail, **_typed(worker_type))
+
+    def follow_logs(self, name: str, worker_type: WorkerType | None, tail: int) -> Iterator[bytes]:
+        """Yield the logs' text as it comes, until the caller leaves or no log is left."""
+        query = {"tail": tail, "follow": "true", **_typed(worker_type)}
+        with self._client.stream("GET", _logs_of(name), query=query) as chunks:
+            yield from chunks
+
+    def events(
+        self, *, after: int | None = None, model: str | None = None, follow: bool = False
+    ) -> Iterator[OperatorEvent]:
+        """Yield events oldest first: the newest when `after` is left out; then what comes, if followed."""
+        query: dict[str, str | int] = {"model": model} if model else {}
+        if after is not None:
+            query["after"] = after
+        while True:
+            limit = _PAGE if after is not None else _NEWEST
+            page = self._client.get(f"{_BASE}/events", EventList, limit=limit, **query)
+            yield from page.events
+            query["after"] = page.next
+            if len(page.events) < _PAGE or after is None:
+                break
+        if follow:
+            yield from self.follow_events(f"{_BASE}/events", query)
+
+    def follow_events(
+        self, address: str, query: dict[str, str | int] | None = None, idle_s: float | None = None
+    ) -> Generator[OperatorEvent, None, None]:
+        """Yield events as they come. address: as the server gave it, or with a query of ours."""
+        full = {**query, "follow": "true"} if query is not None else None
+        with self._client.events("GET", address, query=full, idle_s=idle_s) as events:
+            for event in events:
+                yield msgspec.json.decode(event.data, type=OperatorEvent)
+
+    def all_keys(self) -> tuple[KeyInfo, ...]:
+        return self._client.get(f"{_BASE}/keys", KeyList).keys
+
+    def create_key(self, order: KeyOrder) -> KeyCreated:
+        return self._client.post(f"{_BASE}/keys", order, KeyCreated)
+
+    def revoke_key(self, key_id: str) -> KeyInfo:
+        return self._client.delete(f"{_BASE}/keys/{quote(key_id, safe='')}", KeyInfo)
+
+
+# Private
+
+
+def _of_model(name: str) -> str:
+    """The address of a model; a name may hold slashes, which stay."""
+    return f"{_BASE}/models/{quote(name, safe='/')}"
+
+
+def _logs_of(name: str) -> str:
+    return f"{_BASE}/logs/{quote(name, safe='/')}"
+
+
+def _typed(worker_type: WorkerType | None) -> dict[str, str | int]:
+    return {"worker_type": worker_type.value} if worker_type is not None else {}

@@ -1,0 +1,191 @@
+"""`hostler chat`: one question, or a conversation in the terminal. Answers stream as they come."""
+
+import sys
+from collections.abc import Generator
+from contextlib import closing
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from hostler.cli.client import Client, error_message
+from hostler.cli.exits import CommandFailed, Exit
+from hostler.cli.render import clean, print_json
+from hostler.cli.serving import Served, pick_model, served_models
+from hostler.cli.target import NO_OPTIONS, Common, find_target
+from hostler.core.model import WorkerType
+
+_PATH = "/v1/chat/completions"
+_STDIN_CHARACTERS = 4_000_000  # more than any prompt; a pipe may be endless
+_HELP = (
+    "Type a line and Enter. /reset forgets the conversation, /exit or Ctrl-D ends, "
+    "Ctrl-C stops an answer."
+)
+
+
+class Delta(msgspec.Struct, frozen=True):
+    content: str | None = None
+    reasoning_content: str | None = None
+
+
+class Choice(msgspec.Struct, frozen=True):
+    delta: Delta = Delta()
+    finish_reason: str | None = None
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """One event of a chat stream: the fields that a terminal shows."""
+
+    choices: tuple[Choice, ...] = ()
+
+
+def chat(
+    model: str | None = None,
+    prompt: str | None = None,
+    /,
+    *,
+    use: Annotated[str | None, Parameter(name=("--model", "-m"))] = None,
+    system: str | None = None,
+    temperature: float = 0.2,
+    max_tokens: int = 512,
+    common: Common = NO_OPTIONS,
+) -> int:
+    """Talk with a model.
+
+    Without a prompt: a conversation on a terminal; elsewhere the prompt is read from stdin.
+
+    Example: `hostler chat smollm2-135m-instruct "What does a hostler do?"`
+
+    Parameters
+    ----------
+    model: str
+        The model. Left out: the only chat model. A text with spaces here is the prompt.
+    prompt: str
+        What to say.
+    use: str
+        The model, when the first word shall be the prompt.
+    system: str
+        The system prompt. Left out: the one of the model's own chat template.
+    temperature: float
+        0 is the most probable answer. Small models need it low.
+    max_tokens: int
+        The longest answer, in tokens.
+    """
+    with Client(find_target(common)) as client:
+        name, prompt = _names(served_models(client), model, prompt, use)
+        talk = _Talk(client, name, system, {"temperature": temperature, "max_tokens": max_tokens})
+        if prompt is None and sys.stdin.isatty() and not common.json:
+            return _converse(talk)
+        if prompt is None:
+            prompt = sys.stdin.read(_STDIN_CHARACTERS)
+        if not prompt.strip():
+            raise CommandFailed("the prompt is empty", Exit.USAGE)
+        if common.json:
+            print_json(client.post(_PATH, talk.request(prompt, stream=False), msgspec.Raw))
+            return Exit.OK
+        return _print_answer(talk, prompt)
+
+
+# Private
+
+
+class _Talk:
+    """A conversation with one model, and its settings."""
+
+    def __init__(
+        self, client: Client, model: str, system: str | None, settings: dict[str, Any]
+    ) -> None:
+        self._client = client
+        self._settings = {"model": model, **settings}
+        self._first = [{"role": "system", "content": system}] if system is not None else []
+        self.model = model
+        self.history: list[dict[str, str]] = []
+
+    def request(self, prompt: str, *, stream: bool) -> dict[str, Any]:
+        messages = [*self._first, *self.history, {"role": "user", "content": prompt}]
+        return {**self._settings, "messages": messages, "stream": stream}
+
+    def ask(self, prompt: str) -> Generator[str, None, None]:
+        """Yield the answer's pieces; it is remembered as far as it came."""
+        pieces: list[str] = []
+        try:
+            with self._client.events(
+                "POST", _PATH, body=self.request(prompt, stream=True)
+            ) as events:
+                for event in events:
+                    if event.data == b"[DONE]":
+                        break
+                    for choice in _chunk(event.data).choices:
+                        if choice.delta.content:
+                            pieces.append(choice.delta.content)
+                            yield choice.delta.content
+                else:
+                    raise CommandFailed("the answer ended before it was complete")
+        finally:
+            if pieces:
+                self.history += [
+                    {"role": "user", "content": prompt},
+                    {"role": "assistant", "content": "".join(pieces)},
+                ]
+
+
+def _chunk(data: bytes) -> Chunk:
+    if (message := error_message(data)) is not None:
+        raise CommandFailed(message)
+    try:
+        return msgspec.json.decode(data, type=Chunk)
+    except msgspec.DecodeError as error:
+        raise CommandFailed(f"the stream holds something else than an answer ({error})") from error
+
+
+def _names(
+    models: tuple[Served, ...], model: str | None, prompt: str | None, use: str | None
+) -> tuple[str, str | None]:
+    """Tell model and prompt apart: a first word with spaces in it is a prompt."""
+    if use is not None or (
+        model is not None and prompt is None and any(c.isspace() for c in model)
+    ):
+        prompt = " ".join(part for part in (model, prompt) if part is not None) or None
+        model = use
+    return pick_model(models, model, WorkerType.LLM), prompt
+
+
+def _print_answer(talk: _Talk, prompt: str) -> int:
+    """Write the answer as it comes; Ctrl-C ends it and the connection with it."""
+    with closing(talk.ask(prompt)) as pieces:
+        try:
+            for piece in pieces:
+                sys.stdout.write(clean(piece))
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            sys.stdout.write("\n")
+            return Exit.INTERRUPTED
+        except CommandFailed:
+            sys.stdout.write("\n")
+            raise
+    sys.stdout.write("\n")
+    return Exit.OK
+
+
+def _converse(talk: _Talk) -> int:
+    sys.stderr.write(f"{talk.model}. {_HELP}\n")
+    while True:
+        try:
+            line = input("> ")
+        except (EOFError, KeyboardInterrupt):
+            sys.stderr.write("\n")
+            return Exit.OK
+        match line.strip():
+            case "":
+                continue
+            case "/exit" | "/quit":
+                return Exit.OK
+            case "/reset":
+                talk.history.clear()
+            case "/help":
+                sys.stderr.write(_HELP + "\n")
+            case prompt:
+                try:
+                    _print_answer(talk, prompt)
+                except CommandFailed as failure:
+                    sys.stderr.write(f"hostler: {failure.message}\n")

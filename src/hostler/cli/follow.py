@@ -1,0 +1,182 @@
+"""Follow: wait for a model, and show how far it is: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from contextlib import closing
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
+
+from hostler.admin.messages import ModelStatus
+from hostler.cli.api import Api
+from hostler.cli.exits import CommandFailed, Exit
+from hostler.cli.render import clean, duration, err, size
+from hostler.core.worker import OperatorEvent
+
+_SILENCE_S = 20.0  # after which the stream is opened again; the server's keep-alive is shorter
+_LINE_EVERY_S = 5.0  # of a download, where no bar can be drawn
+_LOOK_S = 0.25
+_AWAY_S = 15.0  # a controller may be away so long before a command gives up
+_PASSING = (Exit.UNREACHABLE, Exit.TRY_AGAIN, Exit.FAILED)
+
+
+class Follow:
+    """Waits for one model of one server. quiet: shows nothing."""
+
+    def __init__(self, api: Api, status: ModelStatus, *, quiet: bool) -> None:
+        self._api = api
+        self._name = status.name
+        self._type = status.worker_type
+        self._status = status
+        self._meter = Meter(quiet=quiet)
+
+    def until_ready(self, events: str, timeout_s: float) -> ModelStatus:
+        """Return how it stands when it is ready, an instance has failed, or the time has passed.
+
+        events: the address of its event stream, from the order on.
+        """
+        began_s = time.monotonic()
+        end_s = began_s + timeout_s
+        with self._meter:
+            while not self._is_done() and time.monotonic() < end_s:
+                events = self._read(events, end_s)
+        if self._status.ready >= self._status.wanted:
+            took = duration(time.monotonic() - began_s)
+            self._meter.line(f"{self._status.worker_key}: ready after {took}")
+        return self._status
+
+    def until_gone(self, timeout_s: float) -> int:
+        """Return how many of its instances are left: 0, or those at the end of the time."""
+        end_s = time.monotonic() + timeout_s
+        while True:
+            left = [
+                one
+                for one in self._api.instances()
+                if one.worker_key == self._status.worker_key
+                and one.state.value not in ("stopped", "failed")
+            ]
+            if not left or time.monotonic() >= end_s:
+                return len(left)
+            time.sleep(_LOOK_S)
+
+    # Private
+
+    def _is_done(self) -> bool:
+        status = self._status
+        return status.ready >= status.wanted or "failed" in status.states
+
+    def _read(self, events: str, end_s: float) -> str:
+        """Follow the stream until it is done or breaks; return the address to go on from."""
+        idle_s = min(_SILENCE_S, max(0.1, end_s - time.monotonic()))
+        try:
+            with closing(self._api.follow_events(events, idle_s=idle_s)) as news:
+                for event in news:
+                    events = _from(events, event.seq)
+                    self._meter.show(event)
+                    if event.kind.startswith("instance."):
+                        self._look()
+                    if self._is_done() or time.monotonic() >= end_s:
+                        break
+        except CommandFailed as failure:
+            if failure.exit_code not in _PASSING:
+                raise
+            self._look_again(failure)
+        return events
+
+    def _look(self) -> None:
+        self._status = self._api.model(self._name, self._type)
+
+    def _look_again(self, failure: CommandFailed) -> None:
+        """Ask once more after a break: a controller that is restarted is back within seconds."""
+        for _ in range(int(_AWAY_S / _LOOK_S)):
+            time.sleep(_LOOK_S)
+            try:
+                return self._look()
+            except CommandFailed as again:
+                if again.exit_code not in _PASSING:
+                    raise
+        raise failure
+
+
+class Meter:
+    """Shows events of a start. A context manager: the bar lives inside."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar = None if quiet or not sys.stderr.isatty() else _bar()
+        self._tasks: dict[str, TaskID] = {}
+        self._told_at_s: dict[str, float] = {}
+
+    def __enter__(self) -> "Meter":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, event: OperatorEvent) -> None:
+        if event.kind == "fetch.progress":
+            self._show_fetch(event)
+        elif event.kind.startswith("instance."):
+            self._end_task(event.instance_id)
+            state = event.kind.partition(".")[2]
+            self.line(f"{event.model}: {state}{f': {event.message}' if event.message else ''}")
+
+    def line(self, text: str) -> None:
+        """One line, above the bar if there is one."""
+        if not self._quiet:
+            console = self._bar.console if self._bar is not None else err()
+            console.print(clean(text), markup=False)
+
+    # Private
+
+    def _show_fetch(self, event: OperatorEvent) -> None:
+        done, total = event.fields.get("done_bytes", 0), event.fields.get("total_bytes")
+        text = f"{event.model}: {event.message}"
+        if self._bar is not None:
+            task = self._tasks.get(event.instance_id)
+            if task is None:
+                task = self._bar.add_task(text, total=total)
+                self._tasks[event.instance_id] = task
+            self._bar.update(task, description=text, completed=done, total=total)
+            return
+        now_s = time.monotonic()
+        if now_s - self._told_at_s.get(event.instance_id, 0.0) >= _LINE_EVERY_S:
+            self._told_at_s[event.instance_id] = now_s
+            self.line(f"{text} {size(done)}{f' of {size(total)}' if total else ''}")
+
+    def _end_task(self, instance_id: str) -> None:
+        task = self._tasks.pop(instance_id, None)
+        if task is not None and self._bar is not None:
+            self._bar.remove_task(task)
+
+
+# Private
+
+
+def _bar() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=err(),
+        transient=True,
+    )
+
+
+def _from(address: str, seq: int) -> str:
+    """The same stream, from after this event on."""
+    path, _, query = address.partition("?")
+    kept = [part for part in query.split("&") if part and not part.startswith("after=")]
+    return f"{path}?{'&'.join([*kept, f'after={seq}'])}"

@@ -1,0 +1,130 @@
+"""The command tree. A command's module is imported only when it runs, so that starting is quick."""
+
+import os
+import sys
+
+from cyclopts import App, CycloptsError
+
+from hostler.cli.exits import CommandFailed, Exit, exit_of_error
+from hostler.cli.version import installed_version
+from hostler.core.errors import HostlerError
+
+_HELP = """One endpoint for many AI models.
+
+Start a server with `hostler up`; the other commands talk to it.
+"""
+
+
+def make_app() -> App:
+    """Return the whole command tree."""
+    app = App(
+        name="hostler",
+        help=_HELP,
+        version_flags=["--version"],
+        version=installed_version,
+        help_format="markdown",
+        result_action="return_value",
+    )
+    for group, commands in _COMMANDS.items():
+        for name, where in commands.items():
+            app.command(where, name=name, group=group)
+    for about, parts in _FAMILIES:
+        family = App(name=about[0], help=about[1], group=about[2])
+        for name, where in parts.items():
+            family.command(where, name=name)
+        app.command(family)
+    return app
+
+
+def load_listed(app: App, given: list[str]) -> None:
+    """Import the commands that a help page lists: it shows the first line of each one's docstring."""
+    for word in given:
+        if not word.startswith("-") and word in app:
+            app = app[word]
+    for name in app:
+        if not name.startswith("-"):
+            app[name]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; what went wrong is one message on stderr."""
+    given = sys.argv[1:] if arguments is None else arguments
+    app = make_app()
+    try:
+        if not given or not _HELP_FLAGS.isdisjoint(given):
+            load_listed(app, given)
+        result = app(given, exit_on_error=False)
+    except CommandFailed as failure:
+        return _fail(failure.message, failure.exit_code)
+    except HostlerError as error:
+        return _fail(error.message, exit_of_error(error))
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has left; what is still buffered must not fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    except CycloptsError:
+        return Exit.USAGE  # it has said what is wrong
+    return result if isinstance(result, int) else Exit.OK
+
+
+# Private
+
+_HELP_FLAGS = frozenset({"--help", "-h"})
+
+# Group, then name: where it lives. The first line of its docstring is its line in `hostler --help`.
+_COMMANDS = {
+    "Server": {
+        "up": "hostler.cli.up:up",
+        "ps": "hostler.cli.ps:ps",
+        "events": "hostler.cli.events:events",
+    },
+    "Models": {
+        "chat": "hostler.cli.chat:chat",
+        "embed": "hostler.cli.ask:embed",
+        "rerank": "hostler.cli.ask:rerank",
+        "tokens": "hostler.cli.ask:tokens",
+    },
+    "This machine": {
+        "doctor": "hostler.cli.doctor:doctor",
+        "version": "hostler.cli.version:version",
+    },
+    "Single processes": {
+        "controller": "hostler.cli.processes:controller",
+        "gateway": "hostler.cli.processes:gateway",
+        "worker": "hostler.cli.processes:worker",
+    },
+}
+_FAMILIES = (
+    (
+        ("model", "Start, stop and look at models.", "Models"),
+        {
+            "start": "hostler.cli.models:start",
+            "stop": "hostler.cli.models:stop",
+            "list": "hostler.cli.models:list_models",
+            "show": "hostler.cli.models:show",
+            "logs": "hostler.cli.models:logs",
+        },
+    ),
+    (
+        ("key", "API keys.", "Server"),
+        {
+            "create": "hostler.cli.keys:create",
+            "list": "hostler.cli.keys:list_keys",
+            "revoke": "hostler.cli.keys:revoke",
+        },
+    ),
+    (
+        ("completion", "Completion of commands in your shell.", "This machine"),
+        {
+            "install": "hostler.cli.completion:install",
+            "print": "hostler.cli.completion:print_script",
+        },
+    ),
+)
+
+
+def _fail(message: str, code: Exit) -> int:
+    sys.stderr.write(f"hostler: {message}\n")
+    return code

@@ -1,0 +1,339 @@
+"""`hostler model`: write down a wish, follow what comes of it, look at what there is."""
+
+import sys
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from hostler.admin.messages import ModelStatus
+from hostler.cli.api import Api
+from hostler.cli.client import Client
+from hostler.cli.exits import CommandFailed, Exit
+from hostler.cli.follow import Follow
+from hostler.cli.render import clean, print_json, print_table, size
+from hostler.cli.target import NO_OPTIONS, Common, find_target
+from hostler.core.model import ParameterDescription, WorkerType
+from hostler.core.worker import WorkerStartupRequest
+
+_TYPE = Parameter(name="--type", name_transform=str.lower)  # text2vec, not text2-vec
+TypeOption = Annotated[
+    WorkerType | None, _TYPE, Parameter(help="Needed when two types share the name.")
+]
+Texts = Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)]
+_LAST_LINES = 20
+
+
+def start(
+    name: str,
+    /,
+    *,
+    worker_type: Annotated[
+        WorkerType | None, _TYPE, Parameter(help="What it does. Left out: the catalogue's.")
+    ] = None,
+    engine: str | None = None,
+    source: str | None = None,
+    replicas: int | None = None,
+    concurrency: int | None = None,
+    param: Texts = (),
+    server: Texts = (),
+    alias: Texts = (),
+    wait: bool = True,
+    timeout: float = 900.0,
+    common: Common = NO_OPTIONS,
+) -> int:
+    """Ask for a model, and follow it until it is ready.
+
+    Example: `hostler model start smollm2-135m-instruct --replicas 2 --param n_ctx=4096`
+
+    Parameters
+    ----------
+    name: str
+        The name to serve it by. What is left out comes from the catalogue entry of that name.
+    engine: str
+        Who runs it: llama.cpp, onnx, openai.
+    source: str
+        Where its files come from: wheel:, https:, or a path.
+    replicas: int
+        How many copies.
+    concurrency: int
+        How many requests one copy works on at once.
+    param: tuple[str, ...]
+        A parameter of the engine, NAME=VALUE; repeat for several. `hostler model show` lists them.
+    server: tuple[str, ...]
+        For engine openai: the URL of a server that runs already; repeat for several.
+    alias: tuple[str, ...]
+        Another name for it; repeat for several.
+    wait: bool
+        Stay until it is ready or has failed.
+    timeout: float
+        Seconds to wait; the server goes on afterwards.
+    """
+    request = WorkerStartupRequest(
+        model=name,
+        worker_type=worker_type,
+        engine=engine,
+        source=source,
+        replicas=replicas,
+        concurrency=concurrency,
+        params=parse_params(param) if param else None,
+        urls=server or None,
+        aliases=alias or None,
+    )
+    with Client(find_target(common)) as client:
+        api = Api(client)
+        accepted = api.start_model(request)
+        status = accepted.model
+        if wait:
+            status = Follow(api, status, quiet=common.json).until_ready(accepted.events, timeout)
+        if common.json:
+            print_json(status)
+        elif not wait:
+            print(f"{status.worker_key}: wished; `hostler model show {name}` says how it stands")
+        if wait and status.ready < status.wanted:
+            _show_log(api, status)
+            raise CommandFailed(_why(status))
+    return Exit.OK
+
+
+def stop(
+    name: str,
+    /,
+    *,
+    worker_type: TypeOption = None,
+    delete: Annotated[bool, Parameter(negative=())] = False,
+    wait: bool = True,
+    timeout: float = 120.0,
+    common: Common = NO_OPTIONS,
+) -> int:
+    """Drain and stop a model.
+
+    Example: `hostler model stop smollm2-135m-instruct --delete`
+
+    Parameters
+    ----------
+    delete: bool
+        Also forget the wish. Its files stay on disk.
+    wait: bool
+        Stay until its processes are gone.
+    timeout: float
+        Seconds to wait; the server goes on afterwards.
+    """
+    with Client(find_target(common)) as client:
+        api = Api(client)
+        status = api.stop_model(name, worker_type, delete=delete)
+        left = Follow(api, status, quiet=common.json).until_gone(timeout) if wait else None
+    if common.json:
+        print_json(status)
+    if left:
+        raise CommandFailed(
+            f"{status.worker_key}: {left} instances still drain after {timeout:.0f} s",
+            Exit.TRY_AGAIN,
+        )
+    if not common.json:
+        print(f"{status.worker_key}: {'stopped' if wait else 'is stopping'}")
+    return Exit.OK
+
+
+def list_models(
+    *,
+    every: Annotated[bool, Parameter(name="--all", negative=())] = False,
+    common: Common = NO_OPTIONS,
+) -> int:
+    """Models that were asked for, or all that could be.
+
+    Example: `hostler model list --all`
+
+    Parameters
+    ----------
+    every: bool
+        What could be started on this server, with sizes and licences.
+    """
+    with Client(find_target(common)) as client:
+        api = Api(client)
+        if every:
+            return _list_supported(api, as_json=common.json)
+        models = api.models()
+    if common.json:
+        print_json(models)
+        return Exit.OK
+    print_table(
+        ("MODEL", "TYPE", "ENGINE", "READY", "STATE", "REASON"),
+        (
+            (
+                one.name,
+                one.worker_type.value,
+                one.deployment.engine,
+                f"{one.ready}/{one.wanted}",
+                _state(one),
+                one.reason if one.ready < one.wanted else "",
+            )
+            for one in models
+        ),
+        empty="no models were asked for; `hostler model list --all` says what could run",
+    )
+    return Exit.OK
+
+
+def show(name: str, /, *, worker_type: TypeOption = None, common: Common = NO_OPTIONS) -> int:
+    """One model: its wish, its instances, its parameters.
+
+    Example: `hostler model show smollm2-135m-instruct`
+    """
+    with Client(find_target(common)) as client:
+        api = Api(client)
+        status = api.model(name, worker_type)
+        if common.json:
+            print_json(status)
+            return Exit.OK
+        described = api.parameters(name, status.worker_type)
+    wish = status.deployment
+    print(
+        f"{status.worker_key}: {status.ready} of {status.wanted} instances ready ({_state(status)})"
+    )
+    facts = {
+        "engine": wish.engine,
+        "source": wish.source,
+        "servers": " ".join(wish.urls),
+        "aliases": " ".join(wish.aliases),
+        "at once": f"{wish.concurrency} requests an instance",
+        "reason": status.reason,
+    }
+    print("\n".join(f"  {key}: {clean(value)}" for key, value in facts.items() if value))
+    print_table(
+        ("INSTANCE", "STATE", "PID", "BUSY", "MEMORY", "REASON"),
+        (
+            (
+                one.instance_id,
+                one.state.value,
+                one.pid,
+                f"{one.in_flight}/{one.limit_model_concurrency}",
+                size(one.memory_bytes),
+                one.reason,
+            )
+            for one in status.instances
+        ),
+        empty="no instances",
+    )
+    print_table(
+        ("PARAMETER", "VALUE", "TYPE", "WHAT IT DOES"),
+        ((one.name, _value(wish.params, one), one.type, one.help) for one in described),
+        empty="no parameters",
+    )
+    return Exit.OK
+
+
+def logs(
+    name: str,
+    /,
+    *,
+    worker_type: TypeOption = None,
+    tail: int = 100,
+    follow: Annotated[bool, Parameter(name=("--follow", "-f"), negative=())] = False,
+    common: Common = NO_OPTIONS,
+) -> int:
+    """The log of a model's workers.
+
+    Example: `hostler model logs smollm2-135m-instruct --follow`
+
+    Parameters
+    ----------
+    tail: int
+        How many of the last lines.
+    follow: bool
+        Wait for more, until Ctrl-C.
+    """
+    with Client(find_target(common)) as client:
+        api = Api(client)
+        if follow:
+            for part in api.follow_logs(name, worker_type, tail):
+                sys.stdout.write(clean(part.decode(errors="replace")))
+                sys.stdout.flush()
+            return Exit.OK
+        answer = api.logs(name, worker_type, tail)
+    if common.json:
+        print_json(answer)
+        return Exit.OK
+    for log in answer.logs:
+        if len(answer.logs) > 1:
+            print(f"==> {log.instance_id} <==")
+        print("\n".join(map(clean, log.lines)))
+    return Exit.OK
+
+
+def parse_params(given: tuple[str, ...]) -> dict[str, Any]:
+    """Return `NAME=VALUE` texts as a mapping; a value that is JSON is taken as that.
+
+    Raises:
+        CommandFailed: a text without `=` or a name.
+    """
+    params: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise CommandFailed(f"--param {text!r}: need NAME=VALUE", Exit.USAGE)
+        try:
+            params[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            params[name] = value
+    return params
+
+
+# Private
+
+
+def _list_supported(api: Api, *, as_json: bool) -> int:
+    found = api.supported()
+    if as_json:
+        print_json(found)
+        return Exit.OK
+    print_table(
+        ("MODEL", "TYPE", "ENGINE", "DOWNLOAD", "MEMORY", "FITS", "HERE", "LICENCE", "WHAT IT IS"),
+        (
+            (
+                one.model,
+                one.worker_type.value,
+                one.engine,
+                size(one.download_bytes),
+                size(one.memory_bytes),
+                {True: "yes", False: "no", None: "-"}[one.fits],
+                "yes" if one.present else "no",
+                one.license,
+                one.description,
+            )
+            for one in found
+        ),
+        empty="the catalogue is empty",
+    )
+    return Exit.OK
+
+
+def _show_log(api: Api, status: ModelStatus) -> None:
+    """Show the last log lines on stderr: what the engine said before it failed."""
+    for log in api.logs(status.name, status.worker_type, _LAST_LINES).logs:
+        for line in log.lines:
+            sys.stderr.write(f"  {clean(line)}\n")
+
+
+def _why(status: ModelStatus) -> str:
+    parts = ", ".join(f"{count} {state}" for state, count in sorted(status.states.items()))
+    return (
+        f"{status.worker_key}: {status.ready} of {status.wanted} instances ready "
+        f"({parts or 'none yet'}): {status.reason or 'no reason was given yet'}; "
+        f"`hostler events --model {status.name}` says what happened"
+    )
+
+
+def _state(status: ModelStatus) -> str:
+    if status.wanted and status.ready >= status.wanted:
+        return "ready"
+    if not status.wanted:
+        return "draining" if status.states else "stopped"
+    return ", ".join(sorted(status.states)) or "pending"
+
+
+def _value(params: Any, description: ParameterDescription) -> str:
+    value = params.get(description.name, description.default)
+    if description.secret and value is not None:
+        return "***"
+    return "-" if value is None else msgspec.json.encode(value).decode().strip('"')

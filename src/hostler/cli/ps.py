@@ -1,0 +1,142 @@
+"""`hostler ps`: what runs, told by the server, or by the processes themselves when it is gone."""
+
+import time
+from typing import Annotated
+
+import msgspec
+import psutil
+from cyclopts import Parameter
+
+from hostler.app.paths import StatePaths
+from hostler.cli.api import Api
+from hostler.cli.client import Client
+from hostler.cli.exits import CommandFailed, Exit
+from hostler.cli.render import duration, err, print_json, print_table, size
+from hostler.cli.target import NO_OPTIONS, Common, find_target, read_up_record
+
+
+class Leftover(msgspec.Struct, frozen=True, kw_only=True):
+    """A process of a state folder, as the kernel shows it.
+
+    role: controller, gateway, worker, up, or engine (a child of a worker's agent).
+    """
+
+    pid: int
+    role: str
+    instance_id: str = ""
+    age_s: float = 0.0
+    memory_bytes: int = 0
+
+
+def ps(
+    *, stopped: Annotated[bool, Parameter(negative=())] = False, common: Common = NO_OPTIONS
+) -> int:
+    """What runs now, also when no server answers.
+
+    Example: `hostler ps`
+
+    Parameters
+    ----------
+    stopped: bool
+        Show instances that have ended as well.
+    """
+    try:
+        target = find_target(common)
+        with Client(target) as client:
+            instances = Api(client).instances()
+    except CommandFailed as failure:
+        if failure.exit_code is not Exit.UNREACHABLE:
+            raise
+        return _without_server(common, failure)
+    shown = [one for one in instances if stopped or not one.stopped]
+    if common.json:
+        print_json({"server": target.url, "answers": True, "instances": shown})
+        return Exit.OK
+    print_table(
+        ("MODEL", "TYPE", "STATE", "FOR", "ENGINE", "PID", "BUSY", "MEMORY", "LAST BEAT"),
+        (
+            (
+                one.model_name,
+                one.worker_type.value,
+                one.state.value,
+                duration(one.state_for_s),
+                one.engine,
+                one.pid,
+                f"{one.in_flight}/{one.limit_model_concurrency}",
+                size(one.memory_bytes),
+                duration(one.last_heartbeat_s),
+            )
+            for one in shown
+        ),
+        empty=f"{target.url}: no instances; `hostler model start NAME` asks for one",
+    )
+    return Exit.OK
+
+
+def find_leftovers(paths: StatePaths) -> list[Leftover]:
+    """Return the living processes of this state folder, by the tags in their environment."""
+    folder = str(paths.state_dir)
+    found = []
+    for process in psutil.process_iter():
+        try:
+            tags = process.environ()
+            if tags.get("HOSTLER_STATE_DIR") != folder or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            role = _role(process.cmdline(), tagged="HOSTLER_INSTANCE" in tags)
+            if role and process.pid != psutil.Process().pid:
+                found.append(
+                    Leftover(
+                        pid=process.pid,
+                        role=role,
+                        instance_id=tags.get("HOSTLER_INSTANCE", ""),
+                        age_s=max(0.0, time.time() - process.create_time()),
+                        memory_bytes=process.memory_info().rss,
+                    )
+                )
+        except psutil.Error:
+            continue  # it has ended meanwhile, or belongs to somebody else
+    return sorted(found, key=lambda one: (one.role, one.pid))
+
+
+# Private
+
+_ROLES = ("up", "controller", "gateway", "worker")
+
+
+def _without_server(common: Common, failure: CommandFailed) -> int:
+    """Say what the state folder and the kernel know, when no controller can be asked."""
+    if common.url:
+        raise failure  # another machine's processes cannot be seen from here
+    found = find_leftovers(common.paths)
+    record = read_up_record(common.paths)
+    if common.json:
+        print_json({"server": record.url if record else None, "answers": False, "processes": found})
+        return Exit.UNREACHABLE
+    print_table(
+        ("PROCESS", "PID", "INSTANCE", "AGE", "MEMORY"),
+        (
+            (one.role, one.pid, one.instance_id, duration(one.age_s), size(one.memory_bytes))
+            for one in found
+        ),
+        empty=f"no process of the state folder {common.paths.state_dir} runs",
+    )
+    ending = (
+        "processes without a controller end by themselves after life.orphan_grace_s "
+        "(20 s unless set otherwise); "
+        if found
+        else ""
+    )
+    err().print(
+        f"hostler: no controller answers; {ending}`hostler up` starts the server again",
+        markup=False,
+    )
+    return Exit.UNREACHABLE
+
+
+def _role(command: list[str], *, tagged: bool) -> str | None:
+    """What a process of ours does, by its command line; a tagged stranger is an engine."""
+    names = [part.rsplit("/", 1)[-1] for part in command[:4]]
+    for at, name in enumerate(names[:-1]):
+        if name in ("hostler", "__main__.py") and names[at + 1] in _ROLES:
+            return names[at + 1]
+    return "engine" if tagged else None

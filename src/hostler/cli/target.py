@@ -1,0 +1,121 @@
+"""Which server a command talks to, and with which key.
+
+Options go before the environment, and that before the state folder.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+from cyclopts import Group, Parameter
+
+from hostler.app.config import default_state_dir, environment
+from hostler.app.paths import StatePaths
+from hostler.cli.exits import CommandFailed, Exit
+
+SERVER_OPTIONS = Group("Server", sort_key=90)
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@Parameter(name="*", group=SERVER_OPTIONS)
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """The options that every client command has."""
+
+    json: Annotated[bool, Parameter(negative=(), help="Print JSON for programs.")] = False
+    url: Annotated[str | None, Parameter(help="The server. [env: HOSTLER_URL]")] = None
+    key: Annotated[str | None, Parameter(help="An API key. [env: HOSTLER_API_KEY]")] = None
+    state_dir: Annotated[
+        Path | None, Parameter(help="The server's state folder. [env: HOSTLER_STATE_DIR]")
+    ] = None
+
+    @property
+    def paths(self) -> StatePaths:
+        given = self.state_dir or environment("HOSTLER_STATE_DIR")
+        return StatePaths(given or default_state_dir())
+
+
+NO_OPTIONS = Common()
+
+
+class UpRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What `hostler up` leaves in its state folder for commands: where it answers."""
+
+    url: str
+    pid: int
+    started_at_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One server and the key to show it; key is None when none was found."""
+
+    url: str
+    key: str | None
+
+    @property
+    def is_local(self) -> bool:
+        return (urlsplit(self.url).hostname or "") in LOOPBACK
+
+
+def find_target(common: Common) -> Target:
+    """Return the server that the options, the environment or the state folder name.
+
+    The key in the state folder is shown only to the server of that state folder.
+
+    Raises:
+        CommandFailed: none of them names a server, or a URL is not one.
+    """
+    record = read_up_record(common.paths)
+    url = common.url or environment("HOSTLER_URL") or (record.url if record else None)
+    if url is None:
+        raise CommandFailed(
+            f"no server is known: {common.paths.up_record} does not exist; "
+            "start one with `hostler up`, or name one with --url or --state-dir",
+            Exit.UNREACHABLE,
+        )
+    url = _check_url(url)
+    key = common.key or environment("HOSTLER_API_KEY")
+    if not key and record and _same_server(url, record.url):
+        key = read_admin_key(common.paths)
+    return Target(url=url, key=key or None)
+
+
+def read_up_record(paths: StatePaths) -> UpRecord | None:
+    """Return what the last `hostler up` on this state folder wrote, None without one."""
+    try:
+        return msgspec.json.decode(paths.up_record.read_bytes(), type=UpRecord)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def read_admin_key(paths: StatePaths) -> str | None:
+    """Return the admin key of this state folder, None when it is not readable."""
+    try:
+        return paths.admin_key.read_text().strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+# Private
+
+
+def _check_url(url: str) -> str:
+    """Return the URL without a trailing slash or `/v1`, so that both forms people paste work."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise CommandFailed(f"{url!r} is not a URL like http://127.0.0.1:8100", Exit.USAGE)
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _same_server(url: str, recorded: str) -> bool:
+    one, other = urlsplit(url), urlsplit(recorded)
+    if (one.scheme, one.port) != (other.scheme, other.port):
+        return False
+    return one.hostname == other.hostname or {one.hostname, other.hostname} <= LOOPBACK

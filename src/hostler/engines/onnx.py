@@ -48,7 +48,6 @@ class OnnxWorker(ModelWorker):
             len,
             batch_tokens=parameters.batch_tokens,
             queue_length=parameters.queue_length,
-            batching=parameters.batching,
         )
         return ModelMetadata(
             model=spec.model_name,

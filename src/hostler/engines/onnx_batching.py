@@ -27,7 +27,6 @@ class Batcher(Generic[Item, Result]):
     compute: items in, one result an item out, in order. length: tokens of an item.
     batch_tokens: bound of longest x count of a batch; an item above it goes alone.
     queue_length: items that may wait, those being computed not counted.
-    batching: False computes items one by one, in turns.
     """
 
     def __init__(
@@ -37,13 +36,11 @@ class Batcher(Generic[Item, Result]):
         *,
         batch_tokens: int,
         queue_length: int,
-        batching: bool = True,
     ) -> None:
         self._compute = compute
         self._length = length
         self._batch_tokens = batch_tokens
         self._queue_length = queue_length
-        self._batching = batching
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
         self._jobs: deque[_Job[Item, Result]] = deque()
         self._again: deque[list[_Entry[Item, Result]]] = deque()  # parts of a batch that raised
@@ -100,7 +97,7 @@ class Batcher(Generic[Item, Result]):
         window = list(self._in_turn())
         if not window:
             return []
-        chosen = self._neighbours(window) if self._batching else window[:1]
+        chosen = self._neighbours(window)
         for entry in chosen:
             del entry.job.waiting[entry.index]
         self._waiting -= len(chosen)

@@ -5,6 +5,7 @@ tokenizer_config.json and 1_Pooling/config.json is there. All methods may be cal
 """
 
 from collections.abc import Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,9 @@ class OnnxModel:
         self._normalize = parameters.normalize
         self._config = self._read_json("config.json")
         self._session = open_session(model_file, parameters.threads)
+        self._together = parameters.batching == "on" or (
+            parameters.batching == "auto" and not quantizes_batches(model_file)
+        )
         self._inputs = self._check_inputs(model_file)
         self._output = self._choose_output()
         self.max_length = parameters.max_length or self._own_length()
@@ -100,6 +104,13 @@ class OnnxModel:
 
     def compute(self, batch: Sequence[Encoded]) -> Sequence[Vector]:
         """One float32 vector a text (length 1 if normalised), or a vector of one logit a pair."""
+        if self._together:
+            return self._run(batch)
+        return [self._run([item])[0] for item in batch]
+
+    # Private
+
+    def _run(self, batch: Sequence[Encoded]) -> Vector:
         longest = max(len(item) for item in batch)
         ids = np.full((len(batch), longest), self._pad_id, dtype=np.int64)
         mask = np.zeros((len(batch), longest), dtype=np.int64)
@@ -116,8 +127,6 @@ class OnnxModel:
         except Exception as error:  # boundary: ONNX Runtime raises classes without a common base
             raise EngineError(f"ONNX Runtime: {type(error).__name__}") from error
         return self._as_logits(output) if self.reranks else self._as_vectors(output, mask)
-
-    # Private
 
     def _as_vectors(self, output: Any, mask: npt.NDArray[np.int64]) -> Vector:
         vectors: Vector = np.asarray(output, dtype=np.float32)
@@ -247,6 +256,17 @@ def find_model(folder: Path) -> Path:
         names = ", ".join(path.name for path in found[:5]) or "none"
         raise ModelFormatError(f"{folder}: need one .onnx file, found {names}")
     return found[0]
+
+
+def quantizes_batches(model_file: Path) -> bool:
+    """Say whether the model chooses its number range from all texts of a batch together.
+
+    "Dynamic" quantization does: one scale for a whole tensor. Measured on an int8 bge-small: the
+    same text alone and beside seven others has a cosine of 0.995 to 0.998, not 1. The names of a
+    graph's operators stand in the file as they are, so they are looked for as bytes.
+    """
+    with model_file.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        return content.find(b"DynamicQuantize") >= 0
 
 
 def open_session(model_file: Path, threads: int) -> onnxruntime.InferenceSession:

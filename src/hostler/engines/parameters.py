@@ -154,9 +154,13 @@ class OnnxParameters(ModelParameters, frozen=True, kw_only=True):
         ),
     ] = 8192
     batching: Annotated[
-        bool,
-        Meta(title="Batching", description="Compute texts of different requests together."),
-    ] = True
+        Literal["auto", "on", "off"],
+        Meta(
+            title="Batching",
+            description="Compute several texts in one run. auto: unless the model quantizes over "
+            "the whole batch, which makes a text's vector depend on its neighbours.",
+        ),
+    ] = "auto"
     max_inputs: Annotated[
         int,
         Meta(

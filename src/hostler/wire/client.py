@@ -6,7 +6,7 @@ The hot path is `Pool.submit`; `fetch` and `stream` are for agents, managers and
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from hostler.core.snapshot import Endpoint
 from hostler.wire.http1 import Fields, build_request
@@ -68,7 +68,7 @@ async def stream(
     body: bytes = b"",
     timeout_s: float,
     idle_s: float,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Ask once and give the answer's body as it comes.
 
     timeout_s: until the answer's head is here. idle_s: between two parts of the body.

@@ -55,7 +55,7 @@ class Api:
 
     def stop_model(self, name: str, worker_type: WorkerType | None, *, delete: bool) -> ModelStatus:
         query = {**_typed(worker_type), **({"delete": "true"} if delete else {})}
-        return self._client.delete(_of_model(name), ModelStatus, **query)
+        return self._client.delete(_of_model(name), ModelAccepted, **query).model
 
     def instances(self) -> tuple[WorkerRunData, ...]:
         return self._client.get(f"{_BASE}/instances", InstanceList).instances
@@ -68,12 +68,16 @@ class Api:
         return self._client.get(f"{_BASE}/parameters", ParameterList, **query).parameters
 
     def logs(self, name: str, worker_type: WorkerType | None, tail: int) -> LogAnswer:
-        return self._client.get(_logs_of(name), LogAnswer, tail=tail, **_typed(worker_type))
+        return self._client.get(
+            f"{_of_model(name)}/logs", LogAnswer, tail=tail, **_typed(worker_type)
+        )
 
     def follow_logs(self, name: str, worker_type: WorkerType | None, tail: int) -> Iterator[bytes]:
         """Yield the logs' text as it comes, until the caller leaves or no log is left."""
         query = {"tail": tail, "follow": "true", **_typed(worker_type)}
-        with self._client.stream("GET", _logs_of(name), query=query) as chunks:
+        with self._client.stream(
+            "GET", f"{_of_model(name)}/logs", query=query, accept="text/plain"
+        ) as chunks:
             yield from chunks
 
     def events(
@@ -118,10 +122,6 @@ class Api:
 def _of_model(name: str) -> str:
     """The address of a model; a name may hold slashes, which stay."""
     return f"{_BASE}/models/{quote(name, safe='/')}"
-
-
-def _logs_of(name: str) -> str:
-    return f"{_BASE}/logs/{quote(name, safe='/')}"
 
 
 def _typed(worker_type: WorkerType | None) -> dict[str, str | int]:

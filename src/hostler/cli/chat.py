@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from hostler.cli.client import Client, error_message
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.render import clean, print_json
-from hostler.cli.serving import Served, pick_model, served_models
+from hostler.cli.serving import pick_model, served_models
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.model import WorkerType
 
@@ -72,7 +72,8 @@ def chat(
         The longest answer, in tokens.
     """
     with Client(find_target(common)) as client:
-        name, prompt = _names(served_models(client), model, prompt, use)
+        model, prompt = split_names(model, prompt, use)
+        name = pick_model(served_models(client), model, WorkerType.LLM)
         talk = _Talk(client, name, system, {"temperature": temperature, "max_tokens": max_tokens})
         if prompt is None and sys.stdin.isatty() and not common.json:
             return _converse(talk)
@@ -84,6 +85,16 @@ def chat(
             print_json(client.post(_PATH, talk.request(prompt, stream=False), msgspec.Raw))
             return Exit.OK
         return _print_answer(talk, prompt)
+
+
+def split_names(
+    model: str | None, prompt: str | None, use: str | None
+) -> tuple[str | None, str | None]:
+    """Tell model and prompt apart: a first word with spaces in it is a prompt."""
+    if use is None and (prompt is not None or model is None or not any(map(str.isspace, model))):
+        return model, prompt
+    words = " ".join(part for part in (model, prompt) if part is not None)
+    return use, words or None
 
 
 # Private
@@ -136,18 +147,6 @@ def _chunk(data: bytes) -> Chunk:
         return msgspec.json.decode(data, type=Chunk)
     except msgspec.DecodeError as error:
         raise CommandFailed(f"the stream holds something else than an answer ({error})") from error
-
-
-def _names(
-    models: tuple[Served, ...], model: str | None, prompt: str | None, use: str | None
-) -> tuple[str, str | None]:
-    """Tell model and prompt apart: a first word with spaces in it is a prompt."""
-    if use is not None or (
-        model is not None and prompt is None and any(c.isspace() for c in model)
-    ):
-        prompt = " ".join(part for part in (model, prompt) if part is not None) or None
-        model = use
-    return pick_model(models, model, WorkerType.LLM), prompt
 
 
 def _print_answer(talk: _Talk, prompt: str) -> int:

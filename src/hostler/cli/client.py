@@ -62,17 +62,24 @@ class Client:
         body: Any = None,
         query: dict[str, str | int] | None = None,
         idle_s: float | None = None,
+        accept: str = "*/*",
     ) -> Iterator[Iterator[bytes]]:
         """Yield the body's bytes as they come; leaving early closes the connection.
 
         idle_s: longest silence between two reads; None: for ever.
         """
+        headers = {**_JSON, "Accept": accept}
         content = msgspec.json.encode(body) if body is not None else None
         timeout = httpx2.Timeout(idle_s, connect=_CONNECT_S)
         with (
             self._translated(path),
             self._http.stream(
-                method, path, content=content, params=query or None, headers=_JSON, timeout=timeout
+                method,
+                path,
+                content=content,
+                params=query or None,
+                headers=headers,
+                timeout=timeout,
             ) as answer,
         ):
             if answer.status_code >= 400:

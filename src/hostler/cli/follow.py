@@ -78,7 +78,7 @@ class Follow:
         try:
             with closing(self._api.follow_events(events, idle_s=idle_s)) as news:
                 for event in news:
-                    events = _from(events, event.seq)
+                    events = go_on_from(events, event.seq)
                     self._meter.show(event)
                     if event.kind.startswith("instance."):
                         self._look()
@@ -160,6 +160,13 @@ class Meter:
             self._bar.remove_task(task)
 
 
+def go_on_from(address: str, seq: int) -> str:
+    """The same stream, from after this event on."""
+    path, _, query = address.partition("?")
+    kept = [part for part in query.split("&") if part and not part.startswith("after=")]
+    return f"{path}?{'&'.join([*kept, f'after={seq}'])}"
+
+
 # Private
 
 
@@ -173,10 +180,3 @@ def _bar() -> Progress:
         console=err(),
         transient=True,
     )
-
-
-def _from(address: str, seq: int) -> str:
-    """The same stream, from after this event on."""
-    path, _, query = address.partition("?")
-    kept = [part for part in query.split("&") if part and not part.startswith("after=")]
-    return f"{path}?{'&'.join([*kept, f'after={seq}'])}"

@@ -13,7 +13,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of `/v1/models`: the fields that commands need."""
 
     id: str
-    worker_type: WorkerType | None = None
+    worker_type: WorkerType | None = msgspec.field(default=None, name="type")
     aliases: tuple[str, ...] = ()
 
 

@@ -1,0 +1,61 @@
+"""The command tree as a whole."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from cyclopts import App
+
+from hostler.cli.main import main, make_app
+
+
+def commands(app: App, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], App]]:
+    """Every command that does something, with the words that reach it."""
+    for name in app:
+        if name.startswith("-"):
+            continue
+        child = app[name]
+        if child.default_command is None:
+            yield from commands(child, (*path, name))
+        else:
+            yield (*path, name), child
+
+
+PATHS = [path for path, _ in commands(make_app())]
+LOCAL = {"up", "controller", "gateway", "worker", "completion"}  # they talk to no server
+
+
+@pytest.mark.parametrize("path", PATHS, ids=" ".join)
+def test_every_command_has_help_with_an_example(
+    path: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*path, "--help"]) == 0
+    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
+    example = shown.partition("Example: ")[2]
+    assert example.removeprefix("source <(").startswith(f"hostler {' '.join(path)}"), shown
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path[0] not in LOCAL], ids=" ".join)
+def test_every_client_command_takes_json_url_key_and_state_dir(path: tuple[str, ...]) -> None:
+    app = make_app()
+    for word in path:
+        app = app[word]
+    arguments = app.assemble_argument_collection()
+    names = {name for argument in arguments for name in argument.names}
+    assert {"--json", "--url", "--key", "--state-dir"} <= names
+
+
+def test_a_list_of_commands_says_what_each_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    for path in PATHS:
+        line = next(row for row in shown.splitlines() if re.search(rf"│ {path[0]}\s", row))
+        assert len(line.strip("│ ").split()) > 2, line
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "print", "--shell", shell]) == 0
+    script = capsys.readouterr().out
+    for path in PATHS:
+        assert path[-1] in script

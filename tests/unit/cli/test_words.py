@@ -1,0 +1,110 @@
+"""Small decisions of commands: names, parameters, addresses, exit codes."""
+
+import pytest
+
+from hostler.cli.chat import split_names
+from hostler.cli.exits import CommandFailed, Exit, exit_of_error, exit_of_status
+from hostler.cli.follow import go_on_from
+from hostler.cli.models import parse_params
+from hostler.cli.serving import Served, pick_model
+from hostler.core.errors import ConfigError, ModelNotFound, StartupError
+from hostler.core.model import WorkerType
+
+CHAT = Served(id="small", worker_type=WorkerType.LLM, aliases=("tiny",))
+OTHER = Served(id="large", worker_type=WorkerType.LLM)
+VECTORS = Served(id="vectors", worker_type=WorkerType.TEXT2VEC)
+
+
+def test_the_only_model_of_a_kind_is_meant_when_none_is_named() -> None:
+    assert pick_model((CHAT, VECTORS), None, WorkerType.LLM) == "small"
+
+
+def test_a_name_or_an_alias_is_taken_as_it_is() -> None:
+    assert pick_model((CHAT, VECTORS), "tiny", WorkerType.LLM) == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("models", "name", "code", "said"),
+    [
+        ((CHAT, OTHER), None, Exit.USAGE, "small, large"),
+        ((VECTORS,), None, Exit.NOT_FOUND, "hostler model start"),
+        ((CHAT, VECTORS), "smal", Exit.NOT_FOUND, "did you mean small?"),
+        ((CHAT,), "zzz", Exit.NOT_FOUND, "known: small"),
+    ],
+)
+def test_a_choice_that_cannot_be_made_says_what_there_is(
+    models: tuple[Served, ...], name: str | None, code: Exit, said: str
+) -> None:
+    with pytest.raises(CommandFailed) as failed:
+        pick_model(models, name, WorkerType.LLM)
+    assert failed.value.exit_code is code
+    assert said in failed.value.message
+
+
+@pytest.mark.parametrize(
+    ("model", "prompt", "use", "expected"),
+    [
+        (None, None, None, (None, None)),
+        ("small", None, None, ("small", None)),
+        ("small", "hi", None, ("small", "hi")),
+        ("how are you", None, None, (None, "how are you")),
+        ("hi", None, "small", ("small", "hi")),
+        ("hi", "there", "small", ("small", "hi there")),
+        (None, None, "small", ("small", None)),
+    ],
+)
+def test_a_first_word_with_spaces_is_a_prompt(
+    model: str | None,
+    prompt: str | None,
+    use: str | None,
+    expected: tuple[str | None, str | None],
+) -> None:
+    assert split_names(model, prompt, use) == expected
+
+
+def test_parameters_keep_their_json_type() -> None:
+    given = ("a=1", "b=0.5", "c=true", "d=text", 'e=["x"]', "f=a=b", "g=")
+    assert parse_params(given) == {
+        "a": 1,
+        "b": 0.5,
+        "c": True,
+        "d": "text",
+        "e": ["x"],
+        "f": "a=b",
+        "g": "",
+    }
+
+
+@pytest.mark.parametrize("text", ["novalue", "=1"])
+def test_a_parameter_without_name_or_value_is_a_usage_error(text: str) -> None:
+    with pytest.raises(CommandFailed) as failed:
+        parse_params((text,))
+    assert failed.value.exit_code is Exit.USAGE
+
+
+def test_a_stream_is_taken_up_after_the_last_event_seen() -> None:
+    address = "/api/v1/events?follow=true&after=7&model=a%2Fb"
+    assert go_on_from(address, 9) == "/api/v1/events?follow=true&model=a%2Fb&after=9"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (401, Exit.AUTH),
+        (403, Exit.AUTH),
+        (404, Exit.NOT_FOUND),
+        (409, Exit.CONFLICT),
+        (429, Exit.TRY_AGAIN),
+        (503, Exit.TRY_AGAIN),
+        (400, Exit.FAILED),
+        (500, Exit.FAILED),
+    ],
+)
+def test_an_http_status_has_an_exit_code(status: int, code: Exit) -> None:
+    assert exit_of_status(status) is code
+
+
+def test_a_refused_configuration_has_its_own_exit_code() -> None:
+    assert exit_of_error(ConfigError("x")) is Exit.CONFIG
+    assert exit_of_error(ModelNotFound("x")) is Exit.NOT_FOUND
+    assert exit_of_error(StartupError("x")) is Exit.FAILED

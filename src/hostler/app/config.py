@@ -22,14 +22,14 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The base of every part of the settings tree."""
 
 
-class ServerConfig(Section):
+class ServerConfig(Section, frozen=True, kw_only=True):
     host: str = "127.0.0.1"  # loopback: nothing is open to the network unless asked
     port: int = 8100  # 0: the kernel picks a free one
     allow_remote: bool = False  # needed for any other host
     allowed_hosts: tuple[str, ...] = ()  # more names accepted in the Host header
 
 
-class HeartbeatConfig(Section):
+class HeartbeatConfig(Section, frozen=True, kw_only=True):
     interval_s: float = 1.0  # how often a worker says it lives
     suspect_after_s: float = 2.5  # two missed beats and a half: no new requests
     lost_after_s: float = 30.0  # given up: its process is ended and replaced
@@ -42,7 +42,7 @@ class HeartbeatConfig(Section):
             )
 
 
-class HttpLimits(Section):
+class HttpLimits(Section, frozen=True, kw_only=True):
     """What a client may send. Sources of the figures: docs/design/wire.md."""
 
     header_bytes: int = 32 * 1024
@@ -62,7 +62,7 @@ class HttpLimits(Section):
     socket_send_bytes: int = 128 * 1024
 
 
-class GatewayConfig(Section):
+class GatewayConfig(Section, frozen=True, kw_only=True):
     connect_timeout_s: float = 1.0
     attempts: int = 3  # of one request, all instances together
     lost_max: int = 2  # of these, on workers that died with it
@@ -75,7 +75,7 @@ class GatewayConfig(Section):
     eject_s: float = 1.0  # out after a connection failure, doubled each time up to 30 s
 
 
-class LifeConfig(Section):
+class LifeConfig(Section, frozen=True, kw_only=True):
     orphan_grace_s: float = 20.0  # workers without a controller end after this
     drain_timeout_s: float = 30.0  # in-flight requests may finish until then
     kill_grace_s: float = 5.0  # from SIGTERM to SIGKILL
@@ -86,7 +86,7 @@ class LifeConfig(Section):
     crash_window_s: float = 600.0
 
 
-class ModelConfig(Section):
+class ModelConfig(Section, frozen=True, kw_only=True):
     """One `[[models]]` table. What is left out comes from the catalogue entry of that name."""
 
     name: str
@@ -103,7 +103,7 @@ class ModelConfig(Section):
     api_key_env: str | None = None
 
 
-class Config(Section):
+class Config(Section, frozen=True, kw_only=True):
     """All settings of one `hostler up`."""
 
     state_dir: str = ""  # "": the user's data folder
@@ -121,7 +121,9 @@ class Config(Section):
         return cls()
 
 
-def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    path: str | Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> Config:
     """Build the settings: defaults < file < `HOSTLER_*` < overrides (nested dicts, None left out).
 
     Raises:
@@ -129,15 +131,24 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
             one); a value of the wrong type; an environment variable that is not set.
     """
     data: dict[str, Any] = {}
-    if path is not None:
-        data = _read_toml(Path(path))
-    _merge(data, _from_environment())
+    if path is not None and Path(path).suffix == ".json":
+        data = _read_settings(Path(path))  # already whole: written by `write_settings`
+    else:
+        if path is not None:
+            data = _read_toml(Path(path))
+        _merge(data, _from_environment())
     _merge(data, overrides or {})
     _check_keys(data, Config, "")
     try:
         return msgspec.convert(data, Config, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path or 'settings'}: {error}") from error
+
+
+def write_settings(config: Config, path: Path) -> None:
+    """Write the effective settings for a child process of ours; `load_config` reads them back."""
+    path.touch(mode=0o600)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(config)))
 
 
 def state_dir(config: Config) -> Path:
@@ -183,10 +194,35 @@ def engine_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]
 
 # What engines need to find their libraries, devices and caches. No key of ours is among them.
 _ENGINE_NAMES = frozenset(
-    "PATH HOME LANG LC_ALL LC_CTYPE TZ TMPDIR LD_LIBRARY_PATH VIRTUAL_ENV PYTHONPATH PYTHONUNBUFFERED "
-    "PYTHONDONTWRITEBYTECODE SSL_CERT_FILE SSL_CERT_DIR XDG_CACHE_HOME".split()
+    (
+        "PATH",
+        "HOME",
+        "LANG",
+        "LC_ALL",
+        "LC_CTYPE",
+        "TZ",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "VIRTUAL_ENV",
+        "PYTHONPATH",
+        "PYTHONUNBUFFERED",
+        "PYTHONDONTWRITEBYTECODE",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "XDG_CACHE_HOME",
+    )
 )
-_ENGINE_PREFIXES = ("CUDA_", "NVIDIA_", "ROCR_", "HIP_", "OMP_", "OPENBLAS_", "MKL_", "GGML_", "VLLM_")
+_ENGINE_PREFIXES = (
+    "CUDA_",
+    "NVIDIA_",
+    "ROCR_",
+    "HIP_",
+    "OMP_",
+    "OPENBLAS_",
+    "MKL_",
+    "GGML_",
+    "VLLM_",
+)
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
@@ -208,6 +244,14 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path}: not TOML: {error}") from error
     expanded: dict[str, Any] = _expand(data, "")
     return expanded
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"settings file {path}: cannot be read ({error})") from error
+    return found
 
 
 def _expand(value: Any, where: str) -> Any:
@@ -259,7 +303,9 @@ def _check_keys(data: Any, section: type[Section], where: str) -> None:
         name = f"{where}{key}"
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"did you mean {where}{near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+            hint = (
+                f"did you mean {where}{near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+            )
             raise ConfigError(f"unknown setting {name}; {hint}")
         inner = known[key]
         if isinstance(inner, type) and issubclass(inner, Section):

@@ -31,7 +31,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     params: the engine's own parameters, validated by its parameter class.
     open_fields: request fields beyond the engine's allow-list that the operator lets through.
     api_key_env: the environment variable that holds the key of `urls`; never the key itself.
-    generation: +1 for each accepted change; instances carry the one they were started from.
+    generation: +1 for each accepted change.
+    process_generation: the generation of the last change that needs new processes; instances carry the
+        one they were started from, so a change that is taken back finds its old processes still right.
+    origin: who wished it: `config`, `default` or `api`.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     api_key_env: str = ""
     wish: Wish = Wish.RUNNING
     generation: int = 1
+    process_generation: int = 1
+    origin: str = "api"
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -76,7 +81,8 @@ def check_name(name: str) -> str:
     """Return the name, or say why it cannot name a model.
 
     Raises:
-        BadRequest: not `[a-z0-9][a-z0-9._/-]{0,95}`, or it holds `..` or `//`.
+        BadRequest: not `[a-z0-9][a-z0-9._/-]{0,95}`, or it holds `..` or `//`, or ends in `/logs`,
+            which in an address of the admin API means the logs of the model before it.
     """
     plain = unicodedata.normalize("NFKC", name)
     if plain != name or not NAME_PATTERN.match(name) or ".." in name or "//" in name:
@@ -84,12 +90,23 @@ def check_name(name: str) -> str:
             f"model name {name!r}: need 1 to 96 of a-z 0-9 . _ / -, first a letter or digit",
             param="name",
         )
+    if name.endswith("/logs"):
+        raise BadRequest(f"model name {name!r}: must not end in /logs", param="name")
     return name
 
 
 # Fields whose change makes another process necessary; the others apply to a running one.
-PROCESS_FIELDS = ("worker_type", "engine", "source", "params", "urls", "upstream_model", "api_key_env")
-SPEC_FIELDS = (*PROCESS_FIELDS, "replicas", "concurrency", "aliases", "open_fields")
+PROCESS_FIELDS = (
+    "worker_type",
+    "engine",
+    "source",
+    "params",
+    "urls",
+    "concurrency",
+    "upstream_model",
+    "api_key_env",
+)
+SPEC_FIELDS = (*PROCESS_FIELDS, "replicas", "aliases", "open_fields")
 
 
 def difference(old: Deployment, new: Deployment) -> dict[str, tuple[Any, Any]]:

@@ -36,6 +36,7 @@ class Signal(StrEnum):
     DRAINED = "drained"
 
 
+ORDERS = frozenset({Signal.FETCH, Signal.LAUNCH, Signal.DRAIN})
 
 TRANSITIONS: Mapping[tuple[State, Signal], State] = {
     (State.PENDING, Signal.FETCH): State.FETCHING,

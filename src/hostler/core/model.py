@@ -123,7 +123,12 @@ def _describe_field(field: msgspec.structs.FieldInfo, hint: Any) -> ParameterDes
     facts: dict[str, Any] = {}
     for meta in metas:
         facts.update(meta.extra or {})
-        for ours, theirs in (("minimum", "ge"), ("minimum", "gt"), ("maximum", "le"), ("maximum", "lt")):
+        for ours, theirs in (
+            ("minimum", "ge"),
+            ("minimum", "gt"),
+            ("maximum", "le"),
+            ("maximum", "lt"),
+        ):
             if (bound := getattr(meta, theirs)) is not None:
                 facts[ours] = bound
         facts.setdefault("label", meta.title or "")

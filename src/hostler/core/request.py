@@ -1,8 +1,8 @@
-"""What an inference request may hold: strict JSON, one rule a field, one loop over the fields.
+"""What an inference request may hold: one rule a field, one loop over the fields.
 
 What passes is forwarded unchanged. Which fields an engine knows is its dialect's business
-(engines/dialect.py); here is what each of them may be. Sources of the limits: vLLM's own caps and
-the advisories in which an engine died by a parameter.
+(engines/dialect.py); here is what each of them may be. JSON is read in wire/json.py. Sources of the
+limits: vLLM's own caps and the advisories in which an engine died by a parameter.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -47,24 +47,15 @@ _DANGEROUS_NAMES = """
 DANGEROUS = frozenset(_DANGEROUS_NAMES.split())
 
 
-def decode_body(data: bytes, *, depth: int) -> Body:
-    """Return the JSON object of a request body.
+def as_object(value: Any) -> Body:
+    """Return a parsed request body, which must be a JSON object.
 
     Raises:
-        InvalidJSON: not one UTF-8 JSON object; NaN, infinite or oversized numbers, lone
-            surrogates; nested deeper than `depth`.
+        InvalidJSON: it is not.
     """
-    try:
-        body = msgspec.json.decode(data)
-    except RecursionError as error:
-        raise InvalidJSON(f"the body is nested deeper than {depth} levels") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InvalidJSON(f"the body is not valid JSON: {_reason(error)}") from error
-    if type(body) is not dict:
+    if type(value) is not dict:
         raise InvalidJSON("the body must be a JSON object")
-    if data.count(b"{") + data.count(b"[") > depth and _is_deeper(body, depth):
-        raise InvalidJSON(f"the body is nested deeper than {depth} levels")
-    return body
+    return value
 
 
 def encode_body(body: Body) -> bytes:
@@ -310,10 +301,6 @@ def _wrong(name: str, needed: str, value: Any) -> BadRequest:
     if type(value) in (list, dict, str):
         got += f" of {len(value)}"
     return BadRequest(f"{name}: need {needed}, got {got}", param=name)
-
-
-def _reason(error: Exception) -> str:
-    return "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:120]
 
 
 def _pair(name: str, item: Any) -> tuple[Any, Any]:

@@ -1,0 +1,106 @@
+"""The controller process: a LocalWorkerManager with a store on disk and the admin API in front.
+
+It is crash-only: SIGKILL loses nothing, and the next controller adopts the workers.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from hostler.admin.api import admin_app
+from hostler.admin.control import Status
+from hostler.app.auth import KeyRing, ensure_admin_key
+from hostler.app.config import Config, state_dir
+from hostler.app.paths import StatePaths
+from hostler.engines.process import isolation
+from hostler.manager.control import LocalControl
+from hostler.manager.local import LocalWorkerManager
+from hostler.storage.sql import SqlStore
+from hostler.storage.store import Store
+from hostler.wire.asgi import AsgiBridge
+from hostler.wire.server import HttpServer
+
+
+class Controller(LocalControl):
+    """The manager as the admin API sees it, with what the process knows of itself."""
+
+    def status(self) -> Status:
+        best: Counter[str] = Counter()
+        for deployment in self.deployments():
+            states = {data.state.value for data in self.run_data(deployment.name)}
+            best[next((state for state in _BEST_FIRST if state in states), "stopped")] += 1
+        return Status(
+            version=version("hostler"),
+            incarnation=self.manager.registry.snapshot.incarnation,
+            uptime_s=round(self.uptime_s, 3),
+            controller_pid=os.getpid(),
+            isolation=isolation().value,
+            models=dict(best),
+            details={"settled": self.manager.registry.settled},
+        )
+
+
+async def run_controller(config: Config, stop: asyncio.Event, hasten: asyncio.Event) -> None:
+    """Serve until `stop` is set, then drain and stop every worker; `hasten` ends them at once.
+
+    Raises:
+        StartupError: the store or a socket cannot be used.
+    """
+    paths = StatePaths(state_dir(config))
+    paths.create()
+    store = SqlStore(paths.database)
+    try:
+        ensure_admin_key(store, paths)
+        manager = LocalWorkerManager(config, store=store)
+        await manager.start()
+        try:
+            async with _admin_server(manager, store, paths, config):
+                await stop.wait()
+                await _end(manager, hasten)
+        finally:
+            await manager.stop(ignore_exception=True)
+    finally:
+        store.close()
+
+
+# Private
+
+_BEST_FIRST = ("ready", "suspect", "starting", "fetching", "pending", "draining", "failed")
+
+
+@asynccontextmanager
+async def _admin_server(
+    manager: LocalWorkerManager, store: Store, paths: StatePaths, config: Config
+) -> AsyncIterator[None]:
+    ring = KeyRing(key.view for key in store.keys())
+
+    def keys_changed() -> None:
+        nonlocal ring
+        ring = KeyRing(key.view for key in store.keys())
+        manager.keys_changed()
+
+    app = admin_app(Controller(manager), store, lambda: ring, on_keys_changed=keys_changed)
+    async with asyncio.TaskGroup() as tasks:
+        server = HttpServer(AsgiBridge(app, tasks), limits=config.limits, name="admin")
+        await server.listen_unix(paths.admin_socket)
+        holding = tasks.create_task(asyncio.Event().wait(), name="admin.hold")
+        try:
+            yield
+        finally:
+            await server.close(0.5)
+            holding.cancel()
+
+
+async def _end(manager: LocalWorkerManager, hasten: asyncio.Event) -> None:
+    """Drain; at the second signal, at once."""
+    async with asyncio.TaskGroup() as tasks:
+        stopping = tasks.create_task(manager.stop(ignore_exception=True), name="stop")
+        hurry = tasks.create_task(hasten.wait(), name="hasten")
+        await asyncio.wait([stopping, hurry], return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await manager.hasten()
+            await stopping
+        hurry.cancel()

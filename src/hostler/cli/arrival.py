@@ -1,0 +1,138 @@
+"""Arrival: from an empty process list to every wished model ready, or given up, with each step shown."""
+
+import asyncio
+from contextlib import suppress
+from typing import TypeVar
+
+import msgspec
+
+from hostler.admin.messages import EventList, ModelList, ModelStatus
+from hostler.app.config import Config, default_state_dir
+from hostler.app.paths import StatePaths
+from hostler.cli.follow import Meter
+from hostler.core.deployment import Wish
+from hostler.core.errors import StartupError
+from hostler.core.snapshot import Endpoint
+from hostler.wire.client import fetch
+from hostler.wire.upstream import UpstreamLost
+
+T = TypeVar("T")
+
+_LOOK_EVERY_S = 0.1
+_CONTROLLER_WITHIN_S = 30.0
+_ANSWER_S = 10.0
+
+
+class Arrival:
+    """Follows the controller's events until nothing more is to be waited for."""
+
+    def __init__(self, paths: StatePaths, config: Config, meter: Meter) -> None:
+        self._paths = paths
+        self._meter = meter
+        self._give_up_s = config.life.start_timeout_s
+        self._endpoint = Endpoint(socket=str(paths.admin_socket))
+        self._gateway = Endpoint(socket=str(paths.gateway_socket))
+        self.is_first_start = not paths.admin_key.exists()
+        self.is_default_state = paths.state_dir == default_state_dir()
+        self.models: tuple[ModelStatus, ...] = ()
+        self.failed: dict[str, str] = {}
+
+    @property
+    def wanted(self) -> int:
+        return len(self.models)
+
+    @property
+    def ready(self) -> int:
+        return sum(model.ready >= model.wanted for model in self.models)
+
+    def name_of(self, worker_type: str) -> str | None:
+        """The first model of a type."""
+        return next((m.name for m in self.models if m.worker_type.value == worker_type), None)
+
+    async def wait(self) -> None:
+        """Return when each wished model is ready or given up.
+
+        Raises:
+            StartupError: the controller does not come up.
+        """
+        seq = await self._first_seq()
+        while True:
+            seq = await self._show_events(seq)
+            if await self._is_settled():
+                await self._show_events(seq)
+                return
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    # Private
+
+    async def _first_seq(self) -> int:
+        """Wait for the controller; return the number of the last event before its start."""
+        try:
+            async with asyncio.timeout(_CONTROLLER_WITHIN_S):
+                while True:
+                    found = await self._get("/api/v1/events?after=0&limit=1", EventList)
+                    if found is not None:
+                        return await self._seq_of_start()
+                    await asyncio.sleep(_LOOK_EVERY_S)
+        except TimeoutError as error:
+            raise StartupError(
+                f"the controller did not come up within {_CONTROLLER_WITHIN_S:g} s; "
+                f"its log: {self._paths.logs_dir / 'controller.log'}"
+            ) from error
+
+    async def _seq_of_start(self) -> int:
+        seq = 0
+        while (
+            found := await self._get(f"/api/v1/events?after={seq}&limit=1000", EventList)
+        ) and found.events:
+            starts = [e.seq for e in found.events if e.kind == "controller.start"]
+            seq = max(starts) if starts else found.next
+            if starts and len(found.events) < 1000:
+                return seq
+        return seq
+
+    async def _show_events(self, seq: int) -> int:
+        found = await self._get(f"/api/v1/events?after={seq}&limit=1000", EventList)
+        if found is None:
+            return seq
+        for event in found.events:
+            self._meter.show(event)
+        return found.next
+
+    async def _is_settled(self) -> bool:
+        found = await self._get("/api/v1/models", ModelList)
+        if found is None:
+            return False
+        self.models = tuple(m for m in found.models if m.deployment.wish is Wish.RUNNING)
+        self.failed = {
+            m.name: m.reason
+            for m in self.models
+            if m.ready < m.wanted and m.states.get("failed", 0) >= m.wanted - m.ready
+        }
+        waiting = [m for m in self.models if m.ready < m.wanted and m.name not in self.failed]
+        if waiting:
+            return False
+        return await self._gateway_answers()
+
+    async def _gateway_answers(self) -> bool:
+        with suppress(UpstreamLost):
+            answer = await fetch(self._gateway, "GET", "/ready", timeout_s=_ANSWER_S)
+            return answer.status == 200 or bool(self.failed)
+        return False
+
+    async def _get(self, path: str, kind: type[T]) -> T | None:
+        """One look at the controller; None while it does not answer."""
+        try:
+            key = self._paths.admin_key.read_text().strip()
+            answer = await fetch(
+                self._endpoint,
+                "GET",
+                path,
+                headers=[(b"authorization", b"Bearer " + key.encode())],
+                timeout_s=_ANSWER_S,
+            )
+        except (UpstreamLost, OSError):
+            return None
+        if answer.status != 200:
+            return None
+        return msgspec.json.decode(answer.body, type=kind)

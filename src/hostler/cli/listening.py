@@ -1,0 +1,62 @@
+"""The listening socket: bound before anything starts, so that a taken port is one clear sentence."""
+
+import errno
+import socket
+
+import psutil
+
+from hostler.app.config import ServerConfig
+from hostler.core.errors import StartupError
+
+BACKLOG = 4096
+
+
+def listening_socket(server: ServerConfig) -> socket.socket:
+    """Return a listening TCP socket on the configured address.
+
+    Raises:
+        StartupError: the port is taken (by whom, when that can be seen), not allowed, or the host is
+            not an address of this machine.
+    """
+    try:
+        found = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise StartupError(f"host {server.host!r}: not an address ({error.strerror})") from error
+    family, kind, protocol, _, address = found[0]
+    sock = socket.socket(family, kind, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise StartupError(_explain(server, error)) from error
+    sock.setblocking(False)
+    return sock
+
+
+# Private
+
+
+def _explain(server: ServerConfig, error: OSError) -> str:
+    where = f"port {server.port} on {server.host}"
+    if error.errno == errno.EADDRINUSE:
+        holder = _holder(server.port)
+        return f"{where} is in use{holder}; end that program or choose another with --port"
+    if error.errno == errno.EACCES:
+        return f"{where} may not be bound by this user; choose one above 1023 with --port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"host {server.host!r} is not an address of this machine"
+    return f"{where}: {error.strerror}"
+
+
+def _holder(port: int) -> str:
+    """Name the process that listens there, when this user may see it."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                pid = connection.pid
+                return f" by {psutil.Process(pid).name()} (pid {pid})" if pid else ""
+    except psutil.Error:
+        return ""
+    return ""

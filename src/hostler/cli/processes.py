@@ -1,0 +1,130 @@
+"""`hostler controller`, `hostler gateway`, `hostler worker`: the single processes, run alone."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import uvloop
+from cyclopts import Parameter
+
+from hostler.app.config import Config, load_config, state_dir
+from hostler.app.orphan import orphan_watch
+from hostler.app.paths import StatePaths
+from hostler.app.telemetry import configure_logging
+from hostler.cli.exits import CommandFailed, Exit
+from hostler.core.fleet import WorkerSpec
+
+ConfigFile = Annotated[Path | None, Parameter(name="--config", help="TOML file with settings.")]
+StateDir = Annotated[str | None, Parameter(name="--state-dir", help="Where everything is kept.")]
+Supervised = Annotated[
+    bool,
+    Parameter(name="--supervised", negative="", help="End some time after the parent process has."),
+]
+
+
+def controller(
+    *, config: ConfigFile = None, state_dir: StateDir = None, supervised: Supervised = False
+) -> int:
+    """Run the control plane alone: wishes, workers and the admin API on a Unix socket.
+
+    Example: `hostler controller --state-dir /var/lib/hostler`
+    """
+    from hostler.admin.process import run_controller
+
+    settings = load_config(config, {"state_dir": state_dir})
+
+    async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
+        await run_controller(settings, stop, hasten)
+
+    return _run(settings, main, supervised=supervised)
+
+
+def gateway(
+    *,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    inherit: Annotated[
+        bool, Parameter(negative="", help="Standard input is the listening socket.")
+    ] = False,
+    supervised: Supervised = False,
+) -> int:
+    """Run the data plane alone: the OpenAI-compatible endpoint. It needs a controller to follow.
+
+    Example: `hostler gateway --state-dir /var/lib/hostler`
+    """
+    from hostler.cli.listening import listening_socket
+    from hostler.gateway.process import run_gateway
+
+    settings = load_config(config, {"state_dir": state_dir})
+    paths = _paths(settings)
+    sock = socket.socket(fileno=0) if inherit else listening_socket(settings.server)
+
+    async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
+        await run_gateway(paths, settings, sock, stop)
+
+    return _run(settings, main, supervised=supervised)
+
+
+def worker(*, spec: Annotated[Path, Parameter(help="JSON file written by a controller.")]) -> int:
+    """Run one model instance from its specification. The controller starts these.
+
+    Example: `hostler worker --spec /run/hostler/ab12.json`
+    """
+    from hostler.worker.agent import run_worker_file
+
+    try:
+        told = msgspec.json.decode(spec.read_bytes(), type=WorkerSpec)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise CommandFailed(f"worker specification {spec}: {error}", Exit.USAGE) from error
+    configure_logging(json_lines=told.log_json)
+    run_worker_file(spec)
+
+
+# Private
+
+Main = Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]
+
+
+def _paths(settings: Config) -> StatePaths:
+    paths = StatePaths(state_dir(settings))
+    paths.create()
+    return paths
+
+
+def _run(settings: Config, main: Main, *, supervised: bool) -> int:
+    """Run a server until SIGTERM or SIGINT; a second one hastens the end."""
+    configure_logging(json_lines=settings.log_json)
+
+    async def body() -> None:
+        stop, hasten = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def asked() -> None:
+            (hasten if stop.is_set() else stop).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, asked)
+        async with AsyncExitStack() as stack:
+            if supervised:
+                await stack.enter_async_context(orphan_watch(stop, settings.life.orphan_grace_s))
+            await main(stop, hasten)
+
+    try:
+        uvloop.run(body())
+    except BaseExceptionGroup as group:
+        sys.stderr.write(f"hostler: {_first(group)}\n")
+        raise
+    return Exit.OK
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> str:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)

@@ -1,0 +1,171 @@
+"""Supervisor: keeps the controller and the gateway of one state folder running.
+
+It owns the lock and the listening socket, so a gateway that dies loses no connection that waits.
+It knows nothing of models.
+"""
+
+import asyncio
+import fcntl
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from hostler.app.config import Config, child_environment, write_settings
+from hostler.app.paths import StatePaths
+from hostler.app.process import ProcessHandle, spawn, sweep, tagged, wait_exit
+from hostler.app.telemetry import logger
+from hostler.cli.target import UpRecord
+from hostler.core.errors import StartupError
+from hostler.manager.workers import ROLE_TAG, STATE_TAG
+
+log = logger(__name__)
+
+_RETRY_FIRST_S, _RETRY_LAST_S = 0.1, 5.0
+_STEADY_S = 30.0  # a process that ran so long starts its back-off anew
+_GATEWAY_END_S = 2.0
+
+
+class StateLock:
+    """One `hostler up` a state folder."""
+
+    def __init__(self, paths: StatePaths) -> None:
+        self._paths = paths
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> "StateLock":
+        """Raises StartupError when another process holds the folder, and says which."""
+        self._file = self._paths.lock.open("a")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise StartupError(
+                f"state folder {self._paths.state_dir} is held by another hostler up{self._holder()}; "
+                "stop it, or choose another folder with --state-dir"
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _holder(self) -> str:
+        try:
+            record = msgspec.json.decode(self._paths.up_record.read_bytes(), type=UpRecord)
+        except (OSError, msgspec.MsgspecError):
+            return ""
+        return f" (pid {record.pid}, at {record.url})"
+
+
+def take_over(paths: StatePaths) -> None:
+    """End what an earlier supervisor of this folder left behind, but for its workers.
+
+    The controller is killed (it is crash-only, and the next one adopts its workers); the gateway is
+    asked to finish its streams, and stops listening at once.
+    """
+    state = str(paths.state_dir)
+    ours = tagged(STATE_TAG, state)
+    for pid in tagged(ROLE_TAG, "gateway"):
+        if pid in ours and (handle := ProcessHandle.of(pid)) is not None:
+            handle.terminate()
+            log.info("takeover", role="gateway", pid=pid)
+    for pid in sweep(STATE_TAG, state, having=ROLE_TAG, but_not=frozenset({"gateway", "worker"})):
+        log.info("takeover", role="controller", pid=pid)
+
+
+class Supervisor:
+    """The two processes of one state folder."""
+
+    def __init__(self, paths: StatePaths, config: Config, sock: socket.socket) -> None:
+        self._paths = paths
+        self._config = config
+        self._sock = sock
+        self._settings = paths.run_dir / "settings.json"
+        self._running: dict[str, ProcessHandle] = {}
+        self._stopping = False
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep both processes up while the block lasts. The block ends them with `stop`."""
+        write_settings(self._config, self._settings)
+        async with asyncio.TaskGroup() as tasks:
+            keepers = [
+                tasks.create_task(self._keep("controller"), name="keep controller"),
+                tasks.create_task(self._keep("gateway"), name="keep gateway"),
+            ]
+            try:
+                yield
+            finally:
+                self._stopping = True
+                for keeper in keepers:
+                    keeper.cancel()
+                self.kill()
+
+    async def stop(self) -> None:
+        """Let requests finish, then stop the workers, then the rest. Each step has a deadline."""
+        self._stopping = True
+        life = self._config.life
+        if (gateway := self._running.get("gateway")) is not None:
+            gateway.terminate()
+            await wait_exit(gateway, timeout_s=life.drain_timeout_s + _GATEWAY_END_S)
+        if (controller := self._running.get("controller")) is not None:
+            controller.terminate()
+            await wait_exit(
+                controller, timeout_s=life.drain_timeout_s + life.kill_grace_s + _GATEWAY_END_S
+            )
+
+    def kill(self) -> None:
+        """End everything of this state folder at once, workers and engines included."""
+        self._stopping = True
+        for handle in self._running.values():
+            handle.kill()
+        sweep(STATE_TAG, str(self._paths.state_dir))
+
+    # Private
+
+    async def _keep(self, role: str) -> None:
+        wait_s = _RETRY_FIRST_S
+        while not self._stopping:
+            began_s = time.monotonic()
+            handle = self._spawn(role)
+            self._running[role] = handle
+            code = None
+            while handle.alive():
+                code = await wait_exit(handle, timeout_s=3600.0)
+            if self._stopping:
+                return
+            if time.monotonic() - began_s > _STEADY_S:
+                wait_s = _RETRY_FIRST_S
+            log.warning(f"{role}.died", code=code, restart_in_s=wait_s, log=str(self._log(role)))
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, _RETRY_LAST_S)
+
+    def _spawn(self, role: str) -> ProcessHandle:
+        argv = [sys.executable, "-m", "hostler", role, f"--config={self._settings}", "--supervised"]
+        if role == "gateway":
+            argv.append("--inherit")  # the listening socket, as its standard input
+        with self._log(role).open("ab") as output:
+            return spawn(
+                argv,
+                env=child_environment({STATE_TAG: str(self._paths.state_dir), ROLE_TAG: role}),
+                stdout=output.fileno(),
+                stdin=self._sock.fileno() if role == "gateway" else None,
+            )
+
+    def _log(self, role: str) -> Path:
+        return self._paths.logs_dir / f"{role}.log"
+
+
+def write_record(paths: StatePaths, url: str) -> None:
+    """Say where this state folder is served."""
+    record = UpRecord(url=url, pid=os.getpid(), started_at_s=time.time())
+    fresh = paths.up_record.with_suffix(".new")
+    fresh.write_bytes(msgspec.json.encode(record))
+    fresh.replace(paths.up_record)

@@ -1,0 +1,131 @@
+"""`hostler up`: everything on this machine in one command, until Ctrl-C."""
+
+import asyncio
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from hostler.app.auth import check_bind
+from hostler.app.config import Config, load_config, state_dir
+from hostler.app.paths import StatePaths
+from hostler.app.telemetry import configure_logging
+from hostler.cli.arrival import Arrival
+from hostler.cli.exits import CommandFailed, Exit
+from hostler.cli.follow import Meter
+from hostler.cli.listening import listening_socket
+from hostler.cli.supervisor import StateLock, Supervisor, take_over, write_record
+from hostler.core.errors import ConfigError, StartupError
+
+
+def up(
+    *,
+    host: Annotated[str | None, Parameter(help="Address to bind. [default: 127.0.0.1]")] = None,
+    port: Annotated[
+        int | None, Parameter(help="Port to bind; 0: a free one. [default: 8100]")
+    ] = None,
+    state_dir: Annotated[
+        Path | None, Parameter(help="Where everything is kept. [env: HOSTLER_STATE_DIR]")
+    ] = None,
+    config: Annotated[Path | None, Parameter(help="TOML file with settings and models.")] = None,
+    allow_remote: Annotated[
+        bool | None, Parameter(negative=(), help="Let --host be an address others can reach.")
+    ] = None,
+    json: Annotated[bool | None, Parameter(negative=(), help="Log in JSON lines.")] = None,
+) -> int:
+    """Run the server here: one endpoint, and the models that the config (or the catalogue) names.
+
+    Example: `hostler up --port 8100 --config hostler.toml`
+    """
+    server = {"host": host, "port": port, "allow_remote": allow_remote}
+    told = str(state_dir) if state_dir else None
+    try:
+        settings = load_config(config, {"state_dir": told, "log_json": json, "server": server})
+        check_bind(settings.server, has_key=True)
+    except (ConfigError, StartupError) as error:
+        raise CommandFailed(error.message, Exit.CONFIG) from error
+    configure_logging(json_lines=settings.log_json, level="INFO" if json else "WARNING")
+    return asyncio.run(_up(settings))
+
+
+# Private
+
+
+async def _up(settings: Config) -> int:
+    began_s = time.monotonic()
+    paths = StatePaths(state_dir(settings))
+    paths.create()
+    with StateLock(paths):
+        take_over(paths)
+        with listening_socket(settings.server) as sock:
+            url = _url(settings, sock.getsockname()[1])
+            supervisor = Supervisor(paths, settings, sock)
+            write_record(paths, url)
+            try:
+                return await _serve(supervisor, settings, paths, url, began_s)
+            finally:
+                paths.up_record.unlink(missing_ok=True)
+
+
+async def _serve(
+    supervisor: Supervisor, settings: Config, paths: StatePaths, url: str, began_s: float
+) -> int:
+    stop, hasten = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def asked() -> None:
+        (hasten if stop.is_set() else stop).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked)
+    async with supervisor.running():
+        with Meter(quiet=False) as meter:
+            arrival = Arrival(paths, settings, meter)
+            await _first(arrival.wait(), stop.wait())
+        if not stop.is_set():
+            _banner(url, paths, arrival, time.monotonic() - began_s)
+            await stop.wait()
+        sys.stderr.write("stopping: requests may finish; Ctrl-C again ends at once\n")
+        await _first(supervisor.stop(), hasten.wait())
+        supervisor.kill()
+    return Exit.INTERRUPTED if hasten.is_set() else Exit.OK
+
+
+async def _first(*waits: Any) -> None:
+    """Wait until one of these ends, and leave none of them running."""
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(wait) for wait in waits]
+        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        for task in running:
+            task.cancel()
+
+
+def _url(settings: Config, port: int) -> str:
+    host = settings.server.host
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)
+    return f"http://{shown}:{port}"
+
+
+def _banner(url: str, paths: StatePaths, arrival: Arrival, took_s: float) -> None:
+    key = paths.admin_key.read_text().strip()
+    shown = key if arrival.is_first_start else f"in {paths.admin_key}"
+    chat = arrival.name_of("llm") or "MODEL"
+    print(
+        f"\nHostler serves {arrival.ready} of {arrival.wanted} models at {url}/v1 ({took_s:.1f} s)"
+    )
+    for name, reason in arrival.failed.items():
+        print(f"  {name} failed: {reason}")
+    print(f"Key: {shown}\n")
+    where = f" --state-dir {paths.state_dir}" if not arrival.is_default_state else ""
+    print("Try, in another terminal:")
+    print(f'  hostler chat{where} {chat} "What is a hostler?"')
+    print(f"  hostler ps{where}")
+    print(
+        f"  curl {url}/v1/chat/completions -H \"Authorization: Bearer $(cat '{paths.admin_key}')\" \\\n"
+        f'    -H \'Content-Type: application/json\' -d \'{{"model": "{chat}", "temperature": 0.2, '
+        '"messages": [{"role": "user", "content": "Say hello."}]}\''
+    )
+    print("\nCtrl-C stops everything.", flush=True)

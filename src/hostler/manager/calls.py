@@ -1,0 +1,198 @@
+"""How a manager asks an instance: claim a slot, send, read, give the slot back. No gateway between."""
+
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+import msgspec
+
+from hostler.app.config import GatewayConfig, environment
+from hostler.core.errors import BadRequest, HostlerError, UpstreamTimeout, WorkerLost
+from hostler.core.request import Route
+from hostler.core.snapshot import InstanceView
+from hostler.engines.dialect import find_dialect
+from hostler.manager.answers import decode_answer, error_of
+from hostler.routing.router import Claim, Outcome, Router
+from hostler.wire.client import fetch, stream
+from hostler.wire.sse import EventCutter, split_events
+from hostler.wire.upstream import UpstreamLost, UpstreamStatus
+
+Body = Mapping[str, Any]
+SILENCE_S = 600.0  # a prefill may be long; a dead worker is noticed by its connection
+
+
+class Caller:
+    """Asks the instances of a router, and another one as long as no answer byte has come."""
+
+    def __init__(self, router: Router, config: GatewayConfig) -> None:
+        self._router = router
+        self._config = config
+
+    async def events(self, model: str, route: Route, body: Body) -> AsyncGenerator[bytes, None]:
+        """Yield the whole SSE events of a streamed answer.
+
+        Raises:
+            ModelNotFound, NoReadyInstance, Overloaded: nobody could be asked.
+            WorkerLost: those who were asked died. Any other HostlerError: the engine's own refusal.
+        """
+        tries = _Tries(model, self._config)
+        while True:
+            claim = await self._router.wait_claim(model, exclude=frozenset(tries.tried))
+            began = False
+            try:
+                with _told(claim):
+                    async with aclosing(self._events_of(claim.instance, route, body)) as events:
+                        async for event in events:
+                            began = True
+                            yield event
+                return
+            except UpstreamLost as error:
+                tries.lost(claim, error, began=began)
+
+    async def answer(self, model: str, route: Route, body: Body) -> Mapping[str, Any]:
+        """Return a whole JSON answer. Raises as `events`."""
+        tries = _Tries(model, self._config)
+        while True:
+            claim = await self._router.wait_claim(model, exclude=frozenset(tries.tried))
+            try:
+                with _told(claim):
+                    path = path_of(claim.instance, route)
+                    timeout_s = self._config.request_timeout_s
+                    return await ask(claim.instance, path, body, timeout_s=timeout_s)
+            except UpstreamLost as error:
+                tries.lost(claim, error, began=False)
+
+    # Private
+
+    async def _events_of(
+        self, instance: InstanceView, route: Route, body: Body
+    ) -> AsyncGenerator[bytes, None]:
+        cutter = EventCutter()
+        chunks = stream(
+            instance.endpoint,
+            "POST",
+            path_of(instance, route),
+            headers=headers_for(instance),
+            body=encode(instance, body),
+            timeout_s=self._config.request_timeout_s,
+            idle_s=SILENCE_S,
+        )
+        try:
+            async with aclosing(chunks):
+                async for data in chunks:
+                    for event in split_events(cutter.feed(data)):
+                        yield event
+        except UpstreamStatus as error:
+            raise error_of(_json_or_none(error.body), error.status) from error
+
+
+async def ask(
+    instance: InstanceView, path: str, body: Body, *, timeout_s: float
+) -> Mapping[str, Any]:
+    """Send one JSON request to an instance and return its JSON answer. Takes no slot.
+
+    Raises:
+        UpstreamLost: no whole answer came. HostlerError: the engine refused.
+    """
+    try:
+        answer = await fetch(
+            instance.endpoint,
+            "POST",
+            path,
+            headers=headers_for(instance),
+            body=encode(instance, body),
+            timeout_s=timeout_s,
+        )
+    except UpstreamLost as error:
+        if not error.timed_out:
+            raise
+        raise UpstreamTimeout(
+            f"model {instance.model_name!r}: no answer within {timeout_s:g} s"
+        ) from error
+    if answer.status >= 400:
+        raise error_of(_json_or_none(answer.body), answer.status)
+    return decode_answer(answer.body)
+
+
+def path_of(instance: InstanceView, route: Route) -> str:
+    """Return where this route is on this instance.
+
+    Raises:
+        NotFound: its engine does not serve the route.
+    """
+    return find_dialect(instance.engine).path(route, instance.endpoint.base_path)
+
+
+def headers_for(instance: InstanceView) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a request to this instance."""
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"x-hostler-instance", instance.instance_id.encode()),
+    ]
+    endpoint = instance.endpoint
+    if endpoint.api_key_env and (key := environment(endpoint.api_key_env)):
+        headers.append((b"authorization", b"Bearer " + key.encode()))
+    return headers
+
+
+def encode(instance: InstanceView, body: Body) -> bytes:
+    """Return the body for this instance: as given, with the name it knows the model by.
+
+    Raises:
+        BadRequest: a value that JSON cannot carry.
+    """
+    try:
+        named = {**body, "model": instance.upstream_model or instance.model_name}
+        return msgspec.json.encode(named)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadRequest(f"params: {error}") from error
+
+
+# Private
+
+
+def _json_or_none(body: bytes) -> object:
+    try:
+        found: object = msgspec.json.decode(body)
+    except msgspec.MsgspecError:
+        return None
+    return found
+
+
+class _Tries:
+    """Which instances one request was tried on, and when to give up."""
+
+    def __init__(self, model: str, config: GatewayConfig) -> None:
+        self.tried: set[str] = set()
+        self._model = model
+        self._config = config
+        self._deaths = 0
+
+    def lost(self, claim: Claim, error: UpstreamLost, *, began: bool) -> None:
+        """Note a lost attempt.
+
+        Raises:
+            WorkerLost: no other attempt may follow.
+        """
+        self.tried.add(claim.instance.instance_id)
+        self._deaths += not error.refused
+        spent = len(self.tried) >= self._config.attempts or self._deaths >= self._config.lost_max
+        if began or spent:
+            raise WorkerLost(f"model {self._model!r}: its worker died with the request") from error
+
+
+@contextmanager
+def _told(claim: Claim) -> Iterator[None]:
+    """Give the claim back with what became of it."""
+    outcome = Outcome.CLIENT_GONE
+    try:
+        yield
+        outcome = Outcome.OK
+    except UpstreamLost as error:
+        outcome = Outcome.REFUSED if error.refused else Outcome.LOST
+        raise
+    except HostlerError:
+        outcome = Outcome.CLIENT_ERROR
+        raise
+    finally:
+        claim.release(outcome)

@@ -1,0 +1,84 @@
+"""LocalControl: a LocalWorkerManager as the admin API needs it."""
+
+import time
+from pathlib import Path
+
+from hostler.core.deployment import Deployment
+from hostler.core.model import ParameterDescription, WorkerType
+from hostler.core.worker import (
+    OperatorEvent,
+    WorkerApplyOutput,
+    WorkerApplyRequest,
+    WorkerRunData,
+    WorkerShutdownRequest,
+    WorkerStartupRequest,
+    WorkerSupportedModel,
+)
+from hostler.manager.local import LocalWorkerManager
+
+
+class LocalControl:
+    """Wishes are written down and answered at once; what comes of them is in the events."""
+
+    def __init__(self, manager: LocalWorkerManager) -> None:
+        self.manager = manager
+        self._began_at_s = time.monotonic()
+
+    async def start_model(self, request: WorkerStartupRequest) -> tuple[Deployment, bool]:
+        deployment, is_news = self.manager.wishes.start(request)
+        if is_news:
+            self.manager.reconciler.pardon(deployment.worker_key)
+            self._tell("model.start", deployment)
+        return deployment, is_news
+
+    async def stop_model(self, request: WorkerShutdownRequest) -> Deployment:
+        deployment = self.manager.shut(request)
+        self._tell("model.stop", deployment)
+        return deployment
+
+    async def worker_apply(self, request: WorkerApplyRequest) -> WorkerApplyOutput:
+        return await self.manager.worker_apply(request)
+
+    def deployments(self) -> list[Deployment]:
+        return sorted(self.manager.wishes.all(), key=lambda deployment: deployment.name)
+
+    def run_data(self, model: str | None) -> list[WorkerRunData]:
+        return self.manager.run_data(model)
+
+    async def supported_models(self) -> list[WorkerSupportedModel]:
+        return await self.manager.supported_models()
+
+    async def parameter_descriptions(
+        self, worker_type: WorkerType | None, model_name: str
+    ) -> list[ParameterDescription]:
+        return await self.manager.parameter_descriptions(worker_type, model_name)
+
+    def events_after(self, seq: int, limit: int, model: str | None) -> list[OperatorEvent]:
+        return self.manager.journal.after(seq, limit, model)
+
+    def last_event_seq(self) -> int:
+        return self.manager.journal.last_seq()
+
+    async def wait_events(self, seq: int, timeout_s: float) -> None:
+        await self.manager.journal.wait(seq, timeout_s)
+
+    def log_path(self, instance_id: str) -> Path | None:
+        if self.manager.registry.record(instance_id) is None:
+            return None
+        return self.manager.paths.worker_log(instance_id)
+
+    @property
+    def uptime_s(self) -> float:
+        return time.monotonic() - self._began_at_s
+
+    # Private
+
+    def _tell(self, kind: str, deployment: Deployment) -> None:
+        self.manager.journal.tell(
+            OperatorEvent(
+                kind=kind,
+                model=deployment.name,
+                message=f"wished {deployment.wish.value}, {deployment.wanted_instances} instance(s)",
+                fields={"generation": deployment.generation, "engine": deployment.engine},
+            )
+        )

@@ -1,0 +1,80 @@
+"""Journal: what operators may read of what happened, and who waits for more of it."""
+
+import asyncio
+import time
+
+import msgspec
+
+from hostler.app.telemetry import logger
+from hostler.core.errors import HostlerError
+from hostler.core.lifecycle import Instance, State
+from hostler.core.worker import OperatorEvent
+from hostler.storage.store import EventStore
+
+log = logger(__name__)
+
+
+class Journal:
+    """Writes events to the store, and wakes those who follow."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self._news = asyncio.Event()
+
+    def tell(self, event: OperatorEvent) -> None:
+        """Keep one event; a full disk costs the event, never what it tells of."""
+        try:
+            self._store.append_event(msgspec.structs.replace(event, at_s=time.time()))
+        except HostlerError as error:
+            log.warning("journal.lost", kind=event.kind, why=error.message)
+        if event.kind != "fetch.progress":
+            log.info(
+                event.kind, model=event.model, instance_id=event.instance_id, why=event.message
+            )
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def tell_move(self, before: Instance, after: Instance) -> None:
+        """Keep one move of an instance: `instance.<state>`."""
+        fields: dict[str, object] = {
+            "from": before.state.value,
+            "replica": after.replica,
+            "epoch": after.epoch,
+            "took_s": round(after.since_s - before.since_s, 3),
+        }
+        self.tell(
+            OperatorEvent(
+                kind=f"instance.{after.state.value}",
+                model=after.model_name,
+                instance_id=after.instance_id,
+                message=after.reason or _PLAIN.get(after.state, ""),
+                fields=fields,
+            )
+        )
+
+    def after(self, seq: int, limit: int, model: str | None) -> list[OperatorEvent]:
+        return list(self._store.events(seq, limit, model))
+
+    def last_seq(self) -> int:
+        return self._store.last_seq()
+
+    async def wait(self, seq: int, timeout_s: float) -> None:
+        """Return when there is an event with a higher number, or the time has passed."""
+        news = self._news
+        if self._store.last_seq() > seq:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await news.wait()
+        except TimeoutError:
+            return
+
+
+# Private
+
+_PLAIN = {
+    State.FETCHING: "its files are being fetched",
+    State.STARTING: "its process is loading the model",
+    State.READY: "it takes requests",
+    State.DRAINING: "it finishes what it has",
+}

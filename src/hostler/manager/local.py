@@ -1,0 +1,348 @@
+"""LocalWorkerManager: the contract on one machine, in any program. Workers are processes of their own.
+
+It opens no port: workers report to a Unix socket in the state folder. The controller process is this
+manager with a store on disk and the admin API in front.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from hostler.app.config import Config, ModelConfig, state_dir
+from hostler.app.paths import StatePaths
+from hostler.catalog.catalog import Catalog
+from hostler.core.deployment import Deployment
+from hostler.core.errors import HostlerError, StartupError, UpstreamTimeout
+from hostler.core.lifecycle import Instance, State
+from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType, describe
+from hostler.core.worker import (
+    WorkerApplyOutput,
+    WorkerApplyRequest,
+    WorkerRunData,
+    WorkerShutdownRequest,
+    WorkerStartupRequest,
+    WorkerSupportedModel,
+)
+from hostler.engines.base import find_engine
+from hostler.manager.apply import Applier
+from hostler.manager.base import WorkerManager, WorkerManagerFactory
+from hostler.manager.calls import Caller
+from hostler.manager.files import ModelFiles
+from hostler.manager.journal import Journal
+from hostler.manager.progress import Progress
+from hostler.manager.reconcile import Reconciler
+from hostler.manager.requests import DirectRequests
+from hostler.manager.servers import GivenServers
+from hostler.manager.views import pick, run_data, supported_models
+from hostler.manager.wishes import Wishes
+from hostler.manager.workers import LocalWorkers
+from hostler.registry.registry import Registry
+from hostler.registry.server import RegistryServer
+from hostler.routing.router import Router
+from hostler.storage.memory import MemoryStore
+from hostler.storage.store import Store
+
+
+class LocalWorkerManager(DirectRequests):
+    """Starts model workers on this machine and keeps them running.
+
+    `async with LocalWorkerManager() as manager:` brings the default models to life; `models=()` with
+    `declare=False` begins with none but those the store remembers.
+    """
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        store: Store | None = None,
+        models: Sequence[ModelConfig] | None = None,
+        declare: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start nothing yet.
+
+        store: what survives; in memory when left out. models: what to keep running; the config's, or
+        the default models, when left out. clock: monotonic seconds.
+        """
+        super().__init__()
+        self.config = config or Config()
+        self.paths = StatePaths(state_dir(self.config))
+        self.store = store or MemoryStore()
+        self.catalog = Catalog()
+        self.clock = clock
+        self._declared = self.config.models if models is None else tuple(models)
+        self._declare = declare
+        self._life = AsyncExitStack()
+        self._main: asyncio.Task[None] | None = None
+        self.is_stopping = False
+
+    # Life
+
+    async def start(self) -> None:
+        if self._main is not None:
+            raise StartupError("this worker manager is running already")
+        self.paths.create()
+        self._build()
+        up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stop_asked = asyncio.Event()
+        # One task holds every part, as task groups must be left where they were entered.
+        self._main = asyncio.ensure_future(self._run(up))
+        try:
+            await asyncio.shield(
+                asyncio.wait([up, self._main], return_when=asyncio.FIRST_COMPLETED)
+            )
+            if self._main.done():
+                await self._main
+            await up
+        except BaseException:
+            self._main.cancel()
+            self._main = None
+            raise
+        await self._started()
+
+    async def stop(self, ignore_exception: bool = False) -> None:
+        if self._main is None:
+            return
+        try:
+            self.is_stopping = True
+            await self._drain_all()
+        except HostlerError:
+            if not ignore_exception:
+                raise
+        finally:
+            self._stop_asked.set()
+            main, self._main = self._main, None
+            await main
+
+    def keys_changed(self) -> None:
+        """Publish the keys of the store."""
+        self.registry.set_keys([key.view for key in self.store.keys()])
+
+    async def hasten(self) -> None:
+        """End every worker at once, however busy."""
+        await self.workers.hasten()
+
+    # Instances
+
+    async def get_model_instances(
+        self, worker_type: WorkerType, model_name: str, healthy_only: bool = True
+    ) -> list[WorkerRunData]:
+        return [
+            data
+            for data in await self.get_all_model_instances(worker_type, healthy_only)
+            if data.model_name == model_name
+        ]
+
+    async def get_all_model_instances(
+        self, worker_type: WorkerType, healthy_only: bool = True
+    ) -> list[WorkerRunData]:
+        return [
+            data
+            for data in self.run_data()
+            if data.worker_type is worker_type and (data.state is State.READY or not healthy_only)
+        ]
+
+    async def select_one_instance(
+        self, worker_type: WorkerType, model_name: str, healthy_only: bool = True
+    ) -> WorkerRunData:
+        deployment = self.wishes.find(model_name, worker_type)
+        return pick(self.router, deployment, self.run_data(deployment.name), healthy_only)
+
+    def run_data(self, model_name: str | None = None) -> list[WorkerRunData]:
+        """The instances known now, dead ones with their reason included."""
+        return run_data(self.registry, self.wishes, self.workers, self.clock(), model_name)
+
+    def metadata_of(self, instance_id: str) -> ModelMetadata | None:
+        record = self.registry.record(instance_id)
+        return record.metadata if record else None
+
+    async def supported_models(self) -> list[WorkerSupportedModel]:
+        return await asyncio.to_thread(supported_models, self.catalog, self.paths.models_dir)
+
+    async def parameter_descriptions(
+        self, worker_type: WorkerType | None, model_name: str
+    ) -> list[ParameterDescription]:
+        entry = self.catalog.find(model_name)
+        known = [d for d in self.wishes.all() if model_name in (d.name, *d.aliases)]
+        if known:
+            engine = known[0].engine
+        elif entry is not None and worker_type in (None, entry.worker_type):
+            engine = entry.engine
+        else:
+            engine = self.wishes.find(model_name, worker_type).engine
+        return describe(find_engine(engine).parameters)
+
+    # Orders
+
+    async def model_startup(
+        self, request: WorkerStartupRequest, *, wait: bool = True
+    ) -> list[WorkerRunData]:
+        deployment, is_news = self.wishes.start(request)
+        if is_news:
+            self.reconciler.pardon(deployment.worker_key)
+        if wait:
+            await self.until_ready(deployment, self.config.life.start_timeout_s)
+        return self.run_data(deployment.name)
+
+    async def model_shutdown(
+        self, request: WorkerStartupRequest | WorkerShutdownRequest, *, wait: bool = True
+    ) -> None:
+        deployment = self.shut(request)
+        if wait:
+            life = self.config.life
+            await self.until_gone(deployment, life.drain_timeout_s + life.kill_grace_s + 5.0)
+
+    def shut(self, request: WorkerStartupRequest | WorkerShutdownRequest) -> Deployment:
+        """Write down that a model should stop; its instances drain from now on."""
+        deployment = self.wishes.stop(request.model, request.worker_type)
+        if isinstance(request, WorkerShutdownRequest) and request.delete_after:
+            self.wishes.forget(deployment)
+        return deployment
+
+    async def worker_apply(self, request: WorkerApplyRequest) -> WorkerApplyOutput:
+        return await Applier(self).apply(request)
+
+    async def until_ready(self, deployment: Deployment, timeout_s: float) -> None:
+        """Return when every wished instance of a deployment is ready.
+
+        Raises:
+            EngineError: one of them was given up, and why. UpstreamTimeout: it took too long.
+        """
+        await self._until(
+            lambda: self.progress.is_ready(deployment),
+            timeout_s,
+            f"model {deployment.name!r}: start",
+        )
+
+    async def until_gone(self, deployment: Deployment, timeout_s: float) -> None:
+        """Return when no process of a deployment is left."""
+        await self._until(
+            lambda: not self.progress.living(deployment),
+            timeout_s,
+            f"model {deployment.name!r}: stop",
+        )
+
+    # Private
+
+    def _build(self) -> None:
+        """Make the parts; nothing runs yet."""
+        self.is_stopping = False
+        self.journal = Journal(self.store)
+        self.registry = Registry(
+            self.config.heartbeat,
+            self.clock,
+            incarnation=self.store.next_incarnation(),
+            moved=self._moved,
+        )
+        self.keys_changed()
+        self.wishes = Wishes(self.store, self.catalog, self._wished)
+        self.servers = GivenServers(self.registry, self.config.gateway, clock=self.clock)
+        files = ModelFiles(
+            self.paths.models_dir, self.catalog, tell=self.journal.tell, clock=self.clock
+        )
+        self.workers = LocalWorkers(
+            paths=self.paths,
+            config=self.config,
+            store=self.store,
+            registry=self.registry,
+            files=files,
+            servers=self.servers,
+            clock=self.clock,
+        )
+        self.reconciler = Reconciler(
+            wishes=lambda: () if self.is_stopping else self.wishes.all(),
+            instances=self.registry.instances,
+            hands=self.workers,
+            life=self.config.life,
+            clock=self.clock,
+        )
+        gateway = self.config.gateway
+        self.router = Router(
+            queue_length=gateway.queue_length,
+            queue_wait_s=gateway.queue_wait_s,
+            eject_s=gateway.eject_s,
+            clock=self.clock,
+        )
+        self.caller = Caller(self.router, gateway)
+        self.progress = Progress(self.registry, self.reconciler)
+
+    async def _run(self, up: asyncio.Future[None]) -> None:
+        """Hold every part until asked to stop; in reverse order they end."""
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.registry.running())
+            await stack.enter_async_context(self.workers.running())
+            await stack.enter_async_context(self.servers.running())
+            if self._declare:
+                self.wishes.declare(self._declared)
+            self._wished()
+            # Only now may gateways look: what they see from the first moment is whole.
+            await stack.enter_async_context(
+                RegistryServer(self.registry, self.paths.registry_socket).running()
+            )
+            await stack.enter_async_context(self.reconciler.running())
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            follow = tasks.create_task(self._follow(), name="router")
+            up.set_result(None)
+            try:
+                await self._stop_asked.wait()
+            finally:
+                follow.cancel()
+
+    async def _follow(self) -> None:
+        """Keep the router at the newest snapshot."""
+        version = -1
+        while True:
+            snapshot = await self.registry.changed(version)
+            version = snapshot.version
+            self.router.update(snapshot)
+
+    def _moved(self, before: Instance, after: Instance) -> None:
+        """Every change of a state passes here, once."""
+        self.journal.tell_move(before, after)
+        if after.state is State.FAILED:
+            final = after.instance_id in self.workers.hopeless
+            self.reconciler.crashed(after, final=final)
+        self.reconciler.wake()
+
+    def _wished(self) -> None:
+        self.registry.describe(self.wishes.views())
+        self.reconciler.wake()
+
+    async def _drain_all(self) -> None:
+        life = self.config.life
+        self.reconciler.wake()
+        try:
+            await self._until(
+                lambda: not self.progress.living(None),
+                life.drain_timeout_s + life.kill_grace_s + 5.0,
+                "stop",
+            )
+        except UpstreamTimeout:
+            await self.workers.hasten()
+            raise
+
+    async def _until(self, is_true: Callable[[], bool], timeout_s: float, what: str) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not is_true():
+                    news = self.registry.news()
+                    self.reconciler.wake()
+                    await news.wait()
+        except TimeoutError as error:
+            raise UpstreamTimeout(f"{what}: not done after {timeout_s:g} s") from error
+
+
+class LocalWorkerManagerFactory(WorkerManagerFactory):
+    """Keeps one LocalWorkerManager for an application."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        self._manager = LocalWorkerManager(config)
+
+    def create(self) -> WorkerManager:
+        return self._manager
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with self._manager:
+            yield

@@ -1,0 +1,58 @@
+"""What a worker's log file tells: its last lines, and the reason it gave for ending."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+ERROR_MARK = (
+    "hostler-error: "  # the worker's own line on stderr: `hostler-error: {"code":..,"message":..}`
+)
+KEPT_BYTES = 10 * 1024 * 1024  # a log larger than that is cut
+_TAIL_BYTES = 64 * 1024
+
+
+def last_lines(path: Path, count: int = 50) -> list[str]:
+    """Return the last lines of a log, none when there is no such file."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    return lines[-count:]
+
+
+def error_told(lines: list[str]) -> tuple[str, str] | None:
+    """Return (code, message) of the last error the worker named itself, if it did."""
+    for line in reversed(lines):
+        if line.startswith(ERROR_MARK):
+            try:
+                found: Any = msgspec.json.decode(line[len(ERROR_MARK) :])
+                return str(found["code"]), str(found["message"])
+            except (msgspec.MsgspecError, KeyError, TypeError):
+                return None
+    return None
+
+
+def exit_reason(code: int | None, lines: list[str]) -> str:
+    """Say in one line why a worker's process ended."""
+    if (told := error_told(lines)) is not None:
+        return told[1]
+    if code is None:
+        return "its process is gone"
+    if code < 0:
+        return f"its process was killed by signal {-code}"
+    return f"its process exited with {code}"
+
+
+def trim(path: Path) -> None:
+    """Keep a log bounded. Its writer appends, so a cut file goes on at its start."""
+    try:
+        if path.stat().st_size > KEPT_BYTES:
+            kept = "\n".join(last_lines(path, 200))
+            path.write_text(kept + "\n-- cut here: the log was over its limit --\n")
+    except OSError:
+        return

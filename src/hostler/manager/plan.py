@@ -1,0 +1,143 @@
+"""plan(): what to do so that what is becomes what was wished. Pure: no I/O, no clock, no state.
+
+Running it twice orders nothing twice: an order shows in the next `seen`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from hostler.app.config import LifeConfig
+from hostler.core.deployment import Deployment
+from hostler.core.lifecycle import Instance, State
+
+GONE = frozenset({State.FAILED, State.STOPPED})
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """Start a process for this replica. replaces: the failed record it takes the place of."""
+
+    worker_key: str
+    replica: int
+    replaces: str | None = None
+
+
+class Drain(msgspec.Struct, frozen=True, kw_only=True):
+    """Let this instance finish, then end its process."""
+
+    instance_id: str
+    reason: str
+
+
+class Forget(msgspec.Struct, frozen=True, kw_only=True):
+    """Drop the record of an instance that is gone."""
+
+    instance_id: str
+
+
+Action = Launch | Drain | Forget
+
+
+class Crashes(msgspec.Struct, frozen=True, kw_only=True):
+    """The recent crashes of one replica. Monotonic seconds."""
+
+    at_s: tuple[float, ...] = ()
+    next_try_s: float = 0.0
+    verdict: bool = False  # given up until somebody resets it
+
+
+Place = tuple[str, int]  # worker_key, replica
+
+
+def plan(
+    wanted: Sequence[Deployment],
+    seen: Sequence[Instance],
+    now_s: float,
+    crashes: Mapping[Place, Crashes],
+) -> list[Action]:
+    """Return the actions that lead from `seen` to `wanted`.
+
+    One replacement at a time in a model whose processes are to be renewed: the new one is ready before
+    the old one drains, so a model with a free slot of memory serves all through.
+    """
+    by_place: dict[Place, list[Instance]] = {}
+    for instance in seen:
+        by_place.setdefault((instance.worker_key, instance.replica), []).append(instance)
+    actions: list[Action] = []
+    for deployment in wanted:
+        actions.extend(_plan_deployment(deployment, by_place, now_s, crashes))
+    for instances in by_place.values():  # what is left belongs to nobody
+        for instance in instances:
+            actions.extend(_away(instance, "it is not wished any more"))
+    return actions
+
+
+def after_crash(crashes: Crashes, now_s: float, life: LifeConfig, jitter: float) -> Crashes:
+    """Return the crashes with one more: the next try doubles from backoff_first_s to backoff_last_s.
+
+    jitter: 0..1, spreads the tries of many replicas over the last tenth of the wait.
+    """
+    recent = tuple(at for at in crashes.at_s if now_s - at < life.crash_window_s)
+    wait_s = min(life.backoff_first_s * 2 ** len(recent), life.backoff_last_s)
+    recent = (*recent, now_s)
+    return Crashes(
+        at_s=recent,
+        next_try_s=now_s + wait_s * (0.9 + 0.1 * jitter),
+        verdict=len(recent) >= life.crash_limit,
+    )
+
+
+# Private
+
+
+def _plan_deployment(
+    deployment: Deployment,
+    by_place: dict[Place, list[Instance]],
+    now_s: float,
+    crashes: Mapping[Place, Crashes],
+) -> Iterator[Action]:
+    key = deployment.worker_key
+    places = [(key, replica) for replica in range(deployment.wanted_instances)]
+    mine = {place: by_place.pop(place, []) for place in places}
+    renewing = any(_is_renewing(deployment, instances) for instances in mine.values())
+    for place, instances in mine.items():
+        living = [i for i in instances if i.state not in GONE and i.state is not State.DRAINING]
+        gone = [i for i in instances if i.state in GONE]
+        right = [i for i in living if i.generation == deployment.process_generation]
+        old = [i for i in living if i.generation != deployment.process_generation]
+        failed = max(
+            (i for i in gone if i.state is State.FAILED), key=lambda i: i.epoch, default=None
+        )
+        yield from (Forget(instance_id=i.instance_id) for i in gone if i is not failed)
+        if right:
+            keep = max(right, key=lambda i: i.epoch)  # two for one place: the older epoch loses
+            yield from _drains([i for i in right if i is not keep], "a newer process has its place")
+            if keep.state is State.READY:
+                yield from _drains(old, "replaced by a newer process")
+            if failed is not None:
+                yield Forget(instance_id=failed.instance_id)
+            continue
+        crash = crashes.get(place, Crashes())
+        if crash.verdict or now_s < crash.next_try_s or (old and renewing):
+            continue
+        renewing = renewing or bool(old)
+        replaces = failed.instance_id if failed else None
+        yield Launch(worker_key=key, replica=place[1], replaces=replaces)
+
+
+def _is_renewing(deployment: Deployment, instances: Sequence[Instance]) -> bool:
+    """Whether a new process of this place is on its way while the old one still serves."""
+    living = [i for i in instances if i.state not in GONE and i.state is not State.DRAINING]
+    generations = {i.generation == deployment.process_generation for i in living}
+    return generations == {True, False}
+
+
+def _drains(instances: Sequence[Instance], reason: str) -> Iterator[Action]:
+    return (Drain(instance_id=i.instance_id, reason=reason) for i in instances)
+
+
+def _away(instance: Instance, reason: str) -> Iterator[Action]:
+    if instance.state in GONE:
+        yield Forget(instance_id=instance.instance_id)
+    elif instance.state is not State.DRAINING:
+        yield Drain(instance_id=instance.instance_id, reason=reason)

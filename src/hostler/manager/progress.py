@@ -1,0 +1,53 @@
+"""Progress: how far a deployment is from what was wished, and whether waiting for it makes sense."""
+
+from hostler.core.deployment import Deployment
+from hostler.core.errors import EngineError
+from hostler.core.lifecycle import Instance, State
+from hostler.manager.plan import GONE
+from hostler.manager.reconcile import Reconciler
+from hostler.registry.registry import Registry
+
+
+class Progress:
+    """How far a deployment is from what was wished."""
+
+    def __init__(self, registry: Registry, reconciler: Reconciler) -> None:
+        self._registry = registry
+        self._reconciler = reconciler
+
+    def living(self, deployment: Deployment | None) -> list[Instance]:
+        """The instances, of one deployment or of all, that are not gone."""
+        return [
+            i
+            for i in self._registry.instances()
+            if i.state not in GONE and (deployment is None or i.worker_key == deployment.worker_key)
+        ]
+
+    def is_ready(self, deployment: Deployment) -> bool:
+        """Whether every wished instance is ready, made from this very specification.
+
+        Raises:
+            EngineError: one was given up.
+        """
+        self.check(deployment)
+        right = [
+            i
+            for i in self.living(deployment)
+            if i.state is State.READY and i.generation == deployment.process_generation
+        ]
+        return len({i.replica for i in right}) >= deployment.wanted_instances
+
+    def check(self, deployment: Deployment, *, tries: int | None = None) -> None:
+        """Raise when a wished instance was given up, or failed `tries` times in a row."""
+        for instance in self._registry.instances():
+            if instance.worker_key != deployment.worker_key or instance.state is not State.FAILED:
+                continue
+            if instance.generation != deployment.process_generation:
+                continue
+            crashes = self._reconciler.crashes(instance.worker_key, instance.replica)
+            if crashes.verdict or (tries is not None and len(crashes.at_s) >= tries):
+                raise EngineError(
+                    f"model {deployment.name!r}: given up after {len(crashes.at_s)} tries: "
+                    f"{instance.reason}",
+                    model=deployment.name,
+                )

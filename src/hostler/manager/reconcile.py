@@ -1,0 +1,113 @@
+"""The one loop that carries out the plan. It decides nothing (plan.py does) and touches no process."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from hostler.app.config import LifeConfig
+from hostler.app.telemetry import logger
+from hostler.core.deployment import Deployment
+from hostler.core.errors import HostlerError
+from hostler.core.lifecycle import Instance
+from hostler.manager.plan import Action, Crashes, Drain, Forget, Launch, Place, after_crash, plan
+
+log = logger(__name__)
+
+_LOOK_EVERY_S = 1.0  # a crash's next try is found out by looking; everything else wakes the loop
+
+
+class Hands(Protocol):
+    """What the loop orders. Each returns at once; what comes of it is seen in the registry."""
+
+    def launch(self, deployment: Deployment, replica: int) -> None: ...
+    def drain(self, instance_id: str, reason: str) -> None: ...
+    def forget(self, instance_id: str) -> None: ...
+
+
+class Reconciler:
+    """Leads what is to what was wished."""
+
+    def __init__(
+        self,
+        *,
+        wishes: Callable[[], Sequence[Deployment]],
+        instances: Callable[[], Sequence[Instance]],
+        hands: Hands,
+        life: LifeConfig,
+        clock: Callable[[], float],
+    ) -> None:
+        self._wishes = wishes
+        self._instances = instances
+        self._hands = hands
+        self._life = life
+        self._clock = clock
+        self._crashes: dict[Place, Crashes] = {}
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look again soon: a wish or a state has changed."""
+        self._wake.set()
+
+    def crashed(self, instance: Instance, *, final: bool) -> Crashes:
+        """Note that an instance failed; `final` when trying again cannot help."""
+        place = (instance.worker_key, instance.replica)
+        crashes = after_crash(
+            self._crashes.get(place, Crashes()), self._clock(), self._life, random.random()
+        )
+        if final:
+            crashes = Crashes(at_s=crashes.at_s, next_try_s=crashes.next_try_s, verdict=True)
+        self._crashes[place] = crashes
+        return crashes
+
+    def crashes(self, worker_key: str, replica: int) -> Crashes:
+        return self._crashes.get((worker_key, replica), Crashes())
+
+    def pardon(self, worker_key: str) -> None:
+        """Forget the crashes of a model: it was changed, or somebody asked to try again."""
+        for place in [place for place in self._crashes if place[0] == worker_key]:
+            del self._crashes[place]
+        self.wake()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            loop = tasks.create_task(self._loop(), name="reconcile")
+            yield
+            loop.cancel()
+
+    def look(self) -> list[Action]:
+        """Plan once and carry it out; return what was ordered."""
+        wishes = self._wishes()
+        actions = plan(wishes, self._instances(), self._clock(), self._crashes)
+        by_key = {deployment.worker_key: deployment for deployment in wishes}
+        for action in actions:
+            try:
+                self._carry_out(action, by_key)
+            except HostlerError as error:  # one instance's trouble stops nobody else's
+                log.error("reconcile.failed", action=repr(action), why=error.message)
+        return actions
+
+    # Private
+
+    async def _loop(self) -> None:
+        while True:
+            self._wake.clear()
+            self.look()
+            try:
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def _carry_out(self, action: Action, by_key: dict[str, Deployment]) -> None:
+        match action:
+            case Launch(worker_key=key, replica=replica, replaces=replaced):
+                if replaced is not None:
+                    self._hands.forget(replaced)
+                self._hands.launch(by_key[key], replica)
+            case Drain(instance_id=instance_id, reason=reason):
+                self._hands.drain(instance_id, reason)
+            case Forget(instance_id=instance_id):
+                self._hands.forget(instance_id)

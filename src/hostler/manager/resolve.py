@@ -1,0 +1,147 @@
+"""From what was asked to what will be: a request completed by the catalogue, checked, as a Deployment."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from hostler.app.config import ModelConfig
+from hostler.catalog.catalog import Catalog, CatalogEntry
+from hostler.core.deployment import PROCESS_FIELDS, Deployment, Wish, check_name, difference
+from hostler.core.errors import AlreadyRunning, BadRequest, ModelNotFound
+from hostler.core.model import WorkerType
+from hostler.core.worker import WorkerStartupRequest
+from hostler.engines.base import EngineKind, check_parameters, find_engine
+
+DEFAULT_ENGINES: Mapping[WorkerType, str] = {
+    WorkerType.LLM: "llama.cpp",
+    WorkerType.TEXT2VEC: "onnx",
+    WorkerType.RERANKER: "onnx",
+}
+
+
+def request_of(model: ModelConfig) -> WorkerStartupRequest:
+    """Return the startup request that a `[[models]]` table stands for."""
+    values = {name: getattr(model, name) for name in model.__struct_fields__}
+    values["model"] = values.pop("name")
+    values["worker_type"] = values.pop("type")
+    return WorkerStartupRequest(**values)
+
+
+def resolve(request: WorkerStartupRequest, catalog: Catalog, *, origin: str = "api") -> Deployment:
+    """Return the deployment that a request asks for.
+
+    Raises:
+        ModelNotFound: it names no engine, source or URL, and the catalogue does not know it.
+        BadRequest: the engine, its parameters or their combination cannot be.
+    """
+    check_name(request.model)
+    if request.host not in (None, "", "127.0.0.1", "localhost"):
+        raise BadRequest(
+            f"host {request.host!r}: this manager starts models here only", param="host"
+        )
+    entry = catalog.find(request.model)
+    given = request.source is not None or bool(request.urls) or request.engine is not None
+    if entry is None and not given:
+        near = catalog.nearest(request.model)
+        hint = f"did you mean {near!r}?" if near else "see `hostler model list --available`"
+        raise ModelNotFound(
+            f"model {request.model!r} is not in the catalogue, and no engine, source or urls are given; "
+            f"{hint}",
+            param="model",
+        )
+    if entry is not None and request.engine not in (None, entry.engine):
+        entry = None  # another engine: the entry's parameters are not for it
+    worker_type = request.worker_type or (entry.worker_type if entry else WorkerType.LLM)
+    engine = request.engine or (entry.engine if entry else None)
+    if engine is None:
+        engine = "openai" if request.urls else DEFAULT_ENGINES.get(worker_type, "python")
+    kind = find_engine(engine)
+    deployment = Deployment(
+        name=request.model,
+        worker_type=worker_type,
+        engine=engine,
+        source=_source(request, entry, kind),
+        replicas=1 if request.replicas is None else request.replicas,
+        concurrency=request.concurrency or 4,
+        params=_params(request.params, entry, kind),
+        urls=request.urls or (),
+        aliases=request.aliases or (),
+        open_fields=request.open_fields or (),
+        upstream_model=request.upstream_model or "",
+        api_key_env=request.api_key_env or "",
+        origin=origin,
+    )
+    _check(deployment, kind)
+    return deployment
+
+
+def settle(old: Deployment | None, new: Deployment) -> tuple[Deployment, bool]:
+    """Return the deployment to keep when `new` is asked for, and whether it changes anything.
+
+    Raises:
+        AlreadyRunning: `old` runs with another specification.
+    """
+    if old is None:
+        return new, True
+    differences = difference(old, new)
+    if old.wish is Wish.RUNNING:
+        if not differences:
+            return old, False
+        told = "; ".join(f"{name}: {a!r} now, {b!r} asked" for name, (a, b) in differences.items())
+        raise AlreadyRunning(
+            f"model {new.name!r} already runs with another specification ({told}); "
+            f"stop it first, or update it with `hostler model update {new.name}`",
+            differences=differences,
+        )
+    return changed(old, new), True
+
+
+def changed(old: Deployment, new: Deployment) -> Deployment:
+    """Return `new` as the next generation of `old`."""
+    differences = difference(old, new)
+    generation = old.generation + 1
+    renewed = any(name in PROCESS_FIELDS for name in differences)
+    return msgspec.structs.replace(
+        new,
+        generation=generation,
+        process_generation=generation if renewed else old.process_generation,
+    )
+
+
+# Private
+
+
+def _source(request: WorkerStartupRequest, entry: CatalogEntry | None, kind: EngineKind) -> str:
+    if request.source is not None:
+        return request.source
+    if not kind.needs_files:
+        return ""
+    return entry.source if entry else ""
+
+
+def _params(
+    given: Mapping[str, Any] | None, entry: CatalogEntry | None, kind: EngineKind
+) -> Mapping[str, Any]:
+    params = {**(entry.params if entry else {}), **(given or {})}
+    check_parameters(kind, params)
+    return params
+
+
+def _check(deployment: Deployment, kind: EngineKind) -> None:
+    name = deployment.name
+    if deployment.worker_type not in kind.worker_types:
+        able = ", ".join(kind.worker_types)
+        raise BadRequest(
+            f"model {name!r}: engine {kind.name!r} does {able}, not {deployment.worker_type.value}",
+            param="worker_type",
+        )
+    if kind.needs_files and not deployment.source:
+        raise BadRequest(
+            f"model {name!r}: engine {kind.name!r} needs a source (wheel:, hf:, https: or a path)",
+            param="source",
+        )
+    if kind.name == "openai" and not deployment.urls:
+        raise BadRequest(f"model {name!r}: engine 'openai' needs urls", param="urls")
+    if kind.name != "openai" and deployment.urls:
+        raise BadRequest(f"model {name!r}: only engine 'openai' takes urls", param="urls")

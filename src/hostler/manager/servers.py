@@ -1,0 +1,139 @@
+"""GivenServers: OpenAI servers that already run, given by URL. Probed here; nothing is started or ended."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from hostler.app.config import GatewayConfig, environment
+from hostler.core.deployment import Deployment
+from hostler.core.errors import BadRequest
+from hostler.core.lifecycle import Signal
+from hostler.core.model import ModelMetadata
+from hostler.core.snapshot import Endpoint
+from hostler.registry.registry import Expected, Record, Registry
+from hostler.wire.client import UpstreamLost, fetch
+
+FALL = 2  # failed probes in a row before a server is suspect
+
+
+def endpoint_of(url: str, api_key_env: str = "") -> Endpoint:
+    """Return where a URL like `http://127.0.0.1:9101/v1` leads.
+
+    Raises:
+        BadRequest: not an http(s) URL with a host and without credentials, query or fragment.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise BadRequest(f"url {url!r}: {error}", param="urls") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise BadRequest(f"url {url!r}: need http://HOST:PORT/v1", param="urls")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise BadRequest(
+            f"url of host {parts.hostname!r}: no user, query or fragment; a key goes into api_key_env",
+            param="urls",
+        )
+    tls = parts.scheme == "https"
+    return Endpoint(
+        host=parts.hostname,
+        port=port or (443 if tls else 80),
+        base_path=parts.path.rstrip("/"),
+        tls=tls,
+        api_key_env=api_key_env,
+    )
+
+
+class GivenServers:
+    """Asks every given server what it serves, and tells the registry."""
+
+    def __init__(
+        self, registry: Registry, config: GatewayConfig, *, clock: Callable[[], float]
+    ) -> None:
+        self._registry = registry
+        self._config = config
+        self._clock = clock
+        self._failed: dict[str, int] = {}
+
+    def expected(self, deployment: Deployment, replica: int) -> Expected:
+        """What is known of one given server before it was asked."""
+        return Expected(
+            worker_type=deployment.worker_type,
+            engine=deployment.engine,
+            concurrency=deployment.concurrency,
+            endpoint=endpoint_of(deployment.urls[replica], deployment.api_key_env),
+            upstream_model=deployment.upstream_model or deployment.name,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            loop = tasks.create_task(self._loop(), name="given servers")
+            yield
+            loop.cancel()
+
+    async def look(self) -> None:
+        """Probe every server once, side by side."""
+        async with asyncio.TaskGroup() as tasks:
+            for record in self._registry.records():
+                if record.expected.endpoint.host:
+                    tasks.create_task(self._probe(record), name="probe")
+
+    # Private
+
+    async def _loop(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(self._config.probe_interval_s)
+
+    async def _probe(self, record: Record) -> None:
+        instance_id = record.instance.instance_id
+        wanted = record.expected.upstream_model
+        models, why = await self._models(record.expected.endpoint)
+        if why is None and wanted not in models:
+            why = f"it serves {', '.join(sorted(models)[:5]) or 'nothing'}, not {wanted!r}"
+        if why is None:
+            self._failed[instance_id] = 0
+            record.metadata = record.metadata or ModelMetadata(
+                model=record.instance.model_name,
+                worker_type=record.expected.worker_type,
+                context_length=models[wanted],
+            )
+            self._registry.post(instance_id, Signal.LOADED)
+            self._registry.post(instance_id, Signal.SEEN)
+            return
+        self._failed[instance_id] = self._failed.get(instance_id, 0) + 1
+        if self._failed[instance_id] >= FALL:
+            self._registry.post(instance_id, Signal.LATE, why)
+
+    async def _models(self, endpoint: Endpoint) -> tuple[dict[str, int | None], str | None]:
+        """Return the models a server names with their context lengths, or why it names none."""
+        headers: list[tuple[bytes, bytes]] = []
+        if endpoint.api_key_env and (key := environment(endpoint.api_key_env)):
+            headers.append((b"authorization", b"Bearer " + key.encode()))
+        try:
+            answer = await fetch(
+                endpoint,
+                "GET",
+                f"{endpoint.base_path}/models",
+                headers=headers,
+                timeout_s=self._config.probe_timeout_s,
+            )
+        except (UpstreamLost, TimeoutError, OSError):
+            return {}, "it does not answer"
+        if answer.status != 200:
+            return {}, f"it answers {answer.status} when asked for its models"
+        try:
+            listed: Any = msgspec.json.decode(answer.body)["data"]
+            return {str(model["id"]): _length(model) for model in listed}, None
+        except (msgspec.MsgspecError, KeyError, TypeError):
+            return {}, "its list of models cannot be read"
+
+
+def _length(model: Any) -> int | None:
+    found = model.get("max_model_len") or (model.get("meta") or {}).get("n_ctx")
+    return found if isinstance(found, int) else None

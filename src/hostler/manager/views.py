@@ -1,0 +1,105 @@
+"""What a manager shows of its instances and of what it could start. Reads only."""
+
+from pathlib import Path
+
+import msgspec
+
+from hostler.catalog.catalog import Catalog
+from hostler.catalog.needs import supported
+from hostler.core.deployment import Deployment
+from hostler.core.errors import NoReadyInstance
+from hostler.core.lifecycle import State
+from hostler.core.model import describe
+from hostler.core.snapshot import Endpoint
+from hostler.core.worker import WorkerRunData, WorkerSupportedModel
+from hostler.engines.base import ENGINES
+from hostler.manager.wishes import Wishes
+from hostler.manager.workers import LocalWorkers
+from hostler.registry.registry import Record, Registry
+from hostler.routing.router import Router
+
+
+def run_data(
+    registry: Registry,
+    wishes: Wishes,
+    workers: LocalWorkers,
+    now_s: float,
+    model_name: str | None = None,
+) -> list[WorkerRunData]:
+    """Return the known instances, of one model if named, by model and replica."""
+    by_key = {deployment.worker_key: deployment for deployment in wishes.all()}
+    found = [
+        _one(record, by_key.get(record.instance.worker_key), workers, now_s)
+        for record in registry.records()
+        if model_name in (None, record.instance.model_name)
+    ]
+    return sorted(found, key=lambda data: (data.model_name, data.replica, data.epoch))
+
+
+def pick(
+    router: Router, deployment: Deployment, known: list[WorkerRunData], healthy_only: bool
+) -> WorkerRunData:
+    """Return the instance the router would use now: usable and with the fewest requests.
+
+    Raises:
+        NoReadyInstance: with how many there are in each state.
+    """
+    load = router.load
+    usable = {view.instance_id for view in router.usable(deployment.name)}
+    able = [data for data in known if data.instance_id in usable] or (
+        [] if healthy_only else [data for data in known if not data.stopped]
+    )
+    if not able:
+        states = ", ".join(f"{data.instance_id} {data.state}" for data in known) or "none started"
+        raise NoReadyInstance(f"model {deployment.name!r}: no instance is ready ({states})")
+    return min(able, key=lambda data: (load.get(data.instance_id, 0), data.replica))
+
+
+def supported_models(catalog: Catalog, models_dir: Path) -> list[WorkerSupportedModel]:
+    """Return what could be started here, each with the parameters of its engine."""
+    return [
+        msgspec.structs.replace(model, params=tuple(describe(ENGINES[model.engine].parameters)))
+        if model.engine in ENGINES
+        else model
+        for model in supported(models_dir, catalog)
+    ]
+
+
+# Private
+
+
+def _one(
+    record: Record, deployment: Deployment | None, workers: LocalWorkers, now_s: float
+) -> WorkerRunData:
+    instance, expected = record.instance, record.expected
+    endpoint = expected.endpoint
+    return WorkerRunData(
+        worker_key=instance.worker_key,
+        worker_type=expected.worker_type,
+        model_name=instance.model_name,
+        instance_id=instance.instance_id,
+        host=endpoint.host or "127.0.0.1",
+        port=endpoint.port,
+        address=_address(endpoint),
+        engine=expected.engine,
+        state=instance.state,
+        reason=instance.reason,
+        replica=instance.replica,
+        epoch=instance.epoch,
+        pid=record.pid or workers.pid(instance.instance_id),
+        worker_params={} if deployment is None else {"source": deployment.source},
+        model_params={} if deployment is None else deployment.params,
+        command_args=workers.command_args(instance.instance_id),
+        limit_model_concurrency=expected.concurrency,
+        in_flight=record.in_flight,
+        last_heartbeat_s=None if record.heard_at_s is None else now_s - record.heard_at_s,
+        state_for_s=now_s - instance.since_s,
+        memory_bytes=record.memory_bytes,
+        stopped=instance.state in (State.STOPPED, State.FAILED),
+    )
+
+
+def _address(endpoint: Endpoint) -> str:
+    if endpoint.socket:
+        return f"unix:{endpoint.socket}"
+    return f"{endpoint.host}:{endpoint.port}" if endpoint.host else ""

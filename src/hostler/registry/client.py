@@ -1,0 +1,143 @@
+"""The registry seen from another process: an agent that reports to it, a mirror that watches it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hostler.core.errors import (
+    Conflict,
+    ControllerUnavailable,
+    HostlerError,
+    StaleEpoch,
+    UnknownInstance,
+)
+from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration
+from hostler.core.snapshot import Endpoint, Snapshot
+from hostler.wire.client import UpstreamLost, fetch, stream
+
+_RAISED: Mapping[int, type[HostlerError]] = {409: StaleEpoch, 410: UnknownInstance}
+_JSON = ((b"content-type", b"application/json"),)
+
+
+class RegistryClient:
+    """How a worker agent reports."""
+
+    def __init__(self, socket_path: str | Path, *, timeout_s: float = 2.0) -> None:
+        self._endpoint = Endpoint(socket=str(socket_path))
+        self._timeout_s = timeout_s
+
+    async def register(self, registration: Registration) -> BeatAnswer:
+        """Say that the worker has loaded.
+
+        Raises:
+            StaleEpoch, UnknownInstance: this process is not wanted (any more).
+            ControllerUnavailable: nobody answers; try again.
+        """
+        return await self._post("/register", registration)
+
+    async def beat(self, beat: Beat) -> BeatAnswer:
+        """Say that the worker lives. Raises as `register`."""
+        return await self._post("/beat", beat)
+
+    async def deregister(self, departure: Departure) -> None:
+        """Say that the worker leaves. Raises as `register`."""
+        await self._post("/deregister", departure)
+
+    # Private
+
+    async def _post(self, path: str, message: msgspec.Struct) -> BeatAnswer:
+        try:
+            answer = await fetch(
+                self._endpoint,
+                "POST",
+                path,
+                headers=_JSON,
+                body=msgspec.json.encode(message),
+                timeout_s=self._timeout_s,
+            )
+        except (UpstreamLost, TimeoutError, OSError) as error:
+            raise ControllerUnavailable() from error
+        if answer.status == 200:
+            return msgspec.json.decode(answer.body, type=BeatAnswer)
+        text, code = _error_of(answer.body)
+        if code == Conflict.code:
+            raise UnknownInstance(text)
+        raise _RAISED.get(answer.status, ControllerUnavailable)(text)
+
+
+Listener = Callable[[Snapshot], None]
+
+
+class SnapshotMirror:
+    """The controller's snapshot in another process. Keeps the last one for as long as it lives."""
+
+    def __init__(self, socket_path: str | Path, clock: Callable[[], float]) -> None:
+        self.snapshot = Snapshot()
+        self.connected = False
+        self._clock = clock
+        self._heard_at_s = clock()
+        self._endpoint = Endpoint(socket=str(socket_path))
+        self._listeners: list[Listener] = []
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the controller was last heard."""
+        return self._clock() - self._heard_at_s
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` with every newer snapshot, and now if there is one."""
+        self._listeners.append(listener)
+        if self.snapshot.version:
+            listener(self.snapshot)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            watch = tasks.create_task(self._watch(), name="mirror")
+            yield
+            watch.cancel()
+
+    # Private
+
+    async def _watch(self) -> None:
+        wait_s = 0.05
+        while True:
+            try:
+                async for line in self._lines():
+                    wait_s = 0.05
+                    self.connected = True
+                    self._heard_at_s = self._clock()
+                    if line:
+                        self._take(msgspec.json.decode(line, type=Snapshot))
+            except (UpstreamLost, HostlerError, TimeoutError, OSError, msgspec.MsgspecError):
+                pass  # the controller is away or restarting: what we have stays true until it is back
+            self.connected = False
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, 0.5)
+
+    async def _lines(self) -> AsyncIterator[bytes]:
+        pending = b""
+        async for data in stream(self._endpoint, "GET", "/watch", timeout_s=2.0, idle_s=5.0):
+            *lines, pending = (pending + data).split(b"\n")
+            for line in lines:
+                yield line
+
+    def _take(self, snapshot: Snapshot) -> None:
+        ours = self.snapshot
+        if (snapshot.incarnation, snapshot.version) <= (ours.incarnation, ours.version):
+            return
+        self.snapshot = snapshot
+        for listener in self._listeners:
+            listener(snapshot)
+
+
+def _error_of(body: bytes) -> tuple[str, str]:
+    try:
+        error: Any = msgspec.json.decode(body)["error"]
+        return str(error["message"]), str(error["code"])
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return "the controller's answer cannot be read", ""

@@ -1,0 +1,313 @@
+"""Registry: who is alive. The one writer of instance states; everybody else reads its snapshots.
+
+Its state is soft: what it holds is rebuilt from launches and beats. It starts, stops and probes nothing.
+"""
+
+import asyncio
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from hostler.app.config import HeartbeatConfig
+from hostler.core.errors import Conflict, StaleEpoch, UnknownInstance
+from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration
+from hostler.core.lifecycle import ALIVE, Event, Instance, Signal, State, advance
+from hostler.core.model import ModelMetadata, WorkerType
+from hostler.core.snapshot import Endpoint, InstanceView, KeyView, ModelView, Snapshot
+from hostler.registry.liveness import judge_heartbeat, own_pause_s
+
+LOADING = frozenset({State.PENDING, State.FETCHING, State.STARTING})
+_LOOK_EVERY_S = 0.25
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """What the launcher knows of an instance before it says a word.
+
+    secret_hash: hex SHA-256 of what the process must show; "" for a server given by URL, which never
+        registers.
+    """
+
+    worker_type: WorkerType
+    engine: str
+    secret_hash: str = ""
+    concurrency: int = 1
+    endpoint: Endpoint = Endpoint()
+    upstream_model: str = ""
+
+
+class Record:
+    """Everything known of one instance. Replaced states only through the registry."""
+
+    __slots__ = ("beat_seq", "draining", "expected", "heard_at_s", "in_flight", "instance",
+                 "memory_bytes", "metadata", "pid", "view")  # fmt: skip
+
+    def __init__(self, instance: Instance, expected: Expected) -> None:
+        self.instance = instance
+        self.expected = expected
+        self.metadata: ModelMetadata | None = None
+        self.heard_at_s: float | None = None
+        self.beat_seq = 0
+        self.in_flight = 0
+        self.memory_bytes: int | None = None
+        self.pid: int | None = None
+        self.draining = False
+        self.view = _view(instance, expected)
+
+
+Moved = Callable[[Instance, Instance], None]
+
+
+class Registry:
+    """The instances of one controller and the snapshot made of them."""
+
+    def __init__(
+        self,
+        heartbeat: HeartbeatConfig,
+        clock: Callable[[], float],
+        *,
+        incarnation: int = 0,
+        moved: Moved | None = None,
+    ) -> None:
+        """Hold nothing yet. moved: called with (before, after) for every change of a state."""
+        self._heartbeat = heartbeat
+        self._clock = clock
+        self._moved = moved or (lambda before, after: None)
+        self._records: dict[str, Record] = {}
+        self._models: tuple[ModelView, ...] = ()
+        self._keys: tuple[KeyView, ...] = ()
+        self._settling: set[str] = set()
+        self._news = asyncio.Event()
+        self.snapshot = Snapshot(incarnation=incarnation)
+
+    # Reading
+
+    def records(self) -> list[Record]:
+        return list(self._records.values())
+
+    def record(self, instance_id: str) -> Record | None:
+        return self._records.get(instance_id)
+
+    def instances(self) -> list[Instance]:
+        return [record.instance for record in self._records.values()]
+
+    @property
+    def settled(self) -> bool:
+        """Whether every adopted worker has said who it is, or was given up."""
+        return not self._settling
+
+    def news(self) -> asyncio.Event:
+        """What is set at the next change."""
+        return self._news
+
+    async def changed(self, version: int) -> Snapshot:
+        """Wait for a snapshot newer than `version`, and for the adopted workers to speak first."""
+        while self.snapshot.version <= version or self._settling:
+            await self._news.wait()
+        return self.snapshot
+
+    # Writing: what should be
+
+    def describe(self, models: Sequence[ModelView]) -> None:
+        """Take the models as the operator wishes them. Counts of states are filled in here."""
+        self._models = tuple(models)
+        self._publish()
+
+    def set_keys(self, keys: Sequence[KeyView]) -> None:
+        self._keys = tuple(keys)
+        self._publish()
+
+    def add(self, instance: Instance, expected: Expected, *, adopted: bool = False) -> None:
+        """Expect an instance. adopted: its process runs already and will register again."""
+        self._records[instance.instance_id] = Record(instance, expected)
+        if adopted:
+            self._settling.add(instance.instance_id)
+        self._publish()
+
+    def expect(self, instance_id: str, expected: Expected, *, epoch: int) -> None:
+        """Fill in what is known once the process is about to start."""
+        record = self._records[instance_id]
+        record.expected = expected
+        record.instance = msgspec.structs.replace(record.instance, epoch=epoch)
+        record.view = _view(record.instance, expected)
+
+    def forget(self, instance_id: str) -> None:
+        if self._records.pop(instance_id, None) is not None:
+            self._settling.discard(instance_id)
+            self._publish()
+
+    def settle(self) -> None:
+        """Stop waiting for adopted workers that have not spoken."""
+        if self._settling:
+            self._settling.clear()
+            self._publish()
+
+    def post(self, instance_id: str, signal: Signal, reason: str = "") -> Instance | None:
+        """Apply a signal to an instance of ours; None when it is not known (any more)."""
+        record = self._records.get(instance_id)
+        if record is None:
+            return None
+        before = record.instance
+        after = advance(
+            before,
+            Event(
+                instance_id=instance_id,
+                epoch=before.epoch,
+                signal=signal,
+                at_s=self._clock(),
+                reason=reason,
+            ),
+        )
+        if after is not before:
+            record.instance = after
+            record.view = _view(after, record.expected)
+            if after.state not in ALIVE:
+                self._settling.discard(instance_id)
+            self._moved(before, after)
+            self._publish()
+        return after
+
+    # Writing: what workers report
+
+    def register(self, registration: Registration) -> BeatAnswer:
+        """A worker has loaded.
+
+        Raises:
+            UnknownInstance: not one we launched, or it is gone. StaleEpoch: a newer one replaced it.
+        """
+        record = self._authentic(registration.instance_id, registration.epoch, registration.secret)
+        record.pid = registration.pid
+        record.metadata = registration.metadata
+        record.memory_bytes = registration.memory_bytes
+        record.heard_at_s = self._clock()
+        record.expected = msgspec.structs.replace(
+            record.expected,
+            endpoint=registration.endpoint,
+            upstream_model=registration.upstream_model or record.instance.model_name,
+        )
+        record.view = _view(record.instance, record.expected)
+        self._settling.discard(registration.instance_id)
+        self.post(registration.instance_id, Signal.LOADED)
+        self._publish()
+        return BeatAnswer(next_beat_s=self._heartbeat.interval_s)
+
+    def beat(self, beat: Beat) -> BeatAnswer:
+        """A worker lives. A beat alone never makes an instance ready: only a registration does.
+
+        Raises:
+            UnknownInstance, StaleEpoch: as `register`.
+        """
+        record = self._authentic(beat.instance_id, beat.epoch, beat.secret)
+        if record.metadata is None:
+            return BeatAnswer(next_beat_s=0.0, registered=False)
+        if beat.seq > record.beat_seq:
+            record.beat_seq = beat.seq
+            record.heard_at_s = self._clock()
+            record.in_flight = beat.in_flight
+            record.memory_bytes = beat.memory_bytes or record.memory_bytes
+            record.draining = beat.draining
+            if beat.engine_ok:
+                self.post(beat.instance_id, Signal.SEEN)
+            else:
+                self.post(beat.instance_id, Signal.LATE, "the engine does not answer its agent")
+        return BeatAnswer(next_beat_s=self._heartbeat.interval_s)
+
+    def depart(self, departure: Departure) -> None:
+        """A worker leaves, by our order or because its engine is gone.
+
+        Raises:
+            UnknownInstance, StaleEpoch: as `register`.
+        """
+        record = self._authentic(departure.instance_id, departure.epoch, departure.secret)
+        if record.instance.state is State.DRAINING:
+            return  # its exit says the rest
+        self.post(departure.instance_id, Signal.EXITED, departure.reason or "it left by itself")
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Judge silence while the block lasts."""
+        async with asyncio.TaskGroup() as tasks:
+            watch = tasks.create_task(self._judge(), name="registry")
+            yield
+            watch.cancel()
+
+    # Private
+
+    def _authentic(self, instance_id: str, epoch: int, secret: str) -> Record:
+        record = self._records.get(instance_id)
+        if record is None or not record.expected.secret_hash:
+            raise UnknownInstance(f"instance {instance_id!r} is not expected by this controller")
+        shown = hashlib.sha256(secret.encode()).hexdigest()
+        if not hmac.compare_digest(shown, record.expected.secret_hash):
+            raise Conflict(f"instance {instance_id!r}: this sender has not proven to be it")
+        if epoch < record.instance.epoch:
+            raise StaleEpoch(
+                f"instance {instance_id!r}: epoch {epoch} was replaced by a newer process"
+            )
+        if record.instance.state in (State.FAILED, State.STOPPED):
+            raise UnknownInstance(f"instance {instance_id!r} was given up here")
+        return record
+
+    def _publish(self) -> None:
+        states: dict[str, Counter[str]] = {}
+        for record in self._records.values():
+            counts = states.setdefault(record.instance.model_name, Counter())
+            counts[record.instance.state.value] += 1
+        self.snapshot = Snapshot(
+            incarnation=self.snapshot.incarnation,
+            version=self.snapshot.version + 1,
+            models=tuple(self._model_view(model, states) for model in self._models),
+            instances=tuple(
+                record.view for record in self._records.values() if record.instance.state in ALIVE
+            ),
+            keys=self._keys,
+        )
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _model_view(self, model: ModelView, states: dict[str, Counter[str]]) -> ModelView:
+        counts = states.get(model.name, Counter())
+        lengths = [
+            record.metadata.context_length
+            for record in self._records.values()
+            if record.metadata and record.instance.model_name == model.name
+        ]
+        return msgspec.structs.replace(
+            model,
+            states=tuple(sorted(counts.items())),
+            loading=any(counts.get(state.value) for state in LOADING),
+            context_length=lengths[0] if lengths else model.context_length,
+        )
+
+    async def _judge(self) -> None:
+        looked_at_s = self._clock()
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            now_s = self._clock()
+            paused_s = own_pause_s(now_s - looked_at_s, _LOOK_EVERY_S, self._heartbeat)
+            looked_at_s = now_s
+            for record in self.records():
+                if record.heard_at_s is None:
+                    continue
+                record.heard_at_s += paused_s
+                signal = judge_heartbeat(now_s - record.heard_at_s, self._heartbeat)
+                if signal is not Signal.SEEN:
+                    silence_s = now_s - record.heard_at_s
+                    self.post(record.instance.instance_id, signal, f"silent for {silence_s:.1f} s")
+
+
+def _view(instance: Instance, expected: Expected) -> InstanceView:
+    return InstanceView(
+        instance_id=instance.instance_id,
+        epoch=instance.epoch,
+        model_name=instance.model_name,
+        worker_type=expected.worker_type,
+        engine=expected.engine,
+        state=instance.state,
+        endpoint=expected.endpoint,
+        concurrency=expected.concurrency,
+        upstream_model=expected.upstream_model,
+    )

@@ -1,0 +1,95 @@
+"""The routes of registry.sock: register, beat, deregister, watch. Only this machine's user can reach it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from hostler.app.config import HttpLimits
+from hostler.core.errors import BadRequest, HostlerError, NotFound
+from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration
+from hostler.registry.registry import Registry
+from hostler.wire.server import Exchange, HttpServer
+
+JSON = ((b"content-type", b"application/json"),)
+NDJSON = ((b"content-type", b"application/x-ndjson"),)
+KEEPALIVE_S = 1.0  # an empty line on a quiet watch, so that a mirror knows the controller lives
+
+T = TypeVar("T")
+
+
+class RegistryServer:
+    """Serves a registry on a Unix socket."""
+
+    def __init__(self, registry: Registry, socket_path: Path) -> None:
+        self._registry = registry
+        self._socket_path = socket_path
+        self._server = HttpServer(self._handle, limits=HttpLimits(), name="registry")
+        self._tasks: asyncio.TaskGroup | None = None
+        self._routes: dict[tuple[str, str], Callable[[bytes], bytes]] = {
+            ("POST", "/register"): self._register,
+            ("POST", "/beat"): self._beat,
+            ("POST", "/deregister"): self._deregister,
+        }
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            await self._server.listen_unix(self._socket_path)
+            watchers = tasks.create_task(asyncio.Event().wait(), name="registry.hold")
+            try:
+                yield
+            finally:
+                watchers.cancel()
+                await self._server.close(0.0)
+
+    # Private
+
+    def _handle(self, exchange: Exchange) -> None:
+        request = exchange.request
+        if request.method == "GET" and request.path == "/watch" and self._tasks is not None:
+            task = self._tasks.create_task(self._watch(exchange), name="registry.watch")
+            exchange.on_gone = task.cancel  # type: ignore[assignment]
+            return
+        route = self._routes.get((request.method, request.path))
+        if route is None:
+            exchange.send_error(NotFound(f"the registry has no {request.method} {request.path}"))
+            return
+        try:
+            exchange.send(200, route(request.body), JSON)
+        except HostlerError as error:
+            exchange.send_error(error)
+
+    def _register(self, body: bytes) -> bytes:
+        return msgspec.json.encode(self._registry.register(_decode(body, Registration)))
+
+    def _beat(self, body: bytes) -> bytes:
+        return msgspec.json.encode(self._registry.beat(_decode(body, Beat)))
+
+    def _deregister(self, body: bytes) -> bytes:
+        self._registry.depart(_decode(body, Departure))
+        return msgspec.json.encode(BeatAnswer(next_beat_s=0.0, registered=False))
+
+    async def _watch(self, exchange: Exchange) -> None:
+        exchange.start(200, NDJSON, None)
+        version = -1
+        while True:
+            try:
+                async with asyncio.timeout(KEEPALIVE_S):
+                    snapshot = await self._registry.changed(version)
+            except TimeoutError:
+                exchange.write(b"\n")
+                continue
+            version = snapshot.version
+            exchange.write(msgspec.json.encode(snapshot) + b"\n")
+
+
+def _decode(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise BadRequest(f"{kind.__name__}: {error}") from error

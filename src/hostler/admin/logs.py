@@ -61,7 +61,9 @@ class LogTail:
         except FileNotFoundError:
             return []
         self._place = size
-        *lines, self._part = data.split(b"\n")
+        lines = data.split(b"\n")
+        if not lines[-1]:
+            del lines[-1]  # else a last line whose writer died, or has not finished it
         if start and lines:
             del lines[0]  # its beginning was not read
         return _shown(lines[-count:]) if count else []

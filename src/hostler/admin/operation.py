@@ -4,8 +4,9 @@ The scope is bound to the matched operation, never to the text of an address. An
 one cannot be made.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +54,23 @@ class Stream(StreamingResponse):
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         with self._followers.place():
-            await super().__call__(scope, receive, send)
+            async with asyncio.TaskGroup() as tasks:
+                both = [
+                    tasks.create_task(self._send_all(send), name="admin.stream"),
+                    tasks.create_task(_wait_gone(receive), name="admin.gone"),
+                ]
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                for task in both:
+                    task.cancel()
+
+    async def _send_all(self, send: Send) -> None:
+        with suppress(OSError):  # the client has gone: what an ASGI server raises then
+            await self.stream_response(send)
+
+
+async def _wait_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 @dataclass(frozen=True, kw_only=True)

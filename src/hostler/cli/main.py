@@ -54,10 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
         if not given or not _HELP_FLAGS.isdisjoint(given):
             load_listed(app, given)
         result = app(given, exit_on_error=False)
-    except CommandFailed as failure:
-        return _fail(failure.message, failure.exit_code)
-    except HostlerError as error:
-        return _fail(error.message, exit_of_error(error))
+    except (CommandFailed, HostlerError) as error:
+        return _explain(error)
+    except BaseExceptionGroup as group:
+        ours = group.subgroup((CommandFailed, HostlerError))
+        if ours is None or len(_leaves(ours)) < len(_leaves(group)):
+            raise  # a fault of ours: shown whole
+        return _explain(_leaves(ours)[0])
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
@@ -125,6 +128,16 @@ _FAMILIES = (
 )
 
 
-def _fail(message: str, code: Exit) -> int:
-    sys.stderr.write(f"hostler: {message}\n")
-    return code
+def _explain(error: BaseException) -> int:
+    """Write an error of ours to stderr; return the exit code."""
+    sys.stderr.write(f"hostler: {error}\n")
+    if isinstance(error, CommandFailed):
+        return error.exit_code
+    return exit_of_error(error) if isinstance(error, HostlerError) else Exit.FAILED
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

@@ -45,7 +45,7 @@ def ps(
         with Client(target) as client:
             instances = Api(client).instances()
     except CommandFailed as failure:
-        if failure.exit_code is not Exit.UNREACHABLE:
+        if failure.exit_code not in (Exit.UNREACHABLE, Exit.TRY_AGAIN):
             raise
         return _without_server(common, failure)
     shown = [one for one in instances if stopped or not one.stopped]

@@ -1,12 +1,15 @@
 """The command tree as a whole."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from cyclopts import App
 
+from hostler.cli import main as tree
+from hostler.cli.exits import Exit
 from hostler.cli.main import main, make_app
+from hostler.core.errors import ConfigError
 
 
 def commands(app: App, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], App]]:
@@ -59,3 +62,22 @@ def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixtur
     script = capsys.readouterr().out
     for path in PATHS:
         assert path[-1] in script
+
+
+def test_an_error_of_ours_inside_a_group_is_one_line_and_a_fault_is_shown_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app_that_raises(*errors: Exception) -> Callable[[], App]:
+        def failing() -> None:
+            raise ExceptionGroup("tasks", [ExceptionGroup("inner", list(errors))])
+
+        app = App(result_action="return_value")
+        app.command(failing, name="fail")
+        return lambda: app
+
+    monkeypatch.setattr(tree, "make_app", app_that_raises(ConfigError("port: no")))
+    assert main(["fail"]) == Exit.CONFIG
+    assert capsys.readouterr().err == "hostler: port: no\n"
+    monkeypatch.setattr(tree, "make_app", app_that_raises(ConfigError("x"), ValueError("y")))
+    with pytest.raises(ExceptionGroup):
+        main(["fail"])

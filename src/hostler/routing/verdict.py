@@ -2,7 +2,13 @@
 
 from enum import StrEnum
 
-from hostler.core.errors import HostlerError, UpstreamError, UpstreamTimeout, WorkerLost
+from hostler.core.errors import (
+    HostlerError,
+    NoReadyInstance,
+    UpstreamError,
+    UpstreamTimeout,
+    WorkerLost,
+)
 
 
 class Failure(StrEnum):
@@ -13,7 +19,7 @@ class Failure(StrEnum):
     WRONG_INSTANCE = "wrong_instance"  # somebody else answered
     CLIENT_ERROR = "client_error"  # the engine said 4xx
     ENGINE_ERROR = "engine_error"  # the engine said 5xx with an OpenAI error object
-    UNAVAILABLE = "unavailable"  # 502, 503 or 504 without a reason of the engine's own
+    UNAVAILABLE = "unavailable"  # 503; 502 or 504 without a reason of the engine's own
     UNUSABLE = "unusable"  # a status or content type that makes no sense
     SILENT = "silent"  # the deadline passed
     GONE = "gone"  # the client left
@@ -63,6 +69,8 @@ def final_error(failure: Failure) -> HostlerError:
         return UpstreamTimeout()
     if failure is Failure.LOST:
         return WorkerLost()
+    if failure is Failure.UNAVAILABLE:
+        return NoReadyInstance("every engine asked says it cannot serve now", retry_after_s=2)
     if failure is Failure.WRONG_INSTANCE:
         return UpstreamError("another server answers at this instance's address")
     if failure is Failure.REFUSED:

@@ -37,9 +37,9 @@ def test_F07_F08_every_failure_has_one_answer(
 
 
 def test_every_failure_that_ends_a_request_has_an_error() -> None:
-    assert {f: final_error(f).http_status for f in RETRIED | {Failure.LOST}} == dict.fromkeys(
-        RETRIED | {Failure.LOST}, 502
-    )
+    dead = (RETRIED | {Failure.LOST}) - {Failure.UNAVAILABLE}
+    assert {final_error(failure).http_status for failure in dead} == {502}
+    assert final_error(Failure.UNAVAILABLE).http_status == 503
     assert final_error(Failure.SILENT).http_status == 504
     assert final_error(Failure.LOST).code == "worker_lost"
 

@@ -1,0 +1,163 @@
+"""Admission: who asks, for which model, and whether the request may go to its engine as it is."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from hostler.app.auth import KeyRing, Scope, require
+from hostler.core.errors import BadRequest, ModelNotFound
+from hostler.core.request import (
+    Body,
+    Route,
+    Rule,
+    as_object,
+    check_fields,
+    read_model,
+)
+from hostler.core.snapshot import KeyView, ModelView, Snapshot
+from hostler.engines.dialect import Dialect, find_dialect, open_rules
+from hostler.gateway.job import Job
+from hostler.wire.exchange import Request
+from hostler.wire.http1 import Head
+from hostler.wire.json import parse_json
+
+NAMED_MAX = 20  # models named in an error
+
+REQUIRED: Mapping[Route, tuple[str, ...]] = {
+    Route.CHAT: ("messages",),
+    Route.COMPLETIONS: ("prompt",),
+    Route.EMBEDDINGS: ("input",),
+    Route.RERANK: ("query", "documents"),
+}
+
+
+class Terms:
+    """A model's rules, ready for use."""
+
+    __slots__ = ("dialect", "model", "rules")
+
+    def __init__(self, model: ModelView) -> None:
+        self.model = model
+        self.dialect: Dialect = find_dialect(model.engine)
+        self.rules = open_rules(self.dialect, model.open_fields)
+
+
+class Admission:
+    """What a snapshot says about keys and models, looked up by name."""
+
+    def __init__(self, json_depth: int) -> None:
+        self._json_depth = json_depth
+        self._keys: tuple[KeyView, ...] = ()
+        self._ring = KeyRing(())
+        self._terms: dict[str, Terms] = {}
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Take over a newer snapshot."""
+        if snapshot.keys != self._keys:
+            self._keys = snapshot.keys
+            self._ring = KeyRing(snapshot.keys)
+        terms: dict[str, Terms] = {}
+        for model in snapshot.models:
+            its = self._terms.get(model.name)
+            if its is None or its.model is not model:
+                its = Terms(model)
+            for name in (model.name, *model.aliases):
+                terms.setdefault(name, its)
+        self._terms = terms
+
+    def identify(self, head: Head) -> KeyView:
+        """Return the key of a request: `Authorization: Bearer`, or `x-api-key`.
+
+        Raises:
+            InvalidAPIKey
+        """
+        given = head.fields.get(b"authorization")
+        if given is None:
+            bare = head.fields.get(b"x-api-key")
+            given = b"Bearer " + bare if bare is not None else None
+        return self._ring.identify(given)
+
+    def models_for(self, key: KeyView) -> list[ModelView]:
+        """The models this key may use, by name."""
+        models = {terms.model.name: terms.model for terms in self._terms.values()}
+        return [models[name] for name in sorted(models) if not key.models or name in key.models]
+
+    def find(self, name: str, key: KeyView) -> Terms:
+        """Return the terms of the model of this name or alias.
+
+        Raises:
+            InsufficientScope, ModelNotAllowed: also for names that do not exist, so that a limited
+                key learns nothing.
+            ModelNotFound: names the models that this key may use.
+        """
+        terms = self._terms.get(name)
+        real_name = terms.model.name if terms is not None else name
+        if key.models and name in key.models:
+            real_name = name
+        require(key, Scope.INFERENCE, real_name)
+        if terms is not None:
+            return terms
+        known = [model.name for model in self.models_for(key)]
+        near = get_close_matches(name, known, n=1, cutoff=0.6)
+        if near:
+            hint = f"did you mean {near[0]!r}?"
+        elif known:
+            more = ", ..." if len(known) > NAMED_MAX else ""
+            hint = f"known: {', '.join(known[:NAMED_MAX])}{more}"
+        else:
+            hint = "no model is known"
+        raise ModelNotFound(f"model {name[:96]!r} is not known; {hint}", param="model")
+
+    def body(self, request: Request) -> Body:
+        """Return the parsed body, strictly read.
+
+        Raises:
+            InvalidJSON
+        """
+        return as_object(parse_json(request.body, self._json_depth))
+
+    def job(self, request: Request, key: KeyView, route: Route) -> Job:
+        """Judge a whole inference request.
+
+        Raises:
+            BadRequest and its kin: the request; ModelNotFound, InsufficientScope: who asks for what.
+        """
+        body = self.body(request)
+        terms = self.find(read_model(body), key)
+        rules = terms.rules[route]
+        check_body(body, rules, terms, REQUIRED.get(route, ()))
+        terms.dialect.path(route, "")  # NotFound when this engine does not do that
+        return Job(terms.model, route, body, key_id=key.key_id, request_id=request.request_id)
+
+    def engine_job(self, request: Request, key: KeyView, path: str) -> Job:
+        """Judge a request for an engine's own route, by the dialect's allow-list. Raises as `job`."""
+        body = self.body(request)
+        terms = self.find(read_model(body), key)
+        rules = terms.dialect.passthrough.get(path)
+        if rules is None:
+            known = ", ".join(sorted(terms.dialect.passthrough)) or "none"
+            raise BadRequest(
+                f"engine {terms.dialect.name!r}: {path[:96]!r} is not let through (known: {known})"
+            )
+        check_body(body, rules, terms, ())
+        return Job(
+            terms.model,
+            Route.TOKENIZE,
+            body,
+            key_id=key.key_id,
+            request_id=request.request_id,
+            path=path,
+        )
+
+
+def check_body(
+    body: Body, rules: Mapping[str, Rule], terms: Terms, required: tuple[str, ...]
+) -> None:
+    """Return when every field may go to the engine and none is missing.
+
+    Raises:
+        BadRequest
+    """
+    check_fields(body, rules, engine=terms.dialect.name, model=terms.model.name)
+    for name in required:
+        if body.get(name) is None:
+            raise BadRequest(f"{name}: this field is needed", param=name)

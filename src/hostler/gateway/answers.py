@@ -1,0 +1,105 @@
+"""What of an engine's answer goes to a client: its headers, and its errors in one shape."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from hostler.core.errors import HostlerError, UpstreamError, envelope
+from hostler.wire.exchange import error_headers
+
+Fields = list[tuple[bytes, bytes]]
+
+JSON_FIELD = (b"content-type", b"application/json")
+NO_RETRY = (b"x-should-retry", b"false")
+STREAM_FIELDS: Fields = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class AnswerHead:
+    """The header fields of an engine's answer that mean something here."""
+
+    __slots__ = ("content_type", "encoding", "instance", "length", "retry_after")
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        fields = dict(headers)
+        self.content_type = fields.get(b"content-type", b"").lower()
+        self.encoding = fields.get(b"content-encoding", b"").lower()
+        self.instance = fields.get(b"x-hostler-instance", b"")
+        self.retry_after = fields.get(b"retry-after", b"")
+        length = fields.get(b"content-length", b"")
+        self.length = int(length) if length.isdigit() else None
+
+    @property
+    def is_json(self) -> bool:
+        return self.content_type.startswith(b"application/json")
+
+    @property
+    def is_events(self) -> bool:
+        return self.content_type.startswith(b"text/event-stream")
+
+    @property
+    def is_plain(self) -> bool:
+        return self.encoding in (b"", b"identity")
+
+
+def engine_error(body: bytes) -> dict[str, Any] | None:
+    """Return the inside of an OpenAI error object, or None when the body is not one."""
+    try:
+        data = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    error = data.get("error") if isinstance(data, dict) else None
+    if isinstance(error, dict) and isinstance(error.get("message"), str):
+        return error
+    return None
+
+
+def shape_error(status: int, body: bytes) -> tuple[int, bytes]:
+    """Return an engine's error in the shape of ours: status and body.
+
+    An error object of the engine keeps its message and gets the missing members; anything else
+    becomes a plain one that shows nothing of the body (it may hold paths or addresses).
+    """
+    error = engine_error(body)
+    if error is None:
+        if status < 500:
+            return status, _object("the engine refused the request", None, "upstream_refused")
+        return 502, envelope(UpstreamError())
+    code = error.get("code")
+    if not isinstance(code, str):
+        kind = error.get("type")
+        code = _CODES.get(kind, kind) if isinstance(kind, str) and kind else "upstream_error"
+    if isinstance(error.get("type"), str) and error.get("code") == code and "param" in error:
+        return status, body
+    param = error.get("param")
+    return status, _object(
+        error["message"], param if isinstance(param, str) else None, code, status
+    )
+
+
+def own_error(error: HostlerError) -> tuple[int, bytes, Fields]:
+    """Return status, body and headers of an error of ours."""
+    headers = list(error_headers(error))
+    if error.http_status in (502, 504):
+        headers.append(NO_RETRY)
+    return error.http_status, envelope(error), headers
+
+
+# Private
+
+# llama.cpp's types for what has a code in the contract
+_CODES = {
+    "exceed_context_size_error": "context_length_exceeded",
+    "unavailable_error": "model_loading",
+}
+
+
+def _object(message: str, param: str | None, code: str, status: int = 400) -> bytes:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return msgspec.json.encode(
+        {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    )

@@ -1,0 +1,212 @@
+"""Attempt: one try of a request on one instance. Judges the answer's head and copies its body.
+
+It tells the relay how it ended, once. Not here: slots, retries, and what a client is told of failures.
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from hostler.core.errors import UpstreamError
+from hostler.gateway.answers import (
+    JSON_FIELD,
+    NO_RETRY,
+    STREAM_FIELDS,
+    AnswerHead,
+    Fields,
+    engine_error,
+    shape_error,
+)
+from hostler.gateway.lanes import Lane
+from hostler.gateway.streams import StreamWatch
+from hostler.routing.router import Claim, Outcome
+from hostler.routing.verdict import Failure
+from hostler.wire.client import Call, UpstreamLost
+from hostler.wire.sse import EventCutter
+
+if TYPE_CHECKING:
+    from hostler.gateway.relay import Relay
+
+WHOLE_BYTES = 1024 * 1024  # of an answer that is held back until it is complete
+ERROR_BYTES = 256 * 1024  # of an engine's error that is read
+
+
+class Mode(IntEnum):
+    """What is done with the body of the engine's answer."""
+
+    WHOLE = 0  # held back until complete
+    EVENTS = 1  # forwarded event by event
+    PASS = 2  # forwarded as it comes: too long to hold back
+    ERROR = 3  # read, then reshaped
+
+
+class Attempt:
+    """One try. It is the Sink of its call, and holds the slot of its claim until it ends."""
+
+    __slots__ = (
+        "_answer",
+        "_call",
+        "_cutter",
+        "_parts",
+        "_relay",
+        "_size",
+        "_status",
+        "_watch",
+        "claim",
+        "is_over",
+        "lane",
+        "mode",
+    )
+
+    def __init__(self, relay: "Relay", claim: Claim, lane: Lane) -> None:
+        self._relay = relay
+        self.claim = claim
+        self.lane = lane
+        self.mode = Mode.WHOLE
+        self.is_over = False
+        self._call: Call | None = None
+        self._answer: AnswerHead | None = None
+        self._status = 0
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._cutter: EventCutter | None = None
+        self._watch: StreamWatch | None = None
+
+    def start(self, request: bytes) -> None:
+        """Send the request."""
+        call = self.lane.pool.submit(request, self)
+        if not self.is_over:
+            self._call = call
+
+    def stop(self, outcome: Outcome, witness: bytes = b"") -> None:
+        """End it, whatever it does now: the engine's connection is cut, the slot given back."""
+        self.is_over = True
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+        self.claim.release(outcome, witness=witness)
+
+    def pause(self) -> None:
+        if self._call is not None:
+            self._call.pause()
+
+    def resume(self) -> None:
+        if self._call is not None:
+            self._call.resume()
+
+    # Sink
+
+    def on_head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        answer = self._answer = AnswerHead(headers)
+        self._status = status
+        relay = self._relay
+        if answer.instance and answer.instance != self.lane.identity:
+            relay.attempt_failed(Failure.WRONG_INSTANCE)
+        elif status >= 400:
+            self.mode = Mode.ERROR
+        elif status != 200 or not answer.is_plain:
+            relay.attempt_failed(Failure.UNUSABLE)
+        elif relay.job.stream and answer.is_events:
+            self.mode = Mode.EVENTS
+            self._cutter = EventCutter()
+            self._watch = StreamWatch(relay.job.choices)
+        elif relay.job.stream or not answer.is_json:
+            relay.attempt_failed(Failure.UNUSABLE)
+
+    def on_data(self, data: bytes) -> None:
+        if self.mode is Mode.EVENTS:
+            self._take_events(data)
+            return
+        if self.mode is Mode.PASS:
+            self._relay.exchange.write(data)
+            return
+        self._size += len(data)
+        self._parts.append(data)
+        if self.mode is Mode.ERROR:
+            if self._size > ERROR_BYTES:
+                self._relay.attempt_failed(Failure.UNUSABLE)
+        elif self._size > WHOLE_BYTES:
+            self._pass_on()
+
+    def on_end(self) -> None:
+        if self.is_over:
+            return
+        self._call = None
+        match self.mode:
+            case Mode.WHOLE:
+                self._end_whole()
+            case Mode.EVENTS:
+                self._end_events()
+            case Mode.PASS:
+                self._relay.succeeded()
+            case Mode.ERROR:
+                self._end_error()
+
+    def on_lost(self, error: UpstreamLost) -> None:
+        if self.is_over:
+            return
+        self._call = None
+        if self._watch is not None and self._watch.is_complete:
+            self._end_events()  # only the end of the framing is missing
+            return
+        never_sent = error.refused or not error.sent_bytes
+        self._relay.attempt_failed(Failure.REFUSED if never_sent else Failure.LOST)
+
+    # Private
+
+    def _take_events(self, data: bytes) -> None:
+        assert self._cutter is not None
+        assert self._watch is not None
+        try:
+            events = self._cutter.feed(data)
+        except UpstreamError:
+            self._relay.attempt_failed(Failure.UNUSABLE)
+            return
+        if not events:
+            return
+        events = self._watch.see(events)
+        if events:
+            relay = self._relay
+            if not relay.is_started:
+                relay.start(STREAM_FIELDS, None)
+            relay.exchange.write(events)
+
+    def _end_events(self) -> None:
+        relay, watch = self._relay, self._watch
+        if watch is not None and watch.is_complete:
+            relay.succeeded()
+        elif watch is not None and watch.is_failed and relay.is_started:
+            relay.ended_by_engine()
+        else:
+            relay.attempt_failed(Failure.UNUSABLE)
+
+    def _pass_on(self) -> None:
+        """The answer is too long to hold back: send what there is, and the rest as it comes."""
+        self.mode = Mode.PASS
+        self._relay.start([JSON_FIELD], self._answer.length if self._answer else None)
+        self._relay.exchange.write(b"".join(self._parts))
+        self._parts = []
+
+    def _end_whole(self) -> None:
+        parts = self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        if not body.startswith(b"{") or body.startswith(b'{"error"'):
+            self._relay.attempt_failed(Failure.UNUSABLE)
+        else:
+            self._relay.answered(200, body, [JSON_FIELD], Outcome.OK)
+
+    def _end_error(self) -> None:
+        """The engine refused. Its decision is forwarded, unless it only said `not now`."""
+        body, status = b"".join(self._parts), self._status
+        if status == 503 or (status in (502, 504) and engine_error(body) is None):
+            self._relay.attempt_failed(Failure.UNAVAILABLE)
+            return
+        fields: Fields = [JSON_FIELD]
+        answer = self._answer
+        if answer is not None and answer.retry_after.isdigit() and status in (429, 503):
+            fields = [JSON_FIELD, (b"retry-after", answer.retry_after)]
+        status, body = shape_error(status, body)
+        if status >= 500:
+            fields = [*fields, NO_RETRY]
+        outcome = Outcome.CLIENT_ERROR if self._status < 500 else Outcome.UPSTREAM_STATUS
+        self._relay.answered(status, body, fields, outcome)

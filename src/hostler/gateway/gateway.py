@@ -1,0 +1,307 @@
+"""Gateway: the data plane's component. Routes requests to the right part; decides nothing itself."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Protocol
+
+import msgspec
+
+from hostler.app.auth import Scope, require
+from hostler.app.component import BaseComponent, ComponentType
+from hostler.app.config import Config
+from hostler.core.errors import (
+    HostlerError,
+    InvalidAPIKey,
+    Overloaded,
+    UnsupportedMediaType,
+)
+from hostler.core.request import Route, check_fields, read_model
+from hostler.core.snapshot import InstanceView, KeyView, ModelView, Snapshot
+from hostler.gateway import tokens
+from hostler.gateway.admission import Admission
+from hostler.gateway.answers import JSON_FIELD, own_error
+from hostler.gateway.controller import ControllerLine
+from hostler.gateway.lanes import Lanes
+from hostler.gateway.metrics import CONTENT_TYPE, OTHER, GatewayMetrics
+from hostler.gateway.probes import Prober, identity_proof
+from hostler.gateway.relay import Relays
+from hostler.gateway.routes import Auth, GatewayRoute, RouteTable
+from hostler.routing.router import Router
+from hostler.wire.exchange import Exchange
+from hostler.wire.http1 import Head
+
+SWEEP_S = 1.0  # how exact deadlines of requests are kept
+QUESTIONS_MAX = 64  # token counts under way at the same time
+COUNT_TIMEOUT_S = 10.0
+ENGINE_PREFIX = "/v1/engine"
+_NO_STORE = (b"cache-control", b"no-store")
+_OK = b'{"status":"ok"}'
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
+_NOT_READY = b'{"status":"not ready"}'
+
+
+class SnapshotSource(Protocol):
+    """Where snapshots come from: `registry.client.SnapshotMirror`, or a test."""
+
+    snapshot: Snapshot
+    connected: bool
+
+    def listen(self, listener: Callable[[Snapshot], None], /) -> None:
+        """Call `listener` with every newer snapshot."""
+
+
+class Gateway(BaseComponent):
+    """Answers users. Its `handle` and `judge_head` belong to one or more HttpServers."""
+
+    name = ComponentType.GATEWAY
+
+    def __init__(
+        self,
+        config: Config,
+        source: SnapshotSource,
+        admin_socket: Path,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        settings = config.gateway
+        self.metrics = GatewayMetrics()
+        self.router = Router(
+            queue_length=settings.queue_length,
+            queue_wait_s=settings.queue_wait_s,
+            eject_s=settings.eject_s,
+            clock=clock,
+        )
+        self._config = config
+        self._source = source
+        self._admission = Admission(config.limits.json_depth)
+        self._lanes = Lanes(settings, identity_proof)
+        self.relays = Relays(settings, self.router, self._lanes, self.metrics, clock)
+        self._controller = ControllerLine(admin_socket)
+        self._tasks: asyncio.TaskGroup | None = None
+        self._questions = 0
+        self._admitted: tuple[Head, GatewayRoute, KeyView | None] | None = None
+        self.metrics.gauges = self._gauges
+        self.table = RouteTable(self._routes())
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Take snapshots, probe and keep deadlines."""
+        prober = Prober(self._config.gateway, self.router, lambda: self._source.snapshot)
+        self._source.listen(self.take_snapshot)
+        self.take_snapshot(self._source.snapshot)
+        async with asyncio.TaskGroup() as group:
+            self._tasks = group
+            work = [
+                group.create_task(prober.run(), name="gateway.probe"),
+                group.create_task(self._sweep(), name="gateway.sweep"),
+            ]
+            try:
+                yield
+            finally:
+                self._tasks = None
+                for task in work:
+                    task.cancel()
+                await self._lanes.close()
+                await self._controller.close()
+
+    def take_snapshot(self, snapshot: Snapshot) -> None:
+        """Go on with a newer snapshot."""
+        self._admission.update(snapshot)
+        self._lanes.update(snapshot)
+        self.router.update(snapshot)
+
+    # For HttpServer
+
+    def judge_head(self, head: Head) -> HostlerError | None:
+        """Say why a request is refused before its body is read: route, key, scope, media type."""
+        try:
+            self._admit(head)
+        except HostlerError as error:
+            self.metrics.refused(error.code)
+            return error
+        return None
+
+    def handle(self, exchange: Exchange) -> None:
+        """Serve a whole request."""
+        try:
+            admitted = self._admitted
+            if admitted is None or admitted[0] is not exchange.request:
+                admitted = self._admit(exchange.request)
+            self._admitted = None
+            admitted[1].handler(exchange, admitted[2])
+        except HostlerError as error:
+            self.metrics.refused(error.code)
+            exchange.send(*own_error(error))
+
+    # Private
+
+    def _routes(self) -> Iterable[GatewayRoute]:
+        def route(method: str, path: str, handler: object, auth: Auth) -> GatewayRoute:
+            return GatewayRoute(method=method, path=path, handler=handler, auth=auth)  # type: ignore[arg-type]
+
+        def work(path: str, kind: Route) -> GatewayRoute:
+            def handler(exchange: Exchange, key: KeyView | None) -> None:
+                job = self._admission.job(exchange.request, _known(key), kind)
+                self.relays.begin(exchange, job)
+
+            return route("POST", path, handler, Auth.INFERENCE)
+
+        yield route("GET", "/health", self._health, Auth.OPEN)
+        yield route("GET", "/ready", self._ready, Auth.OPEN)
+        yield route("GET", "/metrics", self._show_metrics, Auth.METRICS)
+        yield route("GET", "/v1/models", self._list_models, Auth.INFERENCE)
+        yield route("GET", "/v1/models/*", self._show_model, Auth.INFERENCE)
+        yield work("/v1/chat/completions", Route.CHAT)
+        yield work("/v1/completions", Route.COMPLETIONS)
+        yield work("/v1/embeddings", Route.EMBEDDINGS)
+        yield work("/v1/rerank", Route.RERANK)
+        yield work("/rerank", Route.RERANK)
+        yield route("POST", "/tokenize", self._tokenize, Auth.INFERENCE)
+        yield route("POST", f"{ENGINE_PREFIX}/*", self._engine, Auth.INFERENCE)
+        for path in ("/api/v1", "/api/v1/*", "/openapi.json", "/docs", "/console", "/console/*"):
+            yield route("*", path, self._relay_to_controller, Auth.CONTROLLER)
+
+    def _admit(self, head: Head) -> tuple[Head, GatewayRoute, KeyView | None]:
+        """Find the route and judge who asks. Kept for `handle`, which mostly follows at once."""
+        route = self.table.find(head.method, head.path)
+        key: KeyView | None = None
+        if route.auth is Auth.INFERENCE:
+            key = self._admission.identify(head)
+            require(key, Scope.INFERENCE)
+            if head.method == "POST":
+                check_media_type(head)
+        elif route.auth is Auth.METRICS:
+            key = self._admission.identify(head)
+            require(key, Scope.METRICS)
+        elif (
+            route.auth is Auth.CONTROLLER
+            and head.method not in _READING
+            and not head.fields.keys() & _CREDENTIALS
+        ):
+            raise InvalidAPIKey
+        self._admitted = (head, route, key)
+        return self._admitted
+
+    def _health(self, exchange: Exchange, key: KeyView | None) -> None:
+        exchange.send(200, _OK, [JSON_FIELD, _NO_STORE])
+
+    def _ready(self, exchange: Exchange, key: KeyView | None) -> None:
+        is_known = self._source.snapshot.version > 0
+        if is_known and all(self.router.usable(m.name) for m in self.router.models() if m.wanted):
+            exchange.send(200, _OK, [JSON_FIELD, _NO_STORE])
+        else:
+            exchange.send(503, _NOT_READY, [JSON_FIELD, _NO_STORE, (b"retry-after", b"2")])
+
+    def _show_metrics(self, exchange: Exchange, key: KeyView | None) -> None:
+        exchange.send(200, self.metrics.text(), [(b"content-type", CONTENT_TYPE)])
+
+    def _list_models(self, exchange: Exchange, key: KeyView | None) -> None:
+        models = [describe_model(model) for model in self._admission.models_for(_known(key))]
+        body = msgspec.json.encode({"object": "list", "data": models})
+        exchange.send(200, body, [JSON_FIELD])
+
+    def _show_model(self, exchange: Exchange, key: KeyView | None) -> None:
+        name = exchange.request.path.removeprefix("/v1/models/")
+        model = self._admission.find(name, _known(key)).model
+        exchange.send(200, msgspec.json.encode(describe_model(model)), [JSON_FIELD])
+
+    def _engine(self, exchange: Exchange, key: KeyView | None) -> None:
+        path = exchange.request.path.removeprefix(ENGINE_PREFIX)
+        job = self._admission.engine_job(exchange.request, _known(key), path)
+        self.relays.begin(exchange, job)
+
+    def _relay_to_controller(self, exchange: Exchange, key: KeyView | None) -> None:
+        self._controller.relay(exchange)
+
+    def _tokenize(self, exchange: Exchange, key: KeyView | None) -> None:
+        body = self._admission.body(exchange.request)
+        terms = self._admission.find(read_model(body), _known(key))
+        check_fields(
+            body, terms.rules[Route.TOKENIZE], engine=terms.dialect.name, model=terms.model.name
+        )
+        if self._tasks is None or self._questions >= QUESTIONS_MAX:
+            raise Overloaded("too many token counts are under way", retry_after_s=1)
+        instance = self.router.select(terms.model.name)
+        asked = tokens.question(body, terms.dialect, instance)
+        self._questions += 1
+        task = self._tasks.create_task(self._count(exchange, asked, instance), name="tokenize")
+        task.add_done_callback(self._counted)
+
+        def gone() -> None:
+            task.cancel()
+
+        exchange.on_gone = gone
+
+    async def _count(
+        self, exchange: Exchange, asked: tokens.TokenQuestion, instance: InstanceView
+    ) -> None:
+        try:
+            status, body = await tokens.ask(asked, instance, COUNT_TIMEOUT_S)
+            exchange.send(status, body, [JSON_FIELD])
+        except HostlerError as error:
+            exchange.send(*own_error(error))
+
+    def _counted(self, task: asyncio.Task[None]) -> None:
+        self._questions -= 1
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.relays.end_expired()
+            await self._lanes.close_unused(lambda instance_id: instance_id in self.router.load)
+
+    def _gauges(self) -> Iterable[tuple[str, str, Mapping[str, float]]]:
+        names = [model.name for model in self.router.models()]
+        load = self.router.load
+        in_flight = dict.fromkeys(names, 0.0)
+        for instance in self._source.snapshot.instances:
+            name = instance.model_name if instance.model_name in in_flight else OTHER
+            in_flight[name] = in_flight.get(name, 0.0) + load.get(instance.instance_id, 0)
+        yield "hostler_in_flight", "Requests in instances now.", in_flight
+        yield (
+            "hostler_waiting",
+            "Requests waiting for a slot now.",
+            {name: float(self.router.waiting(name)) for name in names},
+        )
+        yield (
+            "hostler_usable_instances",
+            "Instances that take requests now.",
+            {name: float(len(self.router.usable(name))) for name in names},
+        )
+
+
+def check_media_type(head: Head) -> None:
+    """Refuse bodies that say they are something else than JSON (browsers send forms unasked).
+
+    Raises:
+        UnsupportedMediaType
+    """
+    kind = head.fields.get(b"content-type")
+    if kind is not None and kind[:16].lower() != b"application/json":
+        raise UnsupportedMediaType("the body must be JSON: send `content-type: application/json`")
+
+
+def describe_model(model: ModelView) -> dict[str, object]:
+    """The OpenAI model object, with what is useful beyond it."""
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created_at_s,
+        "owned_by": "hostler",
+        "type": model.worker_type.value,
+        "aliases": list(model.aliases),
+        "max_model_len": model.context_length,
+    }
+
+
+# Private
+
+
+def _known(key: KeyView | None) -> KeyView:
+    """The key of a route that needs one: `_admit` has found it."""
+    if key is None:
+        raise InvalidAPIKey
+    return key

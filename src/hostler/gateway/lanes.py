@@ -1,0 +1,111 @@
+"""Lanes: one connection pool an instance, with the request heads its engine wants."""
+
+import asyncio
+from collections.abc import Callable
+
+from hostler.app.config import GatewayConfig, environment
+from hostler.core.snapshot import Endpoint, InstanceView, Snapshot
+from hostler.engines.dialect import find_dialect
+from hostler.gateway.job import Job
+from hostler.wire.client import Pool, Proof, host_header
+from hostler.wire.http1 import field_lines
+
+
+class Lane:
+    """The way to one instance.
+
+    answer_fields: headers that every answer of it carries to the client.
+    """
+
+    __slots__ = ("_heads", "answer_fields", "dialect", "identity", "instance", "pool")
+
+    def __init__(self, instance: InstanceView, pool: Pool) -> None:
+        self.instance = instance
+        self.pool = pool
+        self.dialect = find_dialect(instance.engine)
+        self.identity = instance.instance_id.encode()
+        self.answer_fields = [
+            (b"x-hostler-instance", self.identity),
+            (b"x-hostler-model", instance.model_name.encode()),
+        ]
+        self._heads: dict[str, bytes] = {}
+
+    def request(self, job: Job) -> bytes:
+        """Build the whole request for the engine: its head is ours, framing included (F88)."""
+        key = job.path or job.route
+        head = self._heads.get(key)
+        if head is None:
+            path = job.path or self.dialect.path(job.route, self.instance.endpoint.base_path)
+            head = self._heads[key] = self._head(path)
+        body = job.encoded(self.instance.upstream_model)
+        return b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (
+            head,
+            job.request_id.encode(),
+            len(body),
+            body,
+        )
+
+    # Private
+
+    def _head(self, path: str) -> bytes:
+        endpoint = self.instance.endpoint
+        lines = field_lines(
+            [
+                (b"host", host_header(endpoint).encode()),
+                (b"accept-encoding", b"identity"),
+                (b"content-type", b"application/json"),
+                (b"x-hostler-instance", self.identity),
+                *credentials(endpoint),
+            ]
+        )
+        return b"POST %b HTTP/1.1\r\n%bx-request-id: " % (path.encode("ascii"), lines)
+
+
+class Lanes:
+    """The lanes of one gateway, made when first used, closed when their instance is no more."""
+
+    def __init__(
+        self, config: GatewayConfig, prove: Callable[[InstanceView], Proof | None]
+    ) -> None:
+        self._config = config
+        self._prove = prove
+        self._lanes: dict[str, Lane] = {}
+        self._known: frozenset[str] = frozenset()
+
+    def update(self, snapshot: Snapshot) -> None:
+        self._known = frozenset(i.instance_id for i in snapshot.instances)
+
+    def lane(self, instance: InstanceView) -> Lane:
+        """The lane to this instance."""
+        lane = self._lanes.get(instance.instance_id)
+        if lane is None or lane.instance.endpoint != instance.endpoint:
+            lane = self._lanes[instance.instance_id] = self._make(instance)
+        return lane
+
+    async def close_unused(self, busy: Callable[[str], bool]) -> None:
+        """Close the lanes to instances that are gone and have no request in flight."""
+        for instance_id in [i for i in self._lanes if i not in self._known and not busy(i)]:
+            await self._lanes.pop(instance_id).pool.close()
+
+    async def close(self) -> None:
+        lanes, self._lanes = self._lanes, {}
+        await asyncio.gather(*(lane.pool.close() for lane in lanes.values()))
+
+    # Private
+
+    def _make(self, instance: InstanceView) -> Lane:
+        dialect = find_dialect(instance.engine)
+        pool = Pool(
+            instance.endpoint,
+            connect_timeout_s=self._config.connect_timeout_s,
+            idle_s=dialect.idle_s,
+            requests_per_connection=dialect.requests_per_connection,
+            prove=self._prove(instance),
+        )
+        return Lane(instance, pool)
+
+
+def credentials(endpoint: Endpoint) -> list[tuple[bytes, bytes]]:
+    """The Authorization header for an endpoint, from the variable the operator named."""
+    key = environment(endpoint.api_key_env) if endpoint.api_key_env else None
+    return [(b"authorization", b"Bearer " + key.encode())] if key else []

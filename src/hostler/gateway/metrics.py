@@ -1,0 +1,132 @@
+"""What the gateway counts, and how Prometheus reads it.
+
+Plain dictionaries on the hot path; metric families are made when somebody scrapes. Labels are
+bounded: models that are not ours count as `other`.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+OTHER = "other"
+BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class Spread:
+    """A histogram of seconds."""
+
+    __slots__ = ("counts", "total_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS_S) + 1)
+        self.total_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(BUCKETS_S, seconds)] += 1
+        self.total_s += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts, as Prometheus wants them."""
+        bounds = [*(f"{bound:g}" for bound in BUCKETS_S), "+Inf"]
+        total, found = 0, []
+        for bound, count in zip(bounds, self.counts, strict=True):
+            total += count
+            found.append((bound, float(total)))
+        return found
+
+
+class GatewayMetrics(Collector):
+    """Counters of one gateway process, since its start."""
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, str, int], int] = {}  # model, route, status
+        self.failures: dict[tuple[str, str], int] = {}  # model, kind of failed attempt
+        self.retries: dict[str, int] = {}
+        self.refusals: dict[str, int] = {}  # code
+        self.durations: dict[str, Spread] = {}
+        self.first_bytes: dict[str, Spread] = {}
+        self.gauges: Callable[[], Iterable[tuple[str, str, Mapping[str, float]]]] = tuple
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def finished(
+        self, model: str, route: str, status: int, took_s: float, first_byte_s: float | None
+    ) -> None:
+        """A request that reached a model's queue or instance has ended. status 499: client gone."""
+        key = (model, route, status)
+        self.requests[key] = self.requests.get(key, 0) + 1
+        spread = self.durations.get(model)
+        if spread is None:
+            spread = self.durations[model] = Spread()
+            self.first_bytes[model] = Spread()
+        spread.add(took_s)
+        if first_byte_s is not None:
+            self.first_bytes[model].add(first_byte_s)
+
+    def attempt_failed(self, model: str, kind: str) -> None:
+        self.failures[model, kind] = self.failures.get((model, kind), 0) + 1
+
+    def retried(self, model: str) -> None:
+        self.retries[model] = self.retries.get(model, 0) + 1
+
+    def refused(self, code: str) -> None:
+        """A request was refused before it reached a model."""
+        self.refusals[code] = self.refusals.get(code, 0) + 1
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus's text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "hostler_requests", "Requests by status.", labels=["model", "route", "status"]
+        )
+        for (model, route, status), count in self.requests.items():
+            requests.add_metric([model, route, str(status)], count)
+        yield requests
+        failures = CounterMetricFamily(
+            "hostler_attempt_failures", "Failed attempts by kind.", labels=["model", "kind"]
+        )
+        for (model, kind), count in self.failures.items():
+            failures.add_metric([model, kind], count)
+        yield failures
+        yield _counter("hostler_retries", "Attempts after the first.", "model", self.retries)
+        yield _counter(
+            "hostler_refusals", "Requests refused before any model.", "code", self.refusals
+        )
+        yield _histogram("hostler_request_seconds", "From request to last byte.", self.durations)
+        yield _histogram("hostler_first_byte_seconds", "To the first byte.", self.first_bytes)
+        for name, help_text, values in self.gauges():
+            gauge = GaugeMetricFamily(name, help_text, labels=["model"])
+            for model, value in values.items():
+                gauge.add_metric([model], value)
+            yield gauge
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+
+# Private
+
+
+def _counter(name: str, help_text: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, help_text, labels=[label])
+    for value, count in values.items():
+        family.add_metric([value], count)
+    return family
+
+
+def _histogram(name: str, help_text: str, values: Mapping[str, Spread]) -> Metric:
+    family = HistogramMetricFamily(name, help_text, labels=["model"])
+    for model, spread in values.items():
+        family.add_metric([model], spread.buckets(), spread.total_s)
+    return family

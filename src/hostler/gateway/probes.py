@@ -1,0 +1,109 @@
+"""Active probes: of servers given by URL always, of our own instances while they are in doubt."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from hostler.app.config import GatewayConfig
+from hostler.core.lifecycle import State
+from hostler.core.snapshot import InstanceView, Snapshot
+from hostler.gateway.lanes import credentials
+from hostler.routing.router import Router
+from hostler.wire.client import Proof, UpstreamLost, build_request, fetch, host_header
+
+AT_ONCE = 32  # probes under way at the same time
+LIST_BYTES = 1024 * 1024  # of a list of models
+
+
+def identity_proof(instance: InstanceView) -> Proof | None:
+    """How a connection to a server given by URL shows that it serves the model meant (F27).
+
+    None for a Unix socket in the run folder: its path is the instance.
+    """
+    endpoint = instance.endpoint
+    if endpoint.socket:
+        return None
+    request = build_request(
+        "GET", models_path(instance), host_header(endpoint), credentials(endpoint)
+    )
+    name = instance.upstream_model or instance.model_name
+    return Proof(request=request, check=lambda status, body: status == 200 and lists(body, name))
+
+
+def models_path(instance: InstanceView) -> str:
+    return instance.endpoint.base_path.rstrip("/") + "/models"
+
+
+def lists(body: bytes, name: str) -> bool:
+    """Does this answer of `/models` name the model?"""
+    try:
+        models = msgspec.json.decode(body, type=_ModelList)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return any(model.id == name for model in models.data)
+
+
+class Prober:
+    """Asks, on a beat, those whose health is in doubt, and tells the router what they said."""
+
+    def __init__(
+        self, config: GatewayConfig, router: Router, snapshot: Callable[[], Snapshot]
+    ) -> None:
+        self._config = config
+        self._router = router
+        self._snapshot = snapshot
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        slots = asyncio.Semaphore(AT_ONCE)
+        while True:
+            async with asyncio.TaskGroup() as tasks:
+                for instance in self._doubted():
+                    tasks.create_task(self._probe(instance, slots), name="probe")
+                await asyncio.sleep(self._config.probe_interval_s)
+
+    # Private
+
+    def _doubted(self) -> list[InstanceView]:
+        troubled = self._router.health.troubled()
+        return [
+            i
+            for i in self._snapshot().instances
+            if i.state is State.READY and (not i.endpoint.socket or i.instance_id in troubled)
+        ]
+
+    async def _probe(self, instance: InstanceView, slots: asyncio.Semaphore) -> None:
+        async with slots:
+            is_good = await self._is_good(instance)
+        self._router.note_probe(instance.instance_id, is_good)
+
+    async def _is_good(self, instance: InstanceView) -> bool:
+        endpoint = instance.endpoint
+        by_url = not endpoint.socket
+        try:
+            answer = await fetch(
+                endpoint,
+                "GET",
+                models_path(instance) if by_url else "/health",
+                headers=credentials(endpoint),
+                timeout_s=self._config.probe_timeout_s,
+                most_bytes=LIST_BYTES,
+            )
+        except UpstreamLost:
+            return False
+        if by_url:
+            name = instance.upstream_model or instance.model_name
+            return answer.status == 200 and lists(answer.body, name)
+        return answer.status == 200
+
+
+# Private
+
+
+class _ModelEntry(msgspec.Struct):
+    id: str = ""
+
+
+class _ModelList(msgspec.Struct):
+    data: list[_ModelEntry] = []

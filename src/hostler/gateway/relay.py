@@ -1,0 +1,340 @@
+"""Relay: one request from its claim to its last byte: slots, retries, and what the client is told.
+
+Until the first byte has gone to the client a failed attempt can be made again elsewhere; after it a
+failure is an error event and an unclean end, never another instance's text. Copying is Attempt's.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from time import monotonic
+
+import msgspec
+
+from hostler.app.config import GatewayConfig
+from hostler.core.errors import (
+    HostlerError,
+    ModelLoading,
+    NoReadyInstance,
+    RequestQuarantined,
+    UpstreamTimeout,
+    WorkerLost,
+)
+from hostler.gateway.answers import Fields, own_error
+from hostler.gateway.attempt import Attempt
+from hostler.gateway.job import Job
+from hostler.gateway.lanes import Lanes
+from hostler.gateway.metrics import GatewayMetrics
+from hostler.routing.quarantine import Quarantine
+from hostler.routing.router import NOBODY, Busy, Claim, Outcome, Router, Waiter
+from hostler.routing.verdict import Action, Failure, final_error, judge
+from hostler.wire.exchange import Exchange
+from hostler.wire.sse import error_event
+
+access = logging.getLogger("hostler.gateway.access")
+
+CLIENT_GONE = 499
+
+
+class Relays:
+    """What all relays of one gateway share, and which of them are under way."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        router: Router,
+        lanes: Lanes,
+        metrics: GatewayMetrics,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.config = config
+        self.router = router
+        self.lanes = lanes
+        self.metrics = metrics
+        self.clock = clock
+        self.quarantine = Quarantine(
+            lost_max=config.lost_max, hold_s=config.quarantine_s, clock=clock
+        )
+        self.under_way: dict[Relay, None] = {}  # in the order they began
+
+    def begin(self, exchange: Exchange, job: Job) -> None:
+        """Serve a judged request.
+
+        Raises:
+            RequestQuarantined: this request killed workers a moment ago.
+        """
+        if self.quarantine:
+            left_s = self.quarantine.refused_for_s(job.fingerprint)
+            if left_s:
+                raise RequestQuarantined(
+                    "this request was on board when workers of the model died, so it is refused "
+                    f"for {left_s:.0f} s more; change it, or ask the operator"
+                )
+        relay = Relay(self, exchange, job)
+        self.under_way[relay] = None
+        relay.begin()
+
+    def end_expired(self) -> None:
+        """End the relays whose deadline has passed."""
+        latest_s = self.clock() - self.config.request_timeout_s
+        while self.under_way:
+            oldest = next(iter(self.under_way))
+            if oldest.began_s > latest_s:
+                return
+            oldest.expire()
+            self.under_way.pop(oldest, None)
+
+
+class Relay:
+    """One request."""
+
+    __slots__ = (
+        "_attempt",
+        "_attempts",
+        "_exclude",
+        "_first_byte_s",
+        "_is_over",
+        "_lost",
+        "_shared",
+        "_timer",
+        "_waiter",
+        "began_s",
+        "exchange",
+        "is_started",
+        "job",
+    )
+
+    def __init__(self, shared: Relays, exchange: Exchange, job: Job) -> None:
+        self._shared = shared
+        self.exchange = exchange
+        self.job = job
+        self.is_started = False  # a byte has gone to the client
+        self._attempt: Attempt | None = None
+        self._attempts = 0
+        self._lost = 0
+        self._exclude: frozenset[str] = NOBODY
+        self._waiter: Waiter | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_over = False
+        self._first_byte_s: float | None = None
+        self.began_s = shared.clock()
+        exchange.on_gone = self._gone
+
+    def begin(self) -> None:
+        self._seek(None)
+
+    def expire(self) -> None:
+        """The request's deadline has passed."""
+        if not self._is_over:
+            self._leave_queue()
+            self._stop_attempt(Outcome.CLIENT_GONE)
+            self._fail(UpstreamTimeout())
+
+    # For the attempt
+
+    def start(self, fields: Fields, length: int | None) -> None:
+        """Send the head of the answer; from here on there is no other attempt."""
+        self.is_started = True
+        self._first_byte_s = self._shared.clock() - self.began_s
+        exchange, attempt = self.exchange, self._attempt
+        if attempt is not None:
+            exchange.on_pause, exchange.on_resume = attempt.pause, attempt.resume
+        exchange.start(200, self._fields(fields), length)
+
+    def answered(self, status: int, body: bytes, fields: Fields, outcome: Outcome) -> None:
+        """The engine answered, and this whole answer is what the client gets."""
+        fields = self._fields(fields)
+        if outcome is Outcome.UPSTREAM_STATUS:
+            self._shared.metrics.attempt_failed(self.job.model.name, Failure.ENGINE_ERROR.value)
+            self._stop_attempt(outcome, self.job.fingerprint)
+        else:
+            self._stop_attempt(outcome)
+            if outcome is Outcome.OK:
+                self._clear_suspicion()
+        self.exchange.send(status, body, fields)
+        self._finished(status)
+
+    def succeeded(self) -> None:
+        """What was started is complete."""
+        self._stop_attempt(Outcome.OK)
+        self._clear_suspicion()
+        self.exchange.end()
+        self._finished(200)
+
+    def ended_by_engine(self) -> None:
+        """The engine's own error event was the last thing said in a started stream."""
+        self._stop_attempt(Outcome.UPSTREAM_STATUS, self.job.fingerprint)
+        self.exchange.abort()
+        self._finished(502, "upstream_error")
+
+    def attempt_failed(self, failure: Failure) -> None:
+        """Account for a failed attempt, then do what `judge` says."""
+        shared, job, attempt = self._shared, self.job, self._attempt
+        if attempt is None or attempt.is_over:
+            return
+        instance_id = attempt.claim.instance.instance_id
+        shared.metrics.attempt_failed(job.model.name, failure.value)
+        if failure is Failure.LOST:
+            self._lost += 1
+            shared.quarantine.note_loss(job.fingerprint, instance_id)
+        outcome = _OUTCOMES[failure]
+        self._exclude = self._exclude | {instance_id}
+        self._stop_attempt(outcome, job.fingerprint if outcome is Outcome.UPSTREAM_STATUS else b"")
+        action = judge(
+            failure,
+            attempts=self._attempts,
+            attempts_max=shared.config.attempts,
+            lost=self._lost,
+            lost_max=shared.config.lost_max,
+            started=self.is_started,
+        )
+        if action is Action.RETRY:
+            shared.metrics.retried(job.model.name)
+            self._seek(failure)
+        else:
+            self._fail(WorkerLost() if self.is_started else final_error(failure))
+
+    # Private
+
+    def _seek(self, after: Failure | None) -> None:
+        """Get a slot, now or in turn. after: what ended the attempt before."""
+        try:
+            claim = self._shared.router.claim(self.job.model.name, exclude=self._exclude)
+        except Busy:
+            self._queue(after)
+        except HostlerError as error:
+            self._fail(_explain(error, after))
+        else:
+            self._try(claim)
+
+    def _queue(self, after: Failure | None) -> None:
+        shared = self._shared
+        is_answered = False
+
+        def done(result: Claim | HostlerError) -> None:
+            nonlocal is_answered
+            is_answered = True
+            self._waiter = None
+            self._stop_timer()
+            if isinstance(result, HostlerError):
+                self._fail(_explain(result, after))
+            else:
+                self._try(result)
+
+        try:
+            waiter = shared.router.enqueue(self.job.model.name, exclude=self._exclude, done=done)
+        except HostlerError as error:
+            self._fail(_explain(error, after))
+            return
+        if not is_answered:
+            self._waiter = waiter
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(shared.config.queue_wait_s, waiter.expire)
+
+    def _try(self, claim: Claim) -> None:
+        self._attempts += 1
+        attempt: Attempt | None = None
+        try:
+            lane = self._shared.lanes.lane(claim.instance)
+            request = lane.request(self.job)
+            attempt = self._attempt = Attempt(self, claim, lane)
+        except HostlerError as error:
+            self._fail(error)
+            return
+        finally:
+            if attempt is None:
+                claim.release(Outcome.CLIENT_ERROR)
+        attempt.start(request)
+
+    def _stop_attempt(self, outcome: Outcome, witness: bytes = b"") -> None:
+        attempt = self._attempt
+        if attempt is not None and not attempt.is_over:
+            attempt.stop(outcome, witness)
+
+    def _leave_queue(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.cancel()
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _clear_suspicion(self) -> None:
+        if self._shared.quarantine:
+            self._shared.quarantine.note_success(self.job.fingerprint)
+
+    def _fields(self, first: Fields) -> Fields:
+        attempt = self._attempt
+        if attempt is None:
+            return first
+        fields = first + attempt.lane.answer_fields
+        if self._attempts > 1:
+            fields.append((b"x-attempts", b"%d" % self._attempts))
+        return fields
+
+    def _fail(self, error: HostlerError) -> None:
+        """Tell the client, in whatever shape is still possible."""
+        exchange = self.exchange
+        if not self.is_started:
+            status, body, fields = own_error(error)
+            exchange.send(status, body, self._fields(fields))
+        else:
+            if self.job.stream:
+                exchange.write(error_event(error))
+            exchange.abort()
+        self._finished(error.http_status, error.code)
+
+    def _gone(self) -> None:
+        """The client left: nobody needs the answer any more."""
+        self._leave_queue()
+        self._stop_attempt(Outcome.CLIENT_GONE)
+        self._finished(CLIENT_GONE, "client_gone")
+
+    def _finished(self, status: int, code: str = "") -> None:
+        """Write it down, once."""
+        if self._is_over:
+            return
+        self._is_over = True
+        shared, job = self._shared, self.job
+        shared.under_way.pop(self, None)
+        took_s = shared.clock() - self.began_s
+        shared.metrics.finished(job.model.name, job.route_name, status, took_s, self._first_byte_s)
+        if access.isEnabledFor(logging.INFO):
+            line = {
+                "event": "request",
+                "request_id": job.request_id,
+                "key_id": job.key_id,
+                "model": job.model.name,
+                "route": job.route_name,
+                "stream": job.stream,
+                "status": status,
+                "code": code,
+                "attempts": self._attempts,
+                "took_s": round(took_s, 6),
+                "first_byte_s": self._first_byte_s,
+            }
+            access.info("%s", msgspec.json.encode(line).decode())
+
+
+# Private
+
+_OUTCOMES = {
+    Failure.REFUSED: Outcome.REFUSED,
+    Failure.LOST: Outcome.LOST,
+    Failure.WRONG_INSTANCE: Outcome.REFUSED,
+    Failure.UNAVAILABLE: Outcome.UPSTREAM_STATUS,
+    Failure.UNUSABLE: Outcome.UPSTREAM_STATUS,
+}
+
+
+# These failures are the news when nobody else can serve; after the others the router's words are.
+_TELLING = frozenset({Failure.LOST, Failure.UNUSABLE, Failure.UNAVAILABLE})
+
+
+def _explain(error: HostlerError, after: Failure | None) -> HostlerError:
+    """Return what the client is told when the router has nobody for another attempt."""
+    nobody = isinstance(error, NoReadyInstance | ModelLoading)
+    return final_error(after) if nobody and after is not None and after in _TELLING else error

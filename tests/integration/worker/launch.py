@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +77,17 @@ class Controller:
         self.folder = folder
         self.socket = folder / "registry.sock"
         self.registry = Registry(HEARTBEAT, time.monotonic)
+        self.life = AsyncExitStack()
         self.specs: list[WorkerSpec] = []
         self.workers: list[Worker] = []
 
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
-        async with RegistryServer(self.registry, self.socket).running():
-            yield
+    async def start(self) -> None:
+        await self.life.enter_async_context(RegistryServer(self.registry, self.socket).running())
+
+    async def stop(self) -> None:
+        """Be gone: nobody listens, and all that was known is forgotten."""
+        await self.life.aclose()
+        self.registry = Registry(HEARTBEAT, time.monotonic)
 
     def spec(self, **changes: Any) -> WorkerSpec:
         """A spec for this folder. Give at least engine and params."""
@@ -105,7 +109,7 @@ class Controller:
         self.specs.append(spec)
         return spec
 
-    def expect(self, spec: WorkerSpec) -> None:
+    def expect(self, spec: WorkerSpec, *, adopted: bool = False) -> None:
         instance = Instance(
             instance_id=spec.instance_id,
             worker_key=f"{spec.model_name}@{spec.worker_type.value}",
@@ -118,7 +122,7 @@ class Controller:
             secret_hash=hashlib.sha256(spec.secret.encode()).hexdigest(),
             concurrency=spec.concurrency,
         )
-        self.registry.add(instance, expected)
+        self.registry.add(instance, expected, adopted=adopted)
         self.registry.post(spec.instance_id, Signal.LAUNCH)
 
     async def launch(self, spec: WorkerSpec) -> Worker:
@@ -175,7 +179,8 @@ async def controller() -> AsyncIterator[Controller]:
     with tempfile.TemporaryDirectory(prefix="hw", dir="/tmp") as folder:
         made = Controller(Path(folder))
         try:
-            async with made.serving():
+            async with made.life:
+                await made.start()
                 yield made
         finally:
             for worker in made.workers:

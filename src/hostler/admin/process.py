@@ -15,7 +15,7 @@ from hostler.admin.control import Status
 from hostler.app.auth import KeyRing, ensure_admin_key
 from hostler.app.config import Config, state_dir
 from hostler.app.paths import StatePaths
-from hostler.engines.process import isolation
+from hostler.engines.process import best_isolation
 from hostler.manager.control import LocalControl
 from hostler.manager.local import LocalWorkerManager
 from hostler.storage.sql import SqlStore
@@ -37,7 +37,7 @@ class Controller(LocalControl):
             incarnation=self.manager.registry.snapshot.incarnation,
             uptime_s=round(self.uptime_s, 3),
             controller_pid=os.getpid(),
-            isolation=isolation().value,
+            isolation=best_isolation().value,
             models=dict(best),
             details={"settled": self.manager.registry.settled},
         )

@@ -23,6 +23,7 @@ from hostler.core.fleet import WorkerSpec
 from hostler.core.model import ModelMetadata, ModelOutput, ModelParameters, Usage, WorkerType
 from hostler.core.snapshot import Endpoint
 from hostler.engines.parameters import (
+    FakeParameters,
     LlamaParameters,
     OnnxParameters,
     PythonParameters,
@@ -201,6 +202,15 @@ _KINDS = (
         worker_types=(WorkerType.LLM, WorkerType.TEXT2VEC, WorkerType.RERANKER),
         parameters=UrlParameters,
         needs_files=False,
+    ),
+    EngineKind(
+        name="fake",
+        description="A server with known answers and faults on order, for tests and benchmarks.",
+        worker_types=(WorkerType.LLM, WorkerType.TEXT2VEC, WorkerType.RERANKER),
+        parameters=FakeParameters,
+        implementation="hostler.engines.fake:FakeEngine",
+        needs_files=False,
+        own_process=True,
     ),
 )
 ENGINES: Mapping[str, EngineKind] = {kind.name: kind for kind in _KINDS}

@@ -201,3 +201,52 @@ class PythonParameters(ModelParameters, frozen=True, kw_only=True):
 
 class UrlParameters(ModelParameters, frozen=True, kw_only=True):
     """A server that already runs: nothing to set, its URL is in the deployment."""
+
+
+class FakeParameters(ModelParameters, frozen=True, kw_only=True):
+    """The fake engine, for tests and benchmarks."""
+
+    model: Annotated[
+        str,
+        Meta(
+            title="Model id",
+            description="The id it serves and writes into every token. Empty: the model's name.",
+            max_length=256,
+        ),
+    ] = ""
+    tokens: Annotated[
+        int,
+        Meta(
+            title="Tokens",
+            description="Length of an answer when the request sets no limit.",
+            ge=0,
+            le=1_000_000,
+            extra={"unit": "tokens"},
+        ),
+    ] = 16
+    delay_ms: Annotated[
+        float,
+        Meta(
+            title="Delay",
+            description="Pause before each token.",
+            ge=0,
+            le=600_000,
+            extra={"unit": "ms"},
+        ),
+    ] = 0.0
+    script: Annotated[
+        str,
+        Meta(
+            title="Script",
+            description="Faults to show, as a JSON object (docs/reference/fake-engine.md).",
+            max_length=65_536,
+        ),
+    ] = ""
+    ledger: Annotated[
+        str,
+        Meta(
+            title="Ledger file",
+            description="Where it writes down what it did with each request. Empty: nowhere.",
+            max_length=4096,
+        ),
+    ] = ""

@@ -50,6 +50,7 @@ class FakeEngine:
         self._routes: dict[tuple[str, str], Callable[[Request], bytes]] = {
             ("GET", "/health"): self._health,
             ("GET", "/v1/models"): self._models,
+            ("GET", "/metrics"): self._metrics,
             ("POST", "/tokenize"): self._tokenize,
             ("GET", "/_fake/script"): self._show_script,
             ("POST", "/_fake/script"): self._change_script,
@@ -177,6 +178,10 @@ class FakeEngine:
         }
         return _json({"object": "list", "data": [model]})
 
+    def _metrics(self, request: Request) -> bytes:
+        line = f"fake:requests_running {self.log.counts.in_flight}\n"
+        return whole(200, line.encode(), content_type="text/plain; version=0.0.4")
+
     def _tokenize(self, request: Request) -> bytes:
         try:
             body = msgspec.json.decode(request.body)
@@ -262,7 +267,11 @@ def parse_arguments(argv: list[str]) -> Arguments:
 
 
 def main() -> int:
-    arguments = parse_arguments(sys.argv[1:])
+    try:
+        arguments = parse_arguments(sys.argv[1:])
+    except msgspec.MsgspecError as error:
+        sys.stderr.write(f"fake engine: --script: {error}\n")
+        return 2
     script = arguments.script
     if script.dump:
         fake_faults.dump(script.dump)

@@ -97,7 +97,9 @@ class JsonFormatter(logging.Formatter):
             line[name if name not in line else f"field_{name}"] = value
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return redact(msgspec.json.encode(line, enc_hook=repr).decode())
+        text = msgspec.json.encode(line, enc_hook=repr).decode()
+        # JSON lets these stand, some readers take them for the end of a line
+        return redact(_LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 class PlainFormatter(logging.Formatter):
@@ -117,6 +119,7 @@ class PlainFormatter(logging.Formatter):
 
 # Private
 
+_LINE_ENDS = re.compile("[\x7f-\x9f\u2028\u2029]")
 _KEY = re.compile(r"hst_([0-9A-Za-z]{10})_[0-9A-Za-z]{16,}")
 _BEARER = re.compile(r"(?i)\b(bearer)\s+(?!\[redacted\])[^\s\"'\\,;]+")
 
@@ -141,7 +144,7 @@ def _shown(value: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    return msgspec.json.encode(text).decode()
+    return _one_line(msgspec.json.encode(text).decode())
 
 
 def _one_line(text: str) -> str:

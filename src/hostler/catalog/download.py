@@ -17,9 +17,9 @@ from hostler.catalog.wheel import Tell, hash_file
 from hostler.core.errors import InsufficientStorage, ModelSourceError
 
 _REDIRECTS = 5
-_ATTEMPTS = 4  # connections for one file; each goes on where the last one broke
-_RETRY_S = 0.5
-_CHUNK = 1 << 18
+_FRUITLESS = 4  # connections in a row without one new byte
+_CONNECTIONS = 200  # for one file; each goes on where the last one broke
+_RETRY_S = 0.25
 
 
 class _Resume(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,17 +74,19 @@ async def _download(
 ) -> None:
     timeout = httpx2.Timeout(30.0, read=limits.stall_s)
     async with httpx2.AsyncClient(timeout=timeout, follow_redirects=False) as client:
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(_RETRY_S * 2**attempt)
+        fruitless = 0
+        for _ in range(_CONNECTIONS):
+            before = _size(part)
             try:
-                await _download_once(client, address, part, models_dir, limits, tell)
+                return await _download_once(client, address, part, models_dir, limits, tell)
             except (_Broken, httpx2.TransportError) as error:
-                reason = f"{type(error).__name__}: {error}".rstrip(": ")
-            else:
-                return
+                reason = str(error) or type(error).__name__
+            fruitless = 0 if _size(part) > before else fruitless + 1
+            if fruitless >= _FRUITLESS:
+                break
+            await asyncio.sleep(_RETRY_S * 2**fruitless)
     raise ModelSourceError(
-        f"{address.file}: the download broke off {_ATTEMPTS} times ({reason}); "
+        f"{address.file}: the download broke off again and again ({reason}); "
         "check the network and try again: it goes on where it stopped"
     )
 
@@ -97,7 +99,7 @@ async def _download_once(
     limits: FetchLimits,
     tell: Tell,
 ) -> None:
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     validator = _read_validator(part)
     headers = {"accept-encoding": "identity"}
     if have and validator:
@@ -113,6 +115,8 @@ async def _download_once(
             raise ModelSourceError(
                 f"{address.file}: the server answered status {answer.status_code}; check the URL"
             )
+        if answer.headers.get("content-encoding", "identity") != "identity":
+            raise ModelSourceError(f"{address.file}: the server sends it compressed, unasked")
         have = have if resumed else 0
         total = _total(answer, have)
         if (total or 0) > limits.file_bytes:
@@ -135,7 +139,7 @@ async def _write(
     with part.open("r+b" if have else "wb") as out:
         out.seek(have)
         tell(FetchPhase.DOWNLOADING, have, total)
-        async for chunk in answer.aiter_bytes(_CHUNK):
+        async for chunk in answer.aiter_raw():
             have += len(chunk)
             if have > (total if total is not None else limits.file_bytes):
                 raise ModelSourceError(f"{part.stem}: the server sent more than it announced")
@@ -178,6 +182,10 @@ def _range_start(answer: httpx2.Response) -> int | None:
 def _total(answer: httpx2.Response, have: int) -> int | None:
     length = answer.headers.get("content-length", "")
     return have + int(length) if length.isascii() and length.isdigit() else None
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _resume_file(part: Path) -> Path:

@@ -20,6 +20,10 @@ _KEPT_LINES = 60
 _LINE_BYTES = 4096
 _LOGIN = re.compile(r"(//)[^/@\s'\"]+@")
 _TOKEN = re.compile(r"\b(?:hf_|pypi-|ghp_)[A-Za-z0-9_-]{8,}")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_BROKEN = re.compile(r"connection broken by '(\w+)")
+_SYSTEM_REASON = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
+_NOISE = ("[notice]", "warning:", "hint:")
 _FULL_DISK = re.compile(r"No space left on device|\[Errno 28\]|Disk quota exceeded")
 
 
@@ -80,15 +84,19 @@ async def run_client(
 
 
 def last_useful_line(lines: Sequence[str]) -> str:
-    """Return what a person should read of a client's output, without logins or tokens."""
-    for line in reversed(lines):
-        text = line.strip()
-        if text.lower().startswith(("error:", "error ", "fatal")):
-            return _redacted(text)
-    for line in reversed(lines):
-        if (text := line.strip()) and not text.lower().startswith(("[notice]", "warning:")):
-            return _redacted(text)
-    return ""
+    """Return what a person should read of a client's output, without logins or tokens.
+
+    A broken connection goes before the error it led to: pip then only says that it found nothing.
+    """
+    texts = [text for line in lines if (text := _COLOUR.sub("", line).strip())]
+    for text in texts:
+        if broken := _BROKEN.search(text):
+            reason = _SYSTEM_REASON.search(text)
+            return f"the server cannot be reached ({reason[1] if reason else broken[1]})"
+    errors = [text for text in texts if text.lower().startswith(("error:", "fatal"))]
+    told = [text for text in errors if "Could not find a version" in text] or errors[-1:]
+    plain = [text for text in texts if not text.lower().startswith(_NOISE)]
+    return _redacted((told or plain[-1:] or [""])[-1])
 
 
 async def in_thread(work: Callable[[threading.Event], T]) -> T:
@@ -168,5 +176,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _redacted(text: str) -> str:
-    text = _TOKEN.sub("***", _LOGIN.sub(r"\1***@", text))
+    text = (
+        _TOKEN.sub("***", _LOGIN.sub(r"\1***@", text))
+        .removeprefix("ERROR: ")
+        .removeprefix("Error: ")
+    )
     return text if len(text) <= 400 else f"{text[:397]}..."

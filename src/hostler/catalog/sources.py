@@ -65,7 +65,7 @@ async def fetch_model(
 ) -> Path:
     """Return the file or folder that an engine opens, fetching it first if it is not here.
 
-    progress: called in this event loop, at most some times a second.
+    progress: called in this event loop, some times a second or for each fiftieth of the whole.
     entry: the catalogue's pins; by default the shipped entry of exactly this source.
     clock: wall-clock seconds, for the manifest's date.
     Cancelling ends the download at once; an `https:` one goes on where it stopped the next time.
@@ -146,15 +146,16 @@ def _teller(source: str, progress: Report | None) -> Tell:
     """Return a function that reports now and then, from loop and threads; each phase once."""
     loop = asyncio.get_running_loop()
     home = threading.get_ident()
-    last: tuple[FetchPhase | None, float] = (None, 0.0)
+    last: tuple[FetchPhase | None, float, int] = (None, 0.0, 0)
 
     def report(phase: FetchPhase, done: int, total: int | None) -> None:
         nonlocal last
         now = time.monotonic()
-        ended = total is not None and done >= total
-        if progress is None or (phase is last[0] and now - last[1] < _REPORT_EVERY_S and not ended):
+        step = max((total or 0) // 50, 1)
+        quiet = phase is last[0] and now - last[1] < _REPORT_EVERY_S
+        if progress is None or (quiet and done - last[2] < step and done != total):
             return
-        last = (phase, now)
+        last = (phase, now, done)
         word = FetchProgress(source=source, phase=phase, done_bytes=done, total_bytes=total)
         if threading.get_ident() == home:
             progress(word)

@@ -43,7 +43,7 @@ def test_F89_a_head_over_the_limits_is_refused(data: bytes, status: int, step: i
     "target",
     [
         b"http://localhost/", b"HTTP://a/", b"//admin", b"/a//b", b"/a/../b", b"/..", b"/.", b"/a/.", b"/./a",
-        b"/%2e%2e/a", b"/a%2Fb", b"/a%2fb", b"/a%5cb", b"/a\\b", b"/%00", b"/%0d%0a", b"/%", b"/%zz", b"/a?%g",
+        b"/%2e%2e/a", b"/a%2Fb", b"/a%2fb", b"/a%5cb", b"/a\\b", b"/%00", b"/%0d%0a", b"/%zz", b"/a?%g",
         b"*", b"a", b"/a#b", b"localhost:80", b"/%7f",
     ],
 )  # fmt: skip

@@ -44,6 +44,8 @@ def open_database(path: Path, busy_timeout_s: float) -> sa.Connection:
         with translated(path):
             _check(connection, path)
             _migrate(connection, path)
+            with connection.begin():  # last: it writes to the file, which may not be ours to touch
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
     except StorageFailed as error:
         _close(connection)
         raise StartupError(error.message) from error
@@ -112,8 +114,7 @@ def _connect(path: Path, busy_timeout_s: float) -> sa.Connection:
         with translated(path):
             connection = engine.connect()
             with connection.begin():
-                for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                    connection.exec_driver_sql(f"PRAGMA {setting}")
+                connection.exec_driver_sql("PRAGMA synchronous=FULL")
             return connection
     except StorageFailed as error:
         engine.dispose()

@@ -8,7 +8,7 @@ from hostler.catalog.catalog import Catalog
 from hostler.catalog.sources import fetch_model
 from hostler.core.model import WorkerType
 
-_ROLES = {
+ROLES = {
     "chat": WorkerType.LLM,
     "llm": WorkerType.LLM,
     "embedding": WorkerType.TEXT2VEC,
@@ -25,6 +25,6 @@ def models_dir() -> Path:
 
 def model_path(role: str) -> Path:
     """Return the file or folder of a default model: role chat, embedding or reranker."""
-    entry = Catalog().default_for(_ROLES[role])
+    entry = Catalog().default_for(ROLES[role])
     assert entry is not None
     return asyncio.run(fetch_model(entry.source, models_dir(), entry=entry))

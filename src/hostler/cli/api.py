@@ -23,6 +23,8 @@ from hostler.cli.client import Client
 from hostler.core.model import ParameterDescription, WorkerType
 from hostler.core.worker import (
     OperatorEvent,
+    WorkerApplyOutput,
+    WorkerApplyRequest,
     WorkerRunData,
     WorkerStartupRequest,
     WorkerSupportedModel,
@@ -56,6 +58,13 @@ class Api:
     def stop_model(self, name: str, worker_type: WorkerType | None, *, delete: bool) -> ModelStatus:
         query = {**_typed(worker_type), **({"delete": "true"} if delete else {})}
         return self._client.delete(_of_model(name), ModelAccepted, **query).model
+
+    def apply(self, order: WorkerApplyRequest) -> WorkerApplyOutput:
+        """Change a running model; returns when it is done or the order's time has passed."""
+        slack_s = 30.0  # the server answers by itself when the time has passed
+        return self._client.post(
+            f"{_BASE}/apply", order, WorkerApplyOutput, timeout_s=order.timeout_s + slack_s
+        )
 
     def instances(self) -> tuple[WorkerRunData, ...]:
         return self._client.get(f"{_BASE}/instances", InstanceList).instances

@@ -18,7 +18,7 @@ from hostler.wire.sse import EventCutter, SseEvent, parse_event, split_events
 T = TypeVar("T")
 
 _CONNECT_S = 5.0
-_ANSWER_S = 600.0  # a long answer without streaming on a slow machine
+ANSWER_S = 600.0  # a long answer without streaming on a slow machine
 _READ_BYTES = 1024 * 1024  # of an error's body
 
 
@@ -31,7 +31,7 @@ class Client:
         self._http = httpx2.Client(
             base_url=target.url,
             headers=headers,
-            timeout=httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S),
+            timeout=httpx2.Timeout(ANSWER_S, connect=_CONNECT_S),
             trust_env=not target.is_local,  # no proxy stands between us and this machine
         )
 
@@ -45,9 +45,9 @@ class Client:
         """GET and decode."""
         return self._call("GET", path, kind, query=query)
 
-    def post(self, path: str, body: Any, kind: type[T]) -> T:
+    def post(self, path: str, body: Any, kind: type[T], timeout_s: float = ANSWER_S) -> T:
         """POST a value as JSON and decode the answer."""
-        return self._call("POST", path, kind, body=body)
+        return self._call("POST", path, kind, body=body, timeout_s=timeout_s)
 
     def delete(self, path: str, kind: type[T], **query: str | int) -> T:
         """DELETE and decode."""
@@ -103,12 +103,24 @@ class Client:
     # Private
 
     def _call(
-        self, method: str, path: str, kind: type[T], *, body: Any = None, query: Any = None
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        *,
+        body: Any = None,
+        query: Any = None,
+        timeout_s: float = ANSWER_S,
     ) -> T:
         content = msgspec.json.encode(body) if body is not None else None
         with self._translated(path):
             answer = self._http.request(
-                method, path, content=content, params=query or None, headers=_JSON
+                method,
+                path,
+                content=content,
+                params=query or None,
+                headers=_JSON,
+                timeout=httpx2.Timeout(timeout_s, connect=_CONNECT_S),
             )
         if answer.status_code >= 400:
             raise _refusal(answer.status_code, answer.content[:_READ_BYTES], self.target)

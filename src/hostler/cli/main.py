@@ -105,6 +105,8 @@ _FAMILIES = (
         {
             "start": "hostler.cli.models:start",
             "stop": "hostler.cli.models:stop",
+            "update": "hostler.cli.changes:update",
+            "restart": "hostler.cli.changes:restart",
             "list": "hostler.cli.models:list_models",
             "show": "hostler.cli.models:show",
             "logs": "hostler.cli.models:logs",

@@ -53,18 +53,21 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """Print rows under their columns, or the sentence `empty` when there are none."""
-    made = [[_cell(value) for value in row] for row in rows]
+    """Print rows under their columns, or the sentence `empty` when there are none.
+
+    On a terminal a table that fits; elsewhere plain lines, whole, with two spaces between columns.
+    """
+    made = [[_text(value) for value in row] for row in rows]
     if not made:
         out().print(empty, markup=False)
-        return
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for cells in made:
-        table.add_row(*cells)
-    console = out()
-    console.print(table, soft_wrap=False)
+    elif sys.stdout.isatty():
+        _print_rich(columns, made)
+    else:
+        lines = [list(columns), *made]
+        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+        for line in lines:
+            cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            print("  ".join(cells).rstrip())
 
 
 def size(count: float | None) -> str:
@@ -112,6 +115,15 @@ def _is_joiner(character: str) -> bool:
     )
 
 
-def _cell(value: object) -> Text:
-    text = "-" if value is None or value == "" else clean(str(value))
-    return Text(text, style=_STYLES.get(text, ""))
+def _text(value: object) -> str:
+    """One line for one value."""
+    return "-" if value is None or value == "" else " ".join(clean(str(value)).splitlines())
+
+
+def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    out().print(table, soft_wrap=False)

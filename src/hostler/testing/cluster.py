@@ -126,9 +126,13 @@ class Cluster:
         """Send a signal to every process of a role; return their pids."""
         pids = self.pids(role)
         for pid in pids:
-            if (handle := ProcessHandle.of(pid)) is not None:
-                handle.signal(number)
+            self.kill_pid(pid, number)
         return pids
+
+    def kill_pid(self, pid: int, number: int = signal.SIGKILL) -> None:
+        """Send a signal to one process of this cluster."""
+        if (handle := ProcessHandle.of(pid)) is not None:
+            handle.signal(number)
 
     # Asking
 
@@ -183,9 +187,7 @@ class Cluster:
         return found
 
     def ready(self, model: str) -> list[dict[str, Any]]:
-        return [
-            i for i in self.instances() if i["model_name"] == model and i["state"] == "ready"
-        ]
+        return [i for i in self.instances() if i["model_name"] == model and i["state"] == "ready"]
 
     def is_ready(self) -> bool:
         if self.up is not None and self.up.poll() is not None:

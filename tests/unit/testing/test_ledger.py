@@ -38,8 +38,8 @@ def execution(number: int = 1, **changes: Any) -> Execution:
     return Execution(**{**facts, **changes})
 
 
-def access(outcome: str = "ok") -> AccessLine:
-    return AccessLine(request_id="r", outcome=outcome)
+def access(code: str = "", status: int = 200) -> AccessLine:
+    return AccessLine(request_id="r", status=status, code=code)
 
 
 def test_a_true_story_passes() -> None:
@@ -56,7 +56,7 @@ def test_an_alias_is_answered_by_its_model() -> None:
     [
         (seen(), [execution()], [], "I01 r: 0 access lines"),
         (seen(), [execution()], [access(), access()], "I01 r: 2 access lines"),
-        (seen(), [execution()], [access("client_gone")], "I02 r: the client saw ok"),
+        (seen(), [execution()], [access("client_gone", 499)], "I02 r: the client saw ok"),
         (seen(outcome=Outcome.SILENT_END), [execution()], [access()], "I02 r: ended as silent"),
         (seen(outcome=Outcome.RESET), [execution()], [access()], "I02 r: ended as reset"),
         (seen(text=RIGHT[:-1]), [execution()], [access()], "I03"),
@@ -90,9 +90,16 @@ def test_each_breach_is_named(
 
 def test_a_failed_request_must_still_begin_right() -> None:
     half = seen(outcome=Outcome.ERROR_EVENT, text=RIGHT[:10], error_code="worker_lost")
-    assert_invariants([half], [execution(end=End.KILLED, tokens=1)], [access("stream_error")])
+    assert_invariants([half], [execution(end=End.KILLED, tokens=1)], [access("worker_lost", 502)])
     with pytest.raises(AssertionError, match="I03"):
         assert_invariants([seen(outcome=Outcome.ERROR_EVENT, text="x" * 10)], [execution()])
+
+
+def test_an_error_has_the_same_code_for_client_and_log() -> None:
+    refused = seen(outcome=Outcome.HTTP_ERROR, status=503, error_code="overloaded", text="")
+    assert_invariants([refused], [], [access("overloaded", 503)])
+    with pytest.raises(AssertionError, match="I02"):
+        assert_invariants([refused], [], [access("draining", 503)])
 
 
 def test_survival_asks_only_about_requests_without_a_forwarded_byte() -> None:

@@ -298,6 +298,7 @@ class Relay:
         if self._is_over:
             return
         self._is_over = True
+        self._attempt = None  # they know each other: without this they would wait for the collector
         shared, job = self._shared, self.job
         shared.under_way.pop(self, None)
         took_s = shared.clock() - self.began_s

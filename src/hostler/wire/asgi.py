@@ -50,9 +50,9 @@ class AsgiBridge:
         session = _Session(exchange)
         try:
             await self._app(_scope(exchange), session.receive, session.send)
-        except ClientGone:
-            return
         except Exception:  # boundary: one request
+            if session.is_gone:  # frameworks put ClientGone into an exception of their own
+                return
             log.exception("asgi.failed request_id=%s", exchange.request.request_id)
         except asyncio.CancelledError:
             exchange.abort()
@@ -72,7 +72,7 @@ class _Session:
         self._writable.set()
         self._start: tuple[int, Fields, int | None] | None = None
         self._parts = 0
-        self._is_gone = False
+        self.is_gone = False
         exchange.on_gone = self._on_gone
         exchange.on_pause = self._writable.clear
         exchange.on_resume = self._writable.set
@@ -86,7 +86,7 @@ class _Session:
 
     async def send(self, message: Message) -> None:
         exchange = self._exchange
-        if self._is_gone:
+        if self.is_gone:
             raise ClientGone("the client has gone")
         if message["type"] == "http.response.start":
             self._start = _start_of(message)
@@ -122,7 +122,7 @@ class _Session:
             await asyncio.sleep(0)
 
     def _on_gone(self) -> None:
-        self._is_gone = True
+        self.is_gone = True
         self._gone.set()
         self._writable.set()
 

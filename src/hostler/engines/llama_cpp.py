@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import xllamacpp
 
-from hostler.core.errors import EngineError, ModelFormatError
+from hostler.core.errors import EngineError, IdentityMismatch, ModelFormatError
 from hostler.core.fleet import WorkerSpec
 from hostler.core.model import ModelMetadata
 from hostler.core.snapshot import Endpoint
@@ -123,7 +123,7 @@ class LlamaEngine:
         properties = await self._ask("/props")
         model = models["data"][0]
         if model["id"] != spec.model_name:
-            raise EngineError(f"llama.cpp serves {model['id']!r}, not {spec.model_name!r}")
+            raise IdentityMismatch(f"llama.cpp serves {model['id']!r}, not {spec.model_name!r}")
         meta = model["meta"]
         settings = properties["default_generation_settings"]
         context_length = min(int(settings["n_ctx"]), int(meta["n_ctx_train"]))

@@ -164,7 +164,7 @@ def test_doors_to_files_tools_and_other_requests_are_closed() -> None:
     asyncio.run(main())
 
 
-def test_F70_a_cut_or_foreign_file_ends_the_worker_with_exit_code_3(tmp_path: Path) -> None:
+def test_a_cut_or_foreign_file_ends_the_worker_with_exit_code_3(tmp_path: Path) -> None:
     whole = model_path("chat").read_bytes()
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(whole[:3_000_000])

@@ -1,6 +1,7 @@
 """`hostler ps`: what runs, told by the server, or by the processes themselves when it is gone."""
 
 import time
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -13,12 +14,13 @@ from hostler.cli.client import Client
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.render import duration, err, print_json, print_table, size
 from hostler.cli.target import NO_OPTIONS, Common, find_target, read_up_record
+from hostler.manager.workers import INSTANCE_TAG, ROLE_TAG, STATE_TAG
 
 
 class Leftover(msgspec.Struct, frozen=True, kw_only=True):
     """A process of a state folder, as the kernel shows it.
 
-    role: controller, gateway, worker, up, or engine (a child of a worker's agent).
+    role: controller, gateway, worker, or engine (a child of a worker's agent).
     """
 
     pid: int
@@ -80,27 +82,24 @@ def find_leftovers(paths: StatePaths) -> list[Leftover]:
     for process in psutil.process_iter():
         try:
             tags = process.environ()
-            if tags.get("HOSTLER_STATE_DIR") != folder or process.status() == psutil.STATUS_ZOMBIE:
+            role = _role(tags) if tags.get(STATE_TAG) == folder else None
+            if role is None or process.status() == psutil.STATUS_ZOMBIE:
                 continue
-            role = _role(process.cmdline(), tagged="HOSTLER_INSTANCE" in tags)
-            if role and process.pid != psutil.Process().pid:
-                found.append(
-                    Leftover(
-                        pid=process.pid,
-                        role=role,
-                        instance_id=tags.get("HOSTLER_INSTANCE", ""),
-                        age_s=max(0.0, time.time() - process.create_time()),
-                        memory_bytes=process.memory_info().rss,
-                    )
+            found.append(
+                Leftover(
+                    pid=process.pid,
+                    role=role,
+                    instance_id=tags.get(INSTANCE_TAG, ""),
+                    age_s=max(0.0, time.time() - process.create_time()),
+                    memory_bytes=process.memory_info().rss,
                 )
+            )
         except psutil.Error:
             continue  # it has ended meanwhile, or belongs to somebody else
     return sorted(found, key=lambda one: (one.role, one.pid))
 
 
 # Private
-
-_ROLES = ("up", "controller", "gateway", "worker")
 
 
 def _without_server(common: Common, failure: CommandFailed) -> int:
@@ -133,10 +132,6 @@ def _without_server(common: Common, failure: CommandFailed) -> int:
     return Exit.UNREACHABLE
 
 
-def _role(command: list[str], *, tagged: bool) -> str | None:
-    """What a process of ours does, by its command line; a tagged stranger is an engine."""
-    names = [part.rsplit("/", 1)[-1] for part in command[:4]]
-    for at, name in enumerate(names[:-1]):
-        if name in ("hostler", "__main__.py") and names[at + 1] in _ROLES:
-            return names[at + 1]
-    return "engine" if tagged else None
+def _role(tags: Mapping[str, str]) -> str | None:
+    """What a process of ours does; a shell in which somebody set the state folder is not ours."""
+    return tags.get(ROLE_TAG) or ("engine" if INSTANCE_TAG in tags else None)

@@ -43,7 +43,7 @@ async def fetch_from_hub(
         with staging(models_dir) as stage:
             await run_client(
                 _command(address, stage),
-                environment=_environment(),
+                environment={**_environment(), **limits.index_environment},
                 folder=stage,
                 what=f"hf:{address.repository}",
                 advice="check the name, the revision, the network; a gated model needs HF_TOKEN",
@@ -85,4 +85,9 @@ def _environment() -> dict[str, str]:
         for name, value in child_environment().items()
         if not name.startswith("HOSTLER_")
     }
-    return {**inherited, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return {
+        **inherited,
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_COLOR": "1",
+    }

@@ -31,7 +31,7 @@ class FetchLimits(msgspec.Struct, frozen=True, kw_only=True):
     reserve_bytes: left free on the disk; None: 1 GiB, or 5 % of a smaller disk.
     stall_s: a download without a new byte for so long has failed.
     file_bytes: no single file may be larger.
-    index_environment: variables for the package index client alone (`PIP_INDEX_URL` and the like).
+    index_environment: variables for the index's or hub's client alone (`PIP_INDEX_URL`, ...).
     """
 
     reserve_bytes: int | None = None

@@ -171,9 +171,8 @@ def staging(models_dir: Path) -> Iterator[Path]:
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     name = secrets.token_hex(8)
     folder = parent / name
-    lock = _open_lock(parent / f"{name}.lock")
+    lock = _hold_new_lock(parent / f"{name}.lock")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         folder.mkdir(mode=0o700)
         yield folder
     finally:
@@ -297,6 +296,16 @@ def _model_folders(models_dir: Path) -> list[Path]:
 
 def _open_lock(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _hold_new_lock(path: Path) -> int:
+    """Lock a file that nobody else knows, again if a sweep took it between its making and the lock."""
+    while True:
+        lock = _open_lock(path)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            return lock
+        os.close(lock)
 
 
 def _sync_folder(folder: Path) -> None:

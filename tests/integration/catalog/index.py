@@ -15,6 +15,7 @@ class LocalIndex:
     status: answer every file request so. cut_at: end the connection after so many bytes, `cuts` times.
     pause: hold file bodies after the first piece until it is set. wrong_hash: announce another one.
     lie: send other bytes of the same length. etag: sent with files, with Range honoured.
+    length_told: announce the length of a body, rather than end the connection after it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,6 +29,7 @@ class LocalIndex:
         self.lie = False
         self.etag = '"v1"'
         self.redirect = ""
+        self.length_told = True
         self.requests: list[tuple[str, str]] = []  # path, Range
         self.port = 0
 
@@ -133,7 +135,8 @@ def _handler(index: LocalIndex) -> type[BaseHTTPRequestHandler]:
         ) -> None:
             self.send_response(status)
             self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
+            if index.length_told:
+                self.send_header("Content-Length", str(len(body)))
             for name, value in (headers or {}).items():
                 self.send_header(name, value)
             self.end_headers()

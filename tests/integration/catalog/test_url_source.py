@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hostler.catalog.sources import FetchLimits, FetchProgress, fetch_model, is_present
-from hostler.core.errors import ModelSourceError
+from hostler.core.errors import InsufficientStorage, ModelSourceError
 from tests.integration.catalog.index import LocalIndex
 from tests.unit.catalog.files import gguf, tensor
 
@@ -151,6 +152,29 @@ def test_a_file_over_the_limit_is_refused_by_its_announced_size(
 ) -> None:
     with pytest.raises(ModelSourceError, match="over the limit"):
         fetch(source(server), tmp_path / "models", FetchLimits(reserve_bytes=0, file_bytes=1000))
+
+
+def test_F71_a_disk_that_runs_full_on_the_way_leaves_nothing(
+    server: LocalIndex, tmp_path: Path
+) -> None:
+    models = tmp_path / "small"
+    models.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(models)],
+        capture_output=True,
+        text=True,
+    )
+    if mount.returncode:
+        pytest.skip(f"a small tmpfs needs root: {mount.stderr.strip()}")
+    try:
+        with pytest.raises(InsufficientStorage, match="free"):
+            fetch(source(server), models)
+        server.length_told = False
+        with pytest.raises(InsufficientStorage, match="ran full"):
+            fetch(source(server), models)
+        assert not [p for p in models.rglob("*") if p.is_file() and p.suffix != ".lock"]
+    finally:
+        subprocess.run(["umount", str(models)], check=True)
 
 
 def test_a_local_path_stays_where_it_is_and_must_exist(tmp_path: Path) -> None:

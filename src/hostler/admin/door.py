@@ -93,6 +93,8 @@ class Door:
                 log.warning("admin.failed", code=error.code, message=error.message)
             await answer.fail(error)
         except Exception as error:  # boundary: one request must not end the controller
+            if answer.is_gone:
+                return
             log.error("admin.bug", error=error)
             await answer.fail(HostlerError())
         finally:
@@ -140,6 +142,7 @@ class _Answer:
         self._send = send
         self._request_id = current.encode()
         self._started = False
+        self.is_gone = False  # the client left before its answer was whole
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -150,7 +153,11 @@ class _Answer:
                 **message,
                 "headers": [*given, *_HEADERS, (b"x-request-id", self._request_id)],
             }
-        await self._send(message)
+        try:
+            await self._send(message)
+        except OSError:  # what an ASGI server raises then
+            self.is_gone = True
+            raise
 
     async def fail(self, error: HostlerError) -> None:
         if self._started:

@@ -182,3 +182,17 @@ def test_a_log_is_followed_line_by_line(tmp_path: Path) -> None:
             plane.control.instances.clear()  # the manager forgets it: the stream ends by itself
 
     asyncio.run(main())
+
+
+def test_a_client_that_leaves_before_its_answer_is_no_fault_of_ours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        plane = Plane(tmp_path)
+        follower = Follower(plane, "/api/v1/models")
+        follower.leave()
+        await follower.run()
+        assert plane.control.handled == ["run_data"]
+
+    asyncio.run(main())
+    assert caplog.records == []

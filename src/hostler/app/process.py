@@ -125,7 +125,12 @@ def spawn(
         raise StartupError(f"program {argv[0]!r}: not found or not executable")
     source = (os.POSIX_SPAWN_OPEN, 0, _NULL, os.O_RDONLY, 0)
     first = source if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0)
-    actions = [first, (os.POSIX_SPAWN_DUP2, stdout, 1), (os.POSIX_SPAWN_DUP2, stdout, 2)]
+    actions = [
+        first,
+        (os.POSIX_SPAWN_DUP2, stdout, 1),
+        (os.POSIX_SPAWN_DUP2, stdout, 2),
+        *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable()),
+    ]
     try:
         pid = os.posix_spawn(
             program,
@@ -211,6 +216,18 @@ def _has_ended(pidfd: int) -> bool:
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(0))
+
+
+def _inheritable() -> list[int]:
+    """Descriptors that a child would get; most of Python's own close by themselves."""
+    found: list[int] = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+        except OSError:  # the descriptor of this very listing
+            continue
+    return found
 
 
 def _stat(pid: int) -> int | None:

@@ -53,6 +53,7 @@ class Attempt:
         "_status",
         "_watch",
         "claim",
+        "is_heard",
         "is_over",
         "lane",
         "mode",
@@ -64,6 +65,7 @@ class Attempt:
         self.lane = lane
         self.mode = Mode.WHOLE
         self.is_over = False
+        self.is_heard = True  # something came since the last failed probe of the instance
         self._call: Call | None = None
         self._answer: AnswerHead | None = None
         self._status = 0
@@ -114,6 +116,7 @@ class Attempt:
             relay.attempt_failed(Failure.UNUSABLE)
 
     def on_data(self, data: bytes) -> None:
+        self.is_heard = True
         if self.mode is Mode.EVENTS:
             self._take_events(data)
             return

@@ -89,7 +89,12 @@ class Gateway(BaseComponent):
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Take snapshots, probe and keep deadlines."""
-        prober = Prober(self._config.gateway, self.router, lambda: self._source.snapshot)
+        prober = Prober(
+            self._config.gateway,
+            self.router,
+            lambda: self._source.snapshot,
+            self.relays.note_silence,
+        )
         self._source.listen(self.take_snapshot)
         self.take_snapshot(self._source.snapshot)
         async with asyncio.TaskGroup() as group:

@@ -1,4 +1,7 @@
-"""Active probes: of servers given by URL always, of our own instances while they are in doubt."""
+"""Active probes: of servers given by URL always, of our own instances while they work or are in doubt.
+
+A hung process accepts requests and never answers: nothing but asking tells it from a slow one.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -48,11 +51,16 @@ class Prober:
     """Asks, on a beat, those whose health is in doubt, and tells the router what they said."""
 
     def __init__(
-        self, config: GatewayConfig, router: Router, snapshot: Callable[[], Snapshot]
+        self,
+        config: GatewayConfig,
+        router: Router,
+        snapshot: Callable[[], Snapshot],
+        on_silence: Callable[[str], None],
     ) -> None:
         self._config = config
         self._router = router
         self._snapshot = snapshot
+        self._on_silence = on_silence
 
     async def run(self) -> None:
         """Probe until cancelled."""
@@ -66,17 +74,20 @@ class Prober:
     # Private
 
     def _doubted(self) -> list[InstanceView]:
-        troubled = self._router.health.troubled()
+        troubled, load = self._router.health.troubled(), self._router.load
         return [
             i
             for i in self._snapshot().instances
-            if i.state is State.READY and (not i.endpoint.socket or i.instance_id in troubled)
+            if i.state in _PROBED
+            and (not i.endpoint.socket or i.instance_id in troubled or i.instance_id in load)
         ]
 
     async def _probe(self, instance: InstanceView, slots: asyncio.Semaphore) -> None:
         async with slots:
             is_good = await self._is_good(instance)
         self._router.note_probe(instance.instance_id, is_good)
+        if not is_good:
+            self._on_silence(instance.instance_id)
 
     async def _is_good(self, instance: InstanceView) -> bool:
         endpoint = instance.endpoint
@@ -99,6 +110,9 @@ class Prober:
 
 
 # Private
+
+
+_PROBED = frozenset({State.READY, State.SUSPECT, State.DRAINING})
 
 
 class _ModelEntry(msgspec.Struct):

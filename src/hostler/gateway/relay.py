@@ -84,6 +84,15 @@ class Relays:
             oldest.expire()
             self.under_way.pop(oldest, None)
 
+    def note_silence(self, instance_id: str) -> None:
+        """A probe of this instance failed. Once it counts as dead, what hears nothing is cut.
+
+        An answer that still moves is left alone: a probe may fail for want of a CPU. (F03, F04)
+        """
+        is_down = self.router.health.is_down(instance_id)
+        for relay in tuple(self.under_way):
+            relay.note_silence(instance_id, is_down)
+
 
 class Relay:
     """One request."""
@@ -129,6 +138,15 @@ class Relay:
             self._leave_queue()
             self._stop_attempt(Outcome.CLIENT_GONE)
             self._fail(UpstreamTimeout())
+
+    def note_silence(self, instance_id: str, is_down: bool) -> None:
+        """See Relays.note_silence."""
+        attempt = self._attempt
+        if attempt is None or attempt.is_over or attempt.claim.instance.instance_id != instance_id:
+            return
+        if is_down and not attempt.is_heard:
+            self.attempt_failed(Failure.LOST)
+        attempt.is_heard = False
 
     # For the attempt
 

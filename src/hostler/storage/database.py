@@ -6,9 +6,11 @@ always damage, never a start, and is refused. Alembic is imported only when a mi
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -34,7 +36,7 @@ def open_database(path: Path, busy_timeout_s: float) -> sa.Connection:
         if not path.exists():
             _make(path)
         path.chmod(0o600)
-        connection = _connect(path, busy_timeout_s)
+        connection = connect(path, busy_timeout_s)
     except OSError as error:
         raise StartupError(
             f"database {path}: cannot be opened ({error.strerror}); "
@@ -55,6 +57,23 @@ def open_database(path: Path, busy_timeout_s: float) -> sa.Connection:
     return connection
 
 
+def connect(path: Path, busy_timeout_s: float, *, flush: bool = True) -> sa.Connection:
+    """Return a connection to a file that is there. flush: whether a commit waits for the disk."""
+    engine = _engine(path, busy_timeout_s)
+    try:
+        with translated(path):
+            connection = engine.connect()
+            with connection.begin():
+                connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if flush else 'NORMAL'}")
+            return connection
+    except StorageFailed as error:
+        engine.dispose()
+        raise StartupError(error.message) from error
+    except BaseException:  # boundary: a half-open database must not keep its file
+        engine.dispose()
+        raise
+
+
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
     """Turn what SQLite and the decoder raise into errors that a user can act on."""
@@ -66,6 +85,32 @@ def translated(path: Path) -> Iterator[None]:
         raise _meaning(error, path) from error
     except (msgspec.MsgspecError, BadRequest, ValueError) as error:
         raise StorageFailed(_damaged(path, f"a row cannot be read: {error}")) from error
+
+
+class Line:
+    """One connection that several threads take in turn."""
+
+    def __init__(self, connection: sa.Connection, path: Path) -> None:
+        self.connection = connection
+        self._path = path
+        self._lock = threading.Lock()
+
+    def rows(self, query: sa.Select[Any]) -> list[Any]:
+        """What a query finds, as it was at one moment."""
+        with self._lock, translated(self._path), self.connection.begin():
+            return list(self.connection.execute(query).all())
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """One transaction that has the write lock from its first statement on."""
+        with self._lock, translated(self._path), self.connection.begin():
+            self.connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield self.connection
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            _close(self.connection)
 
 
 # Private
@@ -106,22 +151,6 @@ def _engine(path: Path, busy_timeout_s: float) -> sa.Engine:
             "timeout": busy_timeout_s,
         },
     )
-
-
-def _connect(path: Path, busy_timeout_s: float) -> sa.Connection:
-    engine = _engine(path, busy_timeout_s)
-    try:
-        with translated(path):
-            connection = engine.connect()
-            with connection.begin():
-                connection.exec_driver_sql("PRAGMA synchronous=FULL")
-            return connection
-    except StorageFailed as error:
-        engine.dispose()
-        raise StartupError(error.message) from error
-    except BaseException:  # boundary: a half-open database must not keep its file
-        engine.dispose()
-        raise
 
 
 def _close(connection: sa.Connection) -> None:

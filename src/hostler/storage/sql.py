@@ -1,14 +1,12 @@
 """SqlStore: the store on SQLAlchemy Core over one SQLite file.
 
-One connection under a lock: writers of this process queue up in order, and those of another
+One connection under a lock for state: writers of this process queue up in order, and those of another
 (`hostler key create` beside a controller) are waited for up to `busy_timeout_s`. WAL, so readers
-never block; `synchronous=FULL`, so what was acknowledged survives a power cut. Events alone are
-committed without a flush of their own: a chatty download must not cost a disk flush a line.
+never block; `synchronous=FULL`, so what was acknowledged survives a power cut. Events have a second
+connection: no flush of their own, because a chatty download must not cost one a line, and a short
+wait, because they are written from an event loop and the loop matters more than the event.
 """
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,10 +21,12 @@ from hostler.core.launch import Launch
 from hostler.core.model import WorkerType
 from hostler.core.worker import OperatorEvent
 from hostler.storage import tables
-from hostler.storage.database import open_database, translated
+from hostler.storage.database import Line, connect, open_database, translated
 from hostler.storage.store import EVENTS_KEPT
 
 T = TypeVar("T")
+
+EVENT_WAIT_S = 0.2  # for the write lock; a worker's beats must not be late because of an event
 
 
 class SqlStore:
@@ -40,8 +40,13 @@ class SqlStore:
 
     def __init__(self, path: Path, *, busy_timeout_s: float = 5.0) -> None:
         self._path = path
-        self._lock = threading.Lock()
-        self._connection = open_database(path, busy_timeout_s)
+        self._state = Line(open_database(path, busy_timeout_s), path)
+        wait_s = min(EVENT_WAIT_S, busy_timeout_s)
+        try:
+            self._log = Line(connect(path, wait_s, flush=False), path)
+        except BaseException:  # boundary: a half-open store must not keep its file
+            self._state.close()
+            raise
         try:
             self.deployments()
             self.launches()
@@ -60,7 +65,7 @@ class SqlStore:
         )
 
     def save_deployment(self, deployment: Deployment) -> None:
-        with self._writing() as connection:
+        with self._state.writing() as connection:
             _put(
                 connection,
                 tables.deployments,
@@ -72,7 +77,7 @@ class SqlStore:
     def delete_deployment(self, name: str, worker_type: WorkerType) -> bool:
         table = tables.deployments
         where = sa.and_(table.c.name == name, table.c.worker_type == worker_type.value)
-        with self._writing() as connection:
+        with self._state.writing() as connection:
             return connection.execute(sa.delete(table).where(where)).rowcount > 0
 
     def launches(self) -> tuple[Launch, ...]:
@@ -80,7 +85,7 @@ class SqlStore:
         return self._all(sa.select(table.c.body).order_by(table.c.instance_id), Launch)
 
     def save_launch(self, launch: Launch) -> None:
-        with self._writing() as connection:
+        with self._state.writing() as connection:
             _put(
                 connection,
                 tables.launches,
@@ -90,7 +95,7 @@ class SqlStore:
 
     def delete_launch(self, instance_id: str) -> bool:
         table = tables.launches
-        with self._writing() as connection:
+        with self._state.writing() as connection:
             found = connection.execute(sa.delete(table).where(table.c.instance_id == instance_id))
             return found.rowcount > 0
 
@@ -101,12 +106,12 @@ class SqlStore:
         )
 
     def save_key(self, key: StoredKey) -> None:
-        with self._writing() as connection:
+        with self._state.writing() as connection:
             _put_key(connection, key)
 
     def revoke_key(self, key_id: str) -> bool:
         query = sa.select(tables.keys.c.body).where(tables.keys.c.key_id == key_id)
-        with self._writing() as connection:
+        with self._state.writing() as connection:
             body = connection.execute(query).scalar_one_or_none()
             if body is None:
                 return False
@@ -117,7 +122,7 @@ class SqlStore:
 
     def append_event(self, event: OperatorEvent) -> int:
         table = tables.events
-        with self._writing(flush=False) as connection:
+        with self._log.writing() as connection:
             # the number is the table's; the body's own is not read back
             row = connection.execute(sa.insert(table).values(model=event.model, body=_json(event)))
             seq = int(row.inserted_primary_key[0])  # type: ignore[index]
@@ -131,13 +136,13 @@ class SqlStore:
         query = sa.select(table.c.seq, table.c.body).where(table.c.seq > after_seq)
         if model is not None:
             query = query.where(table.c.model == model)
-        rows = self._rows(query.order_by(table.c.seq).limit(max(limit, 0)))
+        rows = self._log.rows(query.order_by(table.c.seq).limit(max(limit, 0)))
         decode = msgspec.json.Decoder(OperatorEvent).decode
         with translated(self._path):
             return tuple(msgspec.structs.replace(decode(body), seq=seq) for seq, body in rows)
 
     def last_seq(self) -> int:
-        return int(self._rows(sa.select(sa.func.max(tables.events.c.seq)))[0][0] or 0)
+        return int(self._log.rows(sa.select(sa.func.max(tables.events.c.seq)))[0][0] or 0)
 
     def next_incarnation(self) -> int:
         return self._next("incarnation")
@@ -146,9 +151,8 @@ class SqlStore:
         return self._next(f"epoch:{worker_key}:{replica}")
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
-            self._connection.engine.dispose()
+        self._log.close()
+        self._state.close()
 
     # Private
 
@@ -156,36 +160,14 @@ class SqlStore:
         table = tables.counters
         order = insert(table).values(name=name, value=1)
         order = order.on_conflict_do_update(set_={"value": table.c.value + 1})
-        with self._writing() as connection:
+        with self._state.writing() as connection:
             return int(connection.execute(order.returning(table.c.value)).scalar_one())
 
     def _all(self, query: sa.Select[Any], kind: type[T]) -> tuple[T, ...]:
         decode = msgspec.json.Decoder(kind).decode
-        rows = self._rows(query)
+        rows = self._state.rows(query)
         with translated(self._path):
             return tuple(decode(body) for (body,) in rows)
-
-    def _rows(self, query: sa.Select[Any]) -> list[Any]:
-        with self._lock, translated(self._path), self._connection.begin():
-            return list(self._connection.execute(query).all())
-
-    @contextmanager
-    def _writing(self, *, flush: bool = True) -> Iterator[sa.Connection]:
-        """One transaction that has the write lock from its first statement on."""
-        with self._lock, translated(self._path):
-            if not flush:
-                self._pragma("synchronous=NORMAL")
-            try:
-                with self._connection.begin():
-                    self._connection.exec_driver_sql("BEGIN IMMEDIATE")
-                    yield self._connection
-            finally:
-                if not flush:
-                    self._pragma("synchronous=FULL")
-
-    def _pragma(self, setting: str) -> None:
-        with self._connection.begin():
-            self._connection.exec_driver_sql(f"PRAGMA {setting}")
 
 
 def _json(value: msgspec.Struct) -> str:

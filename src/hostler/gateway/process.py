@@ -13,7 +13,6 @@ from hostler.registry.client import SnapshotMirror
 from hostler.wire.hosts import HostPolicy
 from hostler.wire.server import HttpServer
 
-
 FIRST_SNAPSHOT_S = 5.0  # after it, /health is answered and everything else refused for now
 
 

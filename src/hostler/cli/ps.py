@@ -55,14 +55,13 @@ def ps(
         print_json({"server": target.url, "answers": True, "instances": shown})
         return Exit.OK
     print_table(
-        ("MODEL", "TYPE", "STATE", "FOR", "ENGINE", "PID", "BUSY", "MEMORY", "LAST BEAT"),
+        ("MODEL", "TYPE", "STATE", "FOR", "PID", "BUSY", "MEMORY", "BEAT"),
         (
             (
                 one.model_name,
                 one.worker_type.value,
                 one.state.value,
                 duration(one.state_for_s),
-                one.engine,
                 one.pid,
                 f"{one.in_flight}/{one.limit_model_concurrency}",
                 size(one.memory_bytes),

@@ -5,9 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 _WIDE = 10_000  # columns, where nobody looks: nothing is cut or wrapped in a pipe
@@ -55,19 +53,17 @@ def print_json(value: Any) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
     """Print rows under their columns, or the sentence `empty` when there are none.
 
-    On a terminal a table that fits; elsewhere plain lines, whole, with two spaces between columns.
+    Two spaces stand between columns, and nothing is cut: a narrow terminal wraps the lines.
     """
     made = [[_text(value) for value in row] for row in rows]
+    console = out()
     if not made:
-        out().print(empty, markup=False)
-    elif sys.stdout.isatty():
-        _print_rich(columns, made)
-    else:
-        lines = [list(columns), *made]
-        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-        for line in lines:
-            cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-            print("  ".join(cells).rstrip())
+        console.print(empty, markup=False)
+        return
+    widths = [max(map(len, cells)) for cells in zip(columns, *made, strict=True)]
+    console.print(_line(columns, widths, "bold"))
+    for row in made:
+        console.print(_line(row, widths))
 
 
 def size(count: float | None) -> str:
@@ -120,10 +116,10 @@ def _text(value: object) -> str:
     return "-" if value is None or value == "" else " ".join(clean(str(value)).splitlines())
 
 
-def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    out().print(table, soft_wrap=False)
+def _line(cells: Sequence[str], widths: Sequence[int], style: str = "") -> Text:
+    line = Text(style=style)
+    for cell, width in zip(cells, widths, strict=True):
+        line.append(cell, style=_STYLES.get(cell, ""))
+        line.append(" " * (width - len(cell) + 2))
+    line.rstrip()
+    return line

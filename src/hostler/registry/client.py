@@ -82,11 +82,16 @@ class SnapshotMirror:
         self._heard_at_s = clock()
         self._endpoint = Endpoint(socket=str(socket_path))
         self._listeners: list[Listener] = []
+        self._told = asyncio.Event()
 
     @property
     def age_s(self) -> float:
         """Seconds since the controller was last heard."""
         return self._clock() - self._heard_at_s
+
+    async def first_snapshot(self) -> None:
+        """Wait until the controller has told something."""
+        await self._told.wait()
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every newer snapshot, and now if there is one."""
@@ -131,6 +136,7 @@ class SnapshotMirror:
         if (snapshot.incarnation, snapshot.version) <= (ours.incarnation, ours.version):
             return
         self.snapshot = snapshot
+        self._told.set()
         for listener in self._listeners:
             listener(snapshot)
 

@@ -1,4 +1,4 @@
-"""Cluster: a real `hostler up` with its controller, gateway and workers, in a folder and on a port of its own.
+"""Cluster: a real `hostler up` with all its processes, in a folder and on a port of its own.
 
 For tests that kill things: every process can be found by its role, and none is left at the end.
 """
@@ -60,12 +60,17 @@ class Cluster:
             shutil.rmtree(self.root, ignore_errors=True)
         assert error is not None or not left, f"processes were left after the stop: {left}"
 
+    def close(self) -> None:
+        """Stop it, and see that nothing is left."""
+        self.__exit__(None, None, None)
+
     # Life
 
     def launch(self) -> None:
         """Start `hostler up` and return at once."""
         argv = [sys.executable, "-m", "hostler", "up", "--port=0"]
         argv += [f"--state-dir={self.state_dir}", f"--config={self.config}"]
+        (self.state_dir / "up.json").unlink(missing_ok=True)  # of a server that was killed
         with self.output.open("ab") as output:
             self.up = subprocess.Popen(
                 argv,
@@ -77,7 +82,7 @@ class Cluster:
             )
 
     def start(self) -> None:
-        """Start it and wait until every wished model is ready."""
+        """Start it and wait until every wished instance is ready."""
         self.launch()
         self.wait_for(self.is_ready, START_S, "every model is ready")
 
@@ -192,7 +197,10 @@ class Cluster:
     def is_ready(self) -> bool:
         if self.up is not None and self.up.poll() is not None:
             raise AssertionError(f"hostler up ended with {self.up.returncode}:\n{self.story()}")
-        return self.answers("/ready")
+        if not (self.answers("/ready") and self.answers("/api/v1/status")):
+            return False
+        models = self.json("GET", "/api/v1/models")["models"]
+        return all(model["ready"] >= model["wanted"] for model in models)
 
     def answers(self, path: str) -> bool:
         """Whether a GET there is answered 200 now."""

@@ -1,0 +1,207 @@
+"""The registry: what workers say, what is believed, what is published."""
+
+import asyncio
+import hashlib
+
+import pytest
+
+from hostler.app.config import HeartbeatConfig
+from hostler.core.errors import Conflict, StaleEpoch, UnknownInstance
+from hostler.core.fleet import Beat, Departure, Registration
+from hostler.core.lifecycle import Instance, Signal, State
+from hostler.core.model import ModelMetadata, WorkerType
+from hostler.core.snapshot import Endpoint, ModelView
+from hostler.registry.liveness import judge_heartbeat, own_pause_s
+from hostler.registry.registry import Expected, Registry
+from hostler.testing.clock import ManualClock
+
+SECRET = "s3"
+BEATS = HeartbeatConfig()
+
+
+def expected(secret: str = SECRET) -> Expected:
+    return Expected(
+        worker_type=WorkerType.LLM,
+        engine="fake",
+        secret_hash=hashlib.sha256(secret.encode()).hexdigest(),
+        concurrency=4,
+    )
+
+
+def launched(registry: Registry, instance_id: str = "a", epoch: int = 1) -> None:
+    registry.add(
+        Instance(instance_id=instance_id, worker_key="qwen@llm", model_name="qwen", epoch=epoch),
+        expected(),
+    )
+    registry.post(instance_id, Signal.LAUNCH)
+
+
+def registration(instance_id: str = "a", epoch: int = 1, secret: str = SECRET) -> Registration:
+    return Registration(
+        instance_id=instance_id,
+        epoch=epoch,
+        secret=secret,
+        pid=7,
+        endpoint=Endpoint(socket=f"/run/{instance_id}.sock"),
+        metadata=ModelMetadata(model="qwen", context_length=4096),
+    )
+
+
+def beat(seq: int = 1, *, instance_id: str = "a", epoch: int = 1, engine_ok: bool = True) -> Beat:
+    return Beat(instance_id=instance_id, epoch=epoch, secret=SECRET, seq=seq, engine_ok=engine_ok)
+
+
+def state_of(registry: Registry, instance_id: str = "a") -> State:
+    record = registry.record(instance_id)
+    assert record is not None
+    return record.instance.state
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def registry(clock: ManualClock) -> Registry:
+    registry = Registry(BEATS, clock, incarnation=5)
+    registry.describe([ModelView(name="qwen", worker_type=WorkerType.LLM, engine="fake")])
+    return registry
+
+
+def test_a_registration_makes_a_launched_instance_ready(registry: Registry) -> None:
+    launched(registry)
+    registry.register(registration())
+    assert state_of(registry) is State.READY
+    (view,) = registry.snapshot.instances
+    assert view.endpoint.socket == "/run/a.sock"
+    assert registry.snapshot.models[0].states == (("ready", 1),)
+    assert registry.snapshot.models[0].context_length == 4096
+
+
+def test_F30_a_beat_alone_never_makes_an_instance_ready(registry: Registry) -> None:
+    launched(registry)
+    answer = registry.beat(beat())
+    assert not answer.registered
+    assert state_of(registry) is State.STARTING
+
+
+def test_F30_an_unknown_instance_is_told_so(registry: Registry) -> None:
+    with pytest.raises(UnknownInstance):
+        registry.beat(beat(instance_id="stranger"))
+
+
+def test_F31_a_wrong_secret_changes_nothing(registry: Registry) -> None:
+    launched(registry)
+    with pytest.raises(Conflict):
+        registry.register(registration(secret="guess"))
+    assert state_of(registry) is State.STARTING
+
+
+def test_an_older_epoch_is_told_that_it_is_stale(registry: Registry) -> None:
+    launched(registry, epoch=4)
+    with pytest.raises(StaleEpoch):
+        registry.register(registration(epoch=3))
+    assert state_of(registry) is State.STARTING
+
+
+def test_a_heartbeat_in_flight_during_a_stop_revives_nobody(registry: Registry) -> None:
+    launched(registry)
+    registry.register(registration())
+    registry.post("a", Signal.DRAIN)
+    registry.beat(beat())
+    assert state_of(registry) is State.DRAINING
+    registry.post("a", Signal.DRAINED)
+    with pytest.raises(UnknownInstance):
+        registry.beat(beat(2))
+    assert state_of(registry) is State.STOPPED
+
+
+def test_a_replayed_beat_is_no_sign_of_life(registry: Registry, clock: ManualClock) -> None:
+    launched(registry)
+    registry.register(registration())
+    registry.beat(beat(7))
+    heard = registry.record("a")
+    clock.advance(2.0)
+    registry.beat(beat(7))
+    assert heard is not None
+    assert heard.heard_at_s == clock() - 2.0
+
+
+def test_an_engine_that_fails_its_probe_is_suspect_until_it_answers(registry: Registry) -> None:
+    launched(registry)
+    registry.register(registration())
+    registry.beat(beat(1, engine_ok=False))
+    assert state_of(registry) is State.SUSPECT
+    registry.beat(beat(2))
+    assert state_of(registry) is State.READY
+
+
+def test_a_departure_fails_an_instance_that_was_not_asked_to_leave(registry: Registry) -> None:
+    launched(registry)
+    registry.register(registration())
+    registry.depart(Departure(instance_id="a", epoch=1, secret=SECRET, reason="out of memory"))
+    record = registry.record("a")
+    assert record is not None
+    assert record.instance.state is State.FAILED
+    assert record.instance.reason == "out of memory"
+
+
+def test_every_change_is_a_newer_version_of_an_immutable_snapshot(registry: Registry) -> None:
+    before = registry.snapshot
+    launched(registry)
+    after = registry.snapshot
+    assert after.version > before.version
+    assert after.incarnation == before.incarnation == 5
+    assert before.instances == ()
+
+
+def test_instances_without_a_process_are_not_routable(registry: Registry) -> None:
+    registry.add(Instance(instance_id="p", worker_key="qwen@llm", model_name="qwen"), expected())
+    assert registry.snapshot.instances == ()
+    assert registry.snapshot.models[0].loading
+
+
+def test_F25_nobody_is_told_of_a_half_adopted_fleet(registry: Registry) -> None:
+    async def main() -> None:
+        for instance_id in ("a", "b"):
+            registry.add(
+                Instance(instance_id=instance_id, worker_key="qwen@llm", model_name="qwen"),
+                expected(),
+                adopted=True,
+            )
+            registry.post(instance_id, Signal.LAUNCH)
+        waiting = asyncio.ensure_future(registry.changed(-1))
+        registry.register(registration("a"))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        registry.register(registration("b"))
+        snapshot = await asyncio.wait_for(waiting, 1)
+        assert [view.state for view in snapshot.instances] == [State.READY, State.READY]
+
+    asyncio.run(main())
+
+
+def test_F25_an_adopted_worker_that_died_is_not_waited_for(registry: Registry) -> None:
+    registry.add(
+        Instance(instance_id="a", worker_key="qwen@llm", model_name="qwen"),
+        expected(),
+        adopted=True,
+    )
+    registry.post("a", Signal.LAUNCH)
+    assert not registry.settled
+    registry.post("a", Signal.EXITED)
+    assert registry.settled
+
+
+@pytest.mark.parametrize(
+    ("silence_s", "signal"),
+    [(2.4, Signal.SEEN), (2.5, Signal.LATE), (29.9, Signal.LATE), (30.0, Signal.LOST)],
+)
+def test_silence_is_judged_at_its_bounds(silence_s: float, signal: Signal) -> None:
+    assert judge_heartbeat(silence_s, BEATS) is signal
+
+
+@pytest.mark.parametrize(("since_s", "paused_s"), [(0.25, 0.0), (1.0, 0.0), (20.25, 20.0)])
+def test_F33_a_checker_that_did_not_run_blames_nobody(since_s: float, paused_s: float) -> None:
+    assert own_pause_s(since_s, 0.25, BEATS) == paused_s

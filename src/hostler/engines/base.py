@@ -138,7 +138,11 @@ class Engine(Protocol):
         """Let running requests finish for `drain_s` at most, then end. After it nothing answers."""
 
     async def exited(self) -> str:
-        """Wait until the engine ends against our will; return why, with its last log lines."""
+        """Live as long as the engine does; return why it ended, with its last log lines.
+
+        The agent runs it from the end of `start` until after `stop`, so an engine may do its own
+        work in it.
+        """
 
 
 @runtime_checkable
@@ -158,6 +162,8 @@ class EngineKind(msgspec.Struct, frozen=True, kw_only=True):
     implementation: `module:Class`, imported in the worker alone; "" when no process is needed.
     needs_files: the model is a file or folder, fetched before the start.
     own_process: the engine is a child process of its worker.
+    concurrency: slots of an instance when nobody says. An engine that batches needs many: what waits
+        in the gateway cannot be batched.
     requires: distributions that must be installed, for the error text.
     """
 
@@ -168,6 +174,7 @@ class EngineKind(msgspec.Struct, frozen=True, kw_only=True):
     implementation: str = ""
     needs_files: bool = True
     own_process: bool = False
+    concurrency: int = 4
     requires: tuple[str, ...] = ()
 
 
@@ -186,6 +193,7 @@ _KINDS = (
         worker_types=(WorkerType.TEXT2VEC, WorkerType.RERANKER),
         parameters=OnnxParameters,
         implementation="hostler.engines.onnx:OnnxWorker",
+        concurrency=64,
         requires=("onnxruntime", "tokenizers", "numpy"),
     ),
     EngineKind(

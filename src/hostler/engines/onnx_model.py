@@ -4,7 +4,7 @@ Everything comes from the folder: model.onnx, tokenizer.json, and what of config
 tokenizer_config.json and 1_Pooling/config.json is there. All methods may be called from any thread.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,10 @@ _MODEL_NAMES = (
     "model_optimized.onnx",
 )
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-_DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+_DTYPES: Mapping[str, type[np.integer[Any]]] = {
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
 _DEFAULT_LENGTH = 512
 _LENGTH_LIMIT = 131_072  # tokenizers without a limit say 1e30
 _CLS_FAMILIES = ("bge", "gte-", "snowflake", "arctic-embed", "mxbai")  # as their model cards say
@@ -105,7 +108,7 @@ class OnnxModel:
     def compute(self, batch: Sequence[Encoded]) -> Sequence[Vector]:
         """One float32 vector a text (length 1 if normalised), or a vector of one logit a pair."""
         if self._together:
-            return self._run(batch)
+            return list(self._run(batch))
         return [self._run([item])[0] for item in batch]
 
     # Private

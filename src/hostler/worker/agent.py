@@ -159,7 +159,8 @@ class Agent:
     async def _leave(self, tasks: asyncio.TaskGroup, ending: Ending) -> None:
         """Drain and stop the engine while the beats go on and say so; hastened: at once."""
         self._news.set()
-        drain = tasks.create_task(self._stop_engine(ending.drain_s), name="agent.stop")
+        drain_s = ending.drain_s if self._started else 0.0
+        drain = tasks.create_task(self._stop_engine(drain_s), name="agent.stop")
         hasten = tasks.create_task(self._hasten.wait(), name="agent.hasten")
         await asyncio.wait({drain, hasten}, return_when=asyncio.FIRST_COMPLETED)
         hasten.cancel()
@@ -358,25 +359,32 @@ def make_engine(spec: WorkerSpec) -> Engine:
     return ServedEngine(made) if isinstance(made, ModelWorker) else made
 
 
-def run_worker(spec: WorkerSpec) -> int:
-    """Live as this worker; return the exit code.
+def run_worker(spec: WorkerSpec) -> NoReturn:
+    """Live as this worker, and leave the process with its exit code.
 
-    The caller must leave by `os._exit`: native threads of an engine may still run, and an ordinary
-    exit would wait for them.
+    By `os._exit`, straight from the loop: native threads of an engine, or a load that was called
+    off, may still run, and an ordinary end of the loop or the interpreter would wait for them.
     """
     quiet_openmp()
-    return uvloop.run(Agent(spec, lambda: make_engine(spec)).run())
+
+    async def life() -> NoReturn:
+        _exit(await Agent(spec, lambda: make_engine(spec)).run())
+
+    uvloop.run(life())
 
 
 def run_worker_file(path: Path) -> NoReturn:
-    """Read a worker's spec from a file, live as it, and leave the process with its exit code."""
+    """Read a worker's spec from a file and live as it: what `hostler worker --spec` does."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    code = EXIT_ENGINE
     try:
-        code = run_worker(msgspec.json.decode(path.read_bytes(), type=WorkerSpec))
+        run_worker(msgspec.json.decode(path.read_bytes(), type=WorkerSpec))
     except Exception:  # boundary: the process; its last words go to the log
         log.exception("worker.crashed spec=%s", path)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _exit(EXIT_ENGINE)
+
+
+def _exit(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

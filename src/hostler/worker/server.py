@@ -59,10 +59,10 @@ class ServedEngine:
         return self._face.in_flight if self._face is not None else 0
 
     async def stop(self, drain_s: float) -> None:
-        if self._face is not None:
-            await self._face.close(drain_s)
-        if self._runtime is not None:
-            await self._runtime.unload()
+        if self._face is None or self._runtime is None:
+            return  # a load that was called off: the process ends around it
+        await self._face.close(drain_s)
+        await self._runtime.unload()
 
     async def exited(self) -> str:
         """Serve; never returns, for this engine ends only with its process."""

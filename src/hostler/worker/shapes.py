@@ -50,7 +50,7 @@ class StreamOptions(msgspec.Struct):
 class Body(msgspec.Struct):
     """What a chat and a completion share."""
 
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -105,7 +105,7 @@ class CompletionBody(Body, kw_only=True):
 
 class EmbeddingsBody(msgspec.Struct):
     input: str | list[str | int | list[int]]
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
 
     def texts(self) -> list[Text]:

@@ -77,6 +77,14 @@ class LoadsNever(ModelWorker):
         raise ValueError("no such weights")
 
 
+class LoadsStuck(ModelWorker):
+    """Its load blocks a thread that nobody can stop."""
+
+    def load(self, spec: WorkerSpec) -> ModelMetadata:
+        time.sleep(3600)
+        raise AssertionError
+
+
 class LoadsSlowly(ModelWorker):
     """Its load outlasts every patience."""
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -92,6 +93,9 @@ def test_the_agents_own_socket_tells_and_obeys() -> None:
     async def main() -> None:
         async with controller() as fleet:
             worker = await start(fleet)
+            record = fleet.registry.record(worker.spec.instance_id)
+            assert record is not None
+            await until(lambda: record.beat_seq > 0)
             status = await worker.status()
             assert status["state"] == "serving"
             assert status["registered"] is True
@@ -163,10 +167,11 @@ def test_a_start_that_takes_too_long_or_is_called_off_ends() -> None:
             record = fleet.registry.record(slow.spec.instance_id)
             assert record is not None
             assert "did not start within 0.5 s" in record.instance.reason
-            called_off = await fleet.launch(spec(fleet, "LoadsSlowly"))
-            await until(lambda: os.path.exists(called_off.spec.agent_socket))
-            called_off.process.send_signal(signal.SIGTERM)
-            assert await called_off.ended() == 0
+            for name in ("LoadsSlowly", "LoadsStuck"):
+                called_off = await fleet.launch(spec(fleet, name))
+                await until(partial(os.path.exists, called_off.spec.agent_socket))
+                called_off.process.send_signal(signal.SIGTERM)
+                assert await called_off.ended(timeout_s=5.0) == 0
 
     asyncio.run(main())
 

@@ -87,7 +87,7 @@ class LocalWorkerManager(DirectRequests):
         up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stop_asked = asyncio.Event()
         # One task holds every part, as task groups must be left where they were entered.
-        self._main = asyncio.ensure_future(self._run(up))
+        self._main = asyncio.ensure_future(self._run(up))  # root: awaited by stop()
         try:
             await asyncio.shield(
                 asyncio.wait([up, self._main], return_when=asyncio.FIRST_COMPLETED)

@@ -193,7 +193,7 @@ class LocalWorkers:
             started_at_s=time.time(),
         )
         self._store.save_launch(launch)
-        self._registry.expect(instance_id, self._expected(launch), epoch=instance.epoch)
+        self._registry.expect(instance_id, _expected(launch), epoch=instance.epoch)
         spec_path = self._paths.worker_spec(instance_id)
         spec_path.touch(mode=0o600)
         spec_path.write_bytes(msgspec.json.encode(spec))
@@ -299,7 +299,7 @@ class LocalWorkers:
             )
             self._handles[launch.instance_id] = handle
             self._launches[launch.instance_id] = launch
-            self._registry.add(instance, self._expected(launch), adopted=True)
+            self._registry.add(instance, _expected(launch), adopted=True)
             self._registry.post(
                 launch.instance_id, Signal.LAUNCH, "adopted: its process runs already"
             )
@@ -319,14 +319,6 @@ class LocalWorkers:
 
     # Private: parts
 
-    def _expected(self, launch: Launch) -> Expected:
-        return Expected(
-            worker_type=launch.spec.worker_type,
-            engine=launch.spec.engine,
-            secret_hash=launch.secret_hash,
-            concurrency=launch.spec.concurrency,
-        )
-
     def _argv(self, instance_id: str) -> list[str]:
         spec = str(self._paths.worker_spec(instance_id))
         return [sys.executable, "-m", "hostler", "worker", f"--spec={spec}"]
@@ -339,3 +331,15 @@ class LocalWorkers:
             work.close()
             raise HostlerError("the workers of this manager are not running")
         return self._tasks.create_task(work, name=name)
+
+
+# Private
+
+
+def _expected(launch: Launch) -> Expected:
+    return Expected(
+        worker_type=launch.spec.worker_type,
+        engine=launch.spec.engine,
+        secret_hash=launch.secret_hash,
+        concurrency=launch.spec.concurrency,
+    )

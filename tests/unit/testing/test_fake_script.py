@@ -1,5 +1,7 @@
 """Orders to the fake engine."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -43,3 +45,9 @@ def test_magic_words_change_the_script_of_one_request(prompt: str, expected: Scr
 @pytest.mark.parametrize("name", sorted(PROCESS_FIELDS))
 def test_a_prompt_cannot_change_the_process(name: str) -> None:
     assert script_for(Script(), [f"[[{name}=1]]"]) == Script()
+
+
+@pytest.mark.parametrize("name", Script.__struct_fields__)
+def test_every_order_is_in_the_reference(name: str) -> None:
+    page = Path(__file__).parents[3] / "docs" / "reference" / "fake-engine.md"
+    assert f"`{name}`" in page.read_text()

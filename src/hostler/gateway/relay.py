@@ -9,9 +9,8 @@ import logging
 from collections.abc import Callable
 from time import monotonic
 
-import msgspec
-
 from hostler.app.config import GatewayConfig
+from hostler.app.telemetry import logger
 from hostler.core.errors import (
     HostlerError,
     ModelLoading,
@@ -31,7 +30,8 @@ from hostler.routing.verdict import Action, Failure, final_error, judge
 from hostler.wire.exchange import Exchange
 from hostler.wire.sse import error_event
 
-access = logging.getLogger("hostler.gateway.access")
+access = logger("hostler.gateway.access")
+_access = logging.getLogger("hostler.gateway.access")  # asked first: is anybody listening?
 
 CLIENT_GONE = 499
 
@@ -321,21 +321,20 @@ class Relay:
         shared.under_way.pop(self, None)
         took_s = shared.clock() - self.began_s
         shared.metrics.finished(job.model.name, job.route_name, status, took_s, self._first_byte_s)
-        if access.isEnabledFor(logging.INFO):
-            line = {
-                "event": "request",
-                "request_id": job.request_id,
-                "key_id": job.key_id,
-                "model": job.model.name,
-                "route": job.route_name,
-                "stream": job.stream,
-                "status": status,
-                "code": code,
-                "attempts": self._attempts,
-                "took_s": round(took_s, 6),
-                "first_byte_s": self._first_byte_s,
-            }
-            access.info("%s", msgspec.json.encode(line).decode())
+        if _access.isEnabledFor(logging.INFO):
+            access.info(
+                "request",
+                request_id=job.request_id,
+                key_id=job.key_id,
+                model=job.model.name,
+                route=job.route_name,
+                stream=job.stream,
+                status=status,
+                code=code,
+                attempts=self._attempts,
+                took_s=round(took_s, 6),
+                first_byte_s=self._first_byte_s,
+            )
 
 
 # Private

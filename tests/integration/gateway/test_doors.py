@@ -284,3 +284,22 @@ def test_metrics_have_bounded_labels() -> None:
             assert 'hostler_in_flight{model="m"} 0.0' in text
 
     asyncio.run(main())
+
+
+def test_the_access_log_has_one_line_a_request_and_no_prompt(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        async with rig() as ours:
+            await ours.start_engine("a")
+            ours.publish()
+            await ours.chat("a-very-private-prompt")
+            await ours.chat("[[status=400]] a-very-private-prompt")
+
+    with caplog.at_level("INFO", logger="hostler.gateway.access"):
+        asyncio.run(main())
+    lines = [r.__dict__["fields"] for r in caplog.records if r.name == "hostler.gateway.access"]
+    assert [line["status"] for line in lines] == [200, 400]
+    assert {line["key_id"] for line in lines} == {USER.view.key_id}
+    assert all(line["request_id"] and line["model"] == "m" for line in lines)
+    assert "private" not in caplog.text + repr(lines)

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from hostler.app.config import Config, ModelConfig, state_dir
 from hostler.app.paths import StatePaths
 from hostler.catalog.catalog import Catalog
+from hostler.catalog.sources import sweep
 from hostler.core.deployment import Deployment
 from hostler.core.errors import HostlerError, StartupError, UpstreamTimeout
 from hostler.core.lifecycle import Instance, State
@@ -270,6 +271,7 @@ class LocalWorkerManager(DirectRequests):
     async def _run(self, up: asyncio.Future[None]) -> None:
         """Hold every part until asked to stop; in reverse order they end."""
         async with AsyncExitStack() as stack:
+            await asyncio.to_thread(sweep, self.paths.models_dir)  # what a killed fetch left
             await stack.enter_async_context(self.registry.running())
             await stack.enter_async_context(self.workers.running())
             await stack.enter_async_context(self.servers.running())

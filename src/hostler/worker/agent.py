@@ -5,7 +5,6 @@ a signal, an engine that exits, a controller that wants it no more, or none for 
 """
 
 import asyncio
-import logging
 import os
 import random
 import signal
@@ -20,6 +19,7 @@ import psutil
 import uvloop
 
 from hostler.app.config import HttpLimits, quiet_openmp
+from hostler.app.telemetry import configure_logging, logger
 from hostler.core.errors import (
     ControllerUnavailable,
     EngineError,
@@ -36,7 +36,7 @@ from hostler.registry.client import RegistryClient
 from hostler.wire.server import Exchange, HttpServer
 from hostler.worker.server import ServedEngine
 
-log = logging.getLogger("hostler.worker")
+log = logger(__name__)
 
 EXIT_ENGINE = 1  # the engine failed or ended
 EXIT_MODEL = 3  # the model's files are missing or damaged: another try would fail as well
@@ -130,12 +130,12 @@ class Agent:
         except HostlerError as error:
             return self._fail(error)
         except Exception as error:  # boundary: a start of an engine, which is others' code
-            log.exception("engine.start_failed engine=%s", spec.engine)
+            log.error("engine.start_failed", error=error, engine=spec.engine)
             return self._fail(
                 EngineError(f"engine {spec.engine!r}: {type(error).__name__}: {error}")
             )
         self._arm_signals()  # llama.cpp has set its own
-        log.info("engine.started engine=%s model=%s", spec.engine, spec.model_name)
+        log.info("engine.started", engine=spec.engine, model=spec.model_name)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._report(), name="agent.report")
             tasks.create_task(self._probe(self._engine), name="agent.probe")
@@ -153,7 +153,7 @@ class Agent:
     def _end(self, ending: Ending) -> None:
         """Leave, for this reason; the first one counts."""
         if self._ending is not None and not self._ending.done():
-            log.info("worker.leaving reason=%r exit_code=%d", ending.reason, ending.exit_code)
+            log.info("worker.leaving", reason=ending.reason, exit_code=ending.exit_code)
             self._ending.set_result(ending)
 
     async def _leave(self, tasks: asyncio.TaskGroup, ending: Ending) -> None:
@@ -176,9 +176,9 @@ class Agent:
             async with asyncio.timeout(drain_s + _STOP_MARGIN_S):
                 await self._engine.stop(drain_s)
         except TimeoutError:
-            log.warning("engine.stop_late drain_s=%g", drain_s)
-        except Exception:  # boundary: a stop of an engine; this process ends in any case
-            log.exception("engine.stop_failed")
+            log.warning("engine.stop_late", drain_s=drain_s)
+        except Exception as error:  # boundary: a stop of an engine; this process ends in any case
+            log.error("engine.stop_failed", error=error)
 
     async def _report_departure(self, ending: Ending) -> None:
         departure = Departure(
@@ -190,7 +190,7 @@ class Agent:
         try:
             await self._client.deregister(departure)
         except HostlerError as error:
-            log.info("worker.departure_unheard code=%s", error.code)
+            log.info("worker.departure_unheard", code=error.code)
 
     # Reports
 
@@ -241,7 +241,7 @@ class Agent:
                 memory_bytes=self._memory_bytes(),
             )
         )
-        log.info("worker.registered instance=%s", self._spec.instance_id)
+        log.info("worker.registered", instance_id=self._spec.instance_id)
         if not self._engine_ok or self._is_leaving():
             self._news.set()  # the registration says ready: let the next beat follow at once
         return answer
@@ -274,7 +274,7 @@ class Agent:
             failed = 0 if answered else failed + 1
             engine_ok = failed < _PROBE_FALL
             if engine_ok != self._engine_ok:
-                log.warning("engine.probe ok=%s", engine_ok)
+                log.warning("engine.probe", ok=engine_ok)
                 self._engine_ok = engine_ok
                 self._news.set()
 
@@ -375,11 +375,12 @@ def run_worker(spec: WorkerSpec) -> NoReturn:
 
 def run_worker_file(path: Path) -> NoReturn:
     """Read a worker's spec from a file and live as it: what `hostler worker --spec` does."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        run_worker(msgspec.json.decode(path.read_bytes(), type=WorkerSpec))
-    except Exception:  # boundary: the process; its last words go to the log
-        log.exception("worker.crashed spec=%s", path)
+        spec = msgspec.json.decode(path.read_bytes(), type=WorkerSpec)
+        configure_logging(json_lines=spec.log_json)
+        run_worker(spec)
+    except Exception as error:  # boundary: the process; its last words go to the log
+        log.error("worker.crashed", error=error, spec=path)
     finally:
         _exit(EXIT_ENGINE)
 

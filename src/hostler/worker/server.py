@@ -5,8 +5,8 @@ What the answers look like is in `worker/shapes.py`.
 """
 
 import asyncio
-import logging
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import NoReturn
 import msgspec
 
 from hostler.app.config import HttpLimits
+from hostler.app.telemetry import logger
 from hostler.core.errors import EngineError, HostlerError, ModelLoading, NotFound, WrongInstance
 from hostler.core.fleet import WorkerSpec
 from hostler.core.model import ModelMetadata, ModelOutput
@@ -25,7 +26,7 @@ from hostler.wire.sse import data_event, error_event
 from hostler.worker import shapes
 from hostler.worker.runtime import WorkerRuntime
 
-log = logging.getLogger("hostler.worker")
+log = logger(__name__)
 
 _JSON = (b"content-type", b"application/json")
 _SSE = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -109,6 +110,7 @@ class Face:
 
     async def close(self, drain_s: float) -> None:
         """Let running requests end, `drain_s` at most; cut the others; take the socket away."""
+        ends_at_s = time.monotonic() + drain_s
         try:
             async with asyncio.timeout(drain_s):
                 while self._requests:
@@ -116,7 +118,7 @@ class Face:
         except TimeoutError:
             for task in self._requests:
                 task.cancel()
-        await self._server.close(0.0)
+        await self._server.close(max(0.0, ends_at_s - time.monotonic()))  # what is still unsent
         Path(self._spec.engine_socket).unlink(missing_ok=True)
 
     # Private
@@ -145,7 +147,12 @@ class Face:
         except HostlerError as error:
             exchange.send_error(error)
         except Exception as error:  # boundary: one request of a model, which is others' code
-            log.exception("request.failed path=%s", exchange.request.path)
+            log.error(
+                "request.failed",
+                path=exchange.request.path,
+                raised=type(error).__name__,
+                where=_place(error),
+            )
             exchange.send_error(EngineError(f"the model raised {type(error).__name__}"))
 
     async def _chat(self, exchange: Exchange) -> None:
@@ -198,7 +205,12 @@ class Face:
         except Exception as error:  # boundary: one stream of a model, which is others' code
             if not started:
                 raise
-            log.exception("stream.failed")
+            log.error(
+                "stream.failed",
+                path=exchange.request.path,
+                raised=type(error).__name__,
+                where=_place(error),
+            )
             known = error if isinstance(error, HostlerError) else EngineError()
             exchange.write(error_event(known))
             exchange.abort()
@@ -237,6 +249,12 @@ class Face:
 
     def _send(self, exchange: Exchange, body: bytes) -> None:
         exchange.send(200, body, (_JSON, *self._headers()))
+
+
+def _place(error: Exception) -> str:
+    """Say where it was raised. Its text stays out of logs: a model may have put a prompt into it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
 def _canceller(task: asyncio.Task[None]) -> Callable[[], None]:

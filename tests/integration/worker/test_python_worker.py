@@ -1,6 +1,7 @@
 """A person's own ModelWorker class, in a worker process, over HTTP."""
 
 import asyncio
+import signal
 import time
 from typing import Any
 
@@ -133,6 +134,10 @@ def test_a_class_that_raises_harms_its_own_request_only() -> None:
                 answer = await fetch(worker.endpoint, "POST", path, body=broken, timeout_s=5.0)
                 assert answer.status == 400, broken
             assert (await worker.status())["in_flight"] == 0
+            worker.process.send_signal(signal.SIGTERM)
+            assert await worker.ended() == 0
+            assert "secret" not in worker.stderr
+            assert "samples.py:" in worker.stderr  # where it was raised
 
     asyncio.run(main())
 

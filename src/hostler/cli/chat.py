@@ -73,7 +73,7 @@ def chat(
     """
     with Client(find_target(common)) as client:
         model, prompt = split_names(model, prompt, use)
-        name = pick_model(served_models(client), model, WorkerType.LLM)
+        name = _pick(client, model, is_prompt_given=prompt is not None)
         talk = _Talk(client, name, system, {"temperature": temperature, "max_tokens": max_tokens})
         if prompt is None and sys.stdin.isatty() and not common.json:
             return _converse(talk)
@@ -98,6 +98,16 @@ def split_names(
 
 
 # Private
+
+
+def _pick(client: Client, model: str | None, *, is_prompt_given: bool) -> str:
+    try:
+        return pick_model(served_models(client), model, WorkerType.LLM)
+    except CommandFailed as failure:
+        if model is None or is_prompt_given or failure.exit_code is not Exit.NOT_FOUND:
+            raise
+        hint = f'to say it to a model: hostler chat -m MODEL "{model}"'
+        raise CommandFailed(f"{failure.message}; {hint}", failure.exit_code) from failure
 
 
 class _Talk:

@@ -23,7 +23,7 @@ from hostler.app.process import ProcessHandle, spawn, sweep, tagged, wait_exit
 from hostler.app.telemetry import logger
 from hostler.cli.target import UpRecord
 from hostler.core.errors import StartupError
-from hostler.manager.workers import ROLE_TAG, STATE_TAG
+from hostler.manager.workers import INSTANCE_TAG, ROLE_TAG, STATE_TAG
 
 log = logger(__name__)
 
@@ -126,7 +126,8 @@ class Supervisor:
         self._stopping = True
         for handle in self._running.values():
             handle.kill()
-        sweep(STATE_TAG, str(self._paths.state_dir))
+        for ours in (ROLE_TAG, INSTANCE_TAG):  # a shell of the operator may name the folder too
+            sweep(STATE_TAG, str(self._paths.state_dir), having=ours)
 
     # Private
 

@@ -160,3 +160,15 @@ def test_ps_tells_the_truth_when_the_supervisor_was_killed() -> None:
         cluster.wait_for(lambda: not cluster.everything(), 15, "orphans end by themselves")
         told = run(cluster, "ps", "--json")
         assert json.loads(told.stdout)["processes"] == []
+
+
+def test_a_program_of_the_operator_that_names_the_state_folder_survives_the_stop() -> None:
+    with Cluster(fake_model("echo")) as cluster:
+        bystander = subprocess.Popen(["sleep", "60"], env=environment(cluster))
+        try:
+            assert cluster.stop() == Exit.OK
+            assert bystander.poll() is None
+            assert cluster.pids("worker") == []
+        finally:
+            bystander.kill()
+            bystander.wait()

@@ -146,6 +146,40 @@ def test_a_model_that_cannot_start_ends_with_the_reason(cluster: Cluster) -> Non
     assert run(cluster, "model", "stop", "bad", "--delete").returncode == Exit.OK
 
 
+def test_a_running_model_is_updated_and_restarted(cluster: Cluster) -> None:
+    empty = run(cluster, "model", "update", "vectors")
+    assert empty.returncode == Exit.USAGE
+    updated = run(cluster, "model", "update", "vectors", "--replicas", "2")
+    assert updated.returncode == Exit.OK, updated.stderr
+    before = {one["pid"] for one in cluster.ready("vectors")}
+    assert len(before) == 2
+    restarted = run(cluster, "model", "restart", "vectors", "--json")
+    assert json.loads(restarted.stdout)["success"] is True
+    cluster.wait_for(
+        lambda: len({one["pid"] for one in cluster.ready("vectors")} - before) == 2,
+        10,
+        "both have new processes",
+    )
+
+
+def test_events_are_followed_until_ctrl_c(cluster: Cluster) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "hostler", "events", "--follow", "--model", "ranks"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(cluster),
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert "ranks" in process.stdout.readline()  # what was
+        assert run(cluster, "model", "restart", "ranks").returncode == Exit.OK
+        while "instance.ready" not in process.stdout.readline():  # what comes
+            pass
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=10)
+    assert (process.returncode, told) == (Exit.INTERRUPTED, "")
+
+
 def test_ps_tells_the_truth_when_the_supervisor_was_killed() -> None:
     with Cluster("[life]\norphan_grace_s = 4\n" + fake_model("echo")) as cluster:
         workers = set(cluster.pids("worker"))

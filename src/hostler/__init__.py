@@ -1,1 +1,68 @@
-"""Hostler: one endpoint for many models."""
+"""Hostler: one endpoint for many AI models. These are the public names; each is imported when first used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hostler.app.component import BaseComponent as BaseComponent
+    from hostler.app.component import ComponentType as ComponentType
+    from hostler.app.component import SystemApp as SystemApp
+    from hostler.app.config import Config as Config
+    from hostler.app.config import ModelConfig as ModelConfig
+    from hostler.app.config import load_config as load_config
+    from hostler.core.errors import HostlerError as HostlerError
+    from hostler.core.model import ModelMetadata as ModelMetadata
+    from hostler.core.model import ModelOutput as ModelOutput
+    from hostler.core.model import ParameterDescription as ParameterDescription
+    from hostler.core.model import WorkerType as WorkerType
+    from hostler.core.worker import WorkerApplyOutput as WorkerApplyOutput
+    from hostler.core.worker import WorkerApplyRequest as WorkerApplyRequest
+    from hostler.core.worker import WorkerApplyType as WorkerApplyType
+    from hostler.core.worker import WorkerRunData as WorkerRunData
+    from hostler.core.worker import WorkerShutdownRequest as WorkerShutdownRequest
+    from hostler.core.worker import WorkerStartupRequest as WorkerStartupRequest
+    from hostler.core.worker import WorkerSupportedModel as WorkerSupportedModel
+    from hostler.engines.base import ModelWorker as ModelWorker
+    from hostler.manager.base import WorkerManager as WorkerManager
+    from hostler.manager.base import WorkerManagerFactory as WorkerManagerFactory
+    from hostler.manager.local import LocalWorkerManager as LocalWorkerManager
+    from hostler.manager.local import LocalWorkerManagerFactory as LocalWorkerManagerFactory
+
+_HOMES = {
+    "BaseComponent": "hostler.app.component",
+    "ComponentType": "hostler.app.component",
+    "SystemApp": "hostler.app.component",
+    "Config": "hostler.app.config",
+    "ModelConfig": "hostler.app.config",
+    "load_config": "hostler.app.config",
+    "HostlerError": "hostler.core.errors",
+    "ModelMetadata": "hostler.core.model",
+    "ModelOutput": "hostler.core.model",
+    "ParameterDescription": "hostler.core.model",
+    "WorkerType": "hostler.core.model",
+    "WorkerApplyOutput": "hostler.core.worker",
+    "WorkerApplyRequest": "hostler.core.worker",
+    "WorkerApplyType": "hostler.core.worker",
+    "WorkerRunData": "hostler.core.worker",
+    "WorkerShutdownRequest": "hostler.core.worker",
+    "WorkerStartupRequest": "hostler.core.worker",
+    "WorkerSupportedModel": "hostler.core.worker",
+    "ModelWorker": "hostler.engines.base",
+    "WorkerManager": "hostler.manager.base",
+    "WorkerManagerFactory": "hostler.manager.base",
+    "LocalWorkerManager": "hostler.manager.local",
+    "LocalWorkerManagerFactory": "hostler.manager.local",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its room: a client of one type does not pay for a manager."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'hostler' has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

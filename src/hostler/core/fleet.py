@@ -75,9 +75,13 @@ class BeatAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Departure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A worker that leaves says so. POST /deregister. reason is "" for a stop as asked."""
+    """A worker that leaves says so. POST /deregister.
+
+    reason: "" for a stop as asked. code: of the error that ended it, "" when there was none.
+    """
 
     instance_id: str
     epoch: int
     secret: str
     reason: str = ""
+    code: str = ""

@@ -112,6 +112,7 @@ class LocalWorkerManager(DirectRequests):
             if not ignore_exception:
                 raise
         finally:
+            await self.workers.end_all()
             self._stop_asked.set()
             main, self._main = self._main, None
             await main
@@ -303,8 +304,7 @@ class LocalWorkerManager(DirectRequests):
         """Every change of a state passes here, once."""
         self.journal.tell_move(before, after)
         if after.state is State.FAILED:
-            final = after.instance_id in self.workers.hopeless
-            self.reconciler.crashed(after, final=final)
+            self.reconciler.crashed(after, final=self.workers.is_hopeless(after.instance_id))
         self.reconciler.wake()
 
     def _wished(self) -> None:

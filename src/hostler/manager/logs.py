@@ -1,6 +1,7 @@
 """What a worker's log file tells: its last lines, and the reason it gave for ending."""
 
 import os
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ ERROR_MARK = (
     "hostler-error: "  # the worker's own line on stderr: `hostler-error: {"code":..,"message":..}`
 )
 KEPT_BYTES = 10 * 1024 * 1024  # a log larger than that is cut
+KEPT_LOGS = 100  # of instances that are gone
 _TAIL_BYTES = 64 * 1024
 
 
@@ -56,3 +58,18 @@ def trim(path: Path) -> None:
             path.write_text(kept + "\n-- cut here: the log was over its limit --\n")
     except OSError:
         return
+
+
+def clear_old(folder: Path, living: Set[str]) -> None:
+    """Delete the oldest logs of instances that are gone, but for KEPT_LOGS of them."""
+    gone = [path for path in folder.glob("*-*.log") if _instance_of(path) not in living]
+    try:
+        gone.sort(key=lambda path: path.stat().st_mtime)
+        for path in gone[:-KEPT_LOGS]:
+            path.unlink()
+    except OSError:
+        return
+
+
+def _instance_of(path: Path) -> str:
+    return path.stem.partition("-")[2]

@@ -24,7 +24,7 @@ from hostler.core.launch import Launch, order
 from hostler.core.lifecycle import Instance, Signal, State
 from hostler.engines.base import find_engine
 from hostler.manager.files import ModelFiles
-from hostler.manager.logs import error_told, exit_reason, last_lines, trim
+from hostler.manager.logs import clear_old, error_told, exit_reason, last_lines, trim
 from hostler.manager.servers import GivenServers
 from hostler.registry.registry import Expected, Registry
 from hostler.storage.store import Store
@@ -66,7 +66,6 @@ class LocalWorkers:
         self._handles: dict[str, ProcessHandle] = {}
         self._launches: dict[str, Launch] = {}
         self._lives: dict[str, asyncio.Task[None]] = {}
-        self.hopeless: set[str] = set()  # instances whose replacement would fail the same way
 
     # What the plan orders
 
@@ -108,7 +107,6 @@ class LocalWorkers:
             self._spawn_task(self._end(instance_id), f"end.{instance_id}")
 
     def forget(self, instance_id: str) -> None:
-        self.hopeless.discard(instance_id)
         self._registry.forget(instance_id)
 
     # Looks
@@ -249,9 +247,22 @@ class LocalWorkers:
         else:
             self._failed(instance_id, reason, error_code)
 
+    def is_hopeless(self, instance_id: str) -> bool:
+        """Whether an instance failed in a way that its replacement would fail, too."""
+        record = self._registry.record(instance_id)
+        return record is not None and record.error_code in HOPELESS
+
+    async def end_all(self) -> None:
+        """See the last process out: whatever still runs after the drain is killed."""
+        for instance_id, handle in list(self._handles.items()):
+            await wait_exit(handle, timeout_s=self._config.life.kill_grace_s)
+            handle.kill()
+            await wait_exit(handle, timeout_s=self._config.life.kill_grace_s)
+            self._clean(instance_id)
+
     def _failed(self, instance_id: str, reason: str, code: str) -> None:
-        if code in HOPELESS:
-            self.hopeless.add(instance_id)
+        if (record := self._registry.record(instance_id)) is not None:
+            record.error_code = record.error_code or code
         self._registry.post(instance_id, Signal.EXITED, reason)
 
     async def _end(self, instance_id: str) -> None:
@@ -316,6 +327,8 @@ class LocalWorkers:
             await asyncio.sleep(_LOG_LOOK_S)
             for instance_id in self._launches:
                 trim(self._paths.worker_log(instance_id))
+            living = frozenset(record.instance.instance_id for record in self._registry.records())
+            clear_old(self._paths.logs_dir, living)
 
     # Private: parts
 

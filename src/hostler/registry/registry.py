@@ -42,7 +42,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 class Record:
     """Everything known of one instance. Replaced states only through the registry."""
 
-    __slots__ = ("beat_seq", "draining", "expected", "heard_at_s", "in_flight", "instance",
+    __slots__ = ("beat_seq", "draining", "error_code", "expected", "heard_at_s", "in_flight", "instance",
                  "memory_bytes", "metadata", "pid", "view")  # fmt: skip
 
     def __init__(self, instance: Instance, expected: Expected) -> None:
@@ -55,6 +55,7 @@ class Record:
         self.memory_bytes: int | None = None
         self.pid: int | None = None
         self.draining = False
+        self.error_code = ""  # of what ended it, if it said
         self.view = _view(instance, expected)
 
 
@@ -224,6 +225,7 @@ class Registry:
         record = self._authentic(departure.instance_id, departure.epoch, departure.secret)
         if record.instance.state is State.DRAINING:
             return  # its exit says the rest
+        record.error_code = departure.code
         self.post(departure.instance_id, Signal.EXITED, departure.reason or "it left by itself")
 
     @asynccontextmanager

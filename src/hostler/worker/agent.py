@@ -55,6 +55,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
     exit_code: int = 0
     reason: str = ""
+    code: str = ""  # of the error behind the reason
     drain_s: float = 0.0
 
 
@@ -148,7 +149,7 @@ class Agent:
         sys.stderr.write(f"hostler-error: {line}\n")
         sys.stderr.flush()
         code = EXIT_MODEL if wrong_files else EXIT_ENGINE
-        self._end(Ending(exit_code=code, reason=f"{error.code}: {error.message}"))
+        self._end(Ending(exit_code=code, reason=error.message, code=error.code))
 
     def _end(self, ending: Ending) -> None:
         """Leave, for this reason; the first one counts."""
@@ -186,6 +187,7 @@ class Agent:
             epoch=self._spec.epoch,
             secret=self._spec.secret,
             reason=ending.reason,
+            code=ending.code,
         )
         try:
             await self._client.deregister(departure)

@@ -243,7 +243,7 @@ _VLLM: Mapping[str, Rule] = {
     "structured_outputs": _SCHEMA,
     "regex": _GRAMMAR,  # SGLang
     "ebnf": _GRAMMAR,
-    "json_schema": _GRAMMAR,
+    "json_schema": req.text(req.SCHEMA_BYTES_MAX),
     "repetition_detection": _SCHEMA,
 }
 

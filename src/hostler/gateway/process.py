@@ -8,11 +8,13 @@ from time import monotonic
 from hostler.app.auth import is_loopback
 from hostler.app.config import Config
 from hostler.app.paths import StatePaths
+from hostler.core.errors import Draining
 from hostler.gateway.gateway import Gateway
 from hostler.registry.client import SnapshotMirror
 from hostler.wire.hosts import HostPolicy
 from hostler.wire.server import HttpServer
 
+FAREWELL_S = 0.5  # between the last error of a drain and the cut
 FIRST_SNAPSHOT_S = 5.0  # after it, /health is answered and everything else refused for now
 
 
@@ -21,8 +23,8 @@ async def run_gateway(
 ) -> None:
     """Serve on a bound socket, and on the gateway's own Unix socket, until `stop` is set.
 
-    Stopping: no new connections, requests under way may finish for `drain_timeout_s`, then they are
-    cut.
+    Stopping: no new connections, requests under way may finish for `drain_timeout_s`, then they end
+    with the error `draining`.
     """
     mirror = SnapshotMirror(paths.registry_socket, monotonic)
     gateway = Gateway(config, mirror, paths.admin_socket)
@@ -48,7 +50,10 @@ async def run_gateway(
             await servers[1].listen_unix(paths.gateway_socket)
             await stop.wait()
         finally:
-            await asyncio.gather(*(server.close(config.life.drain_timeout_s) for server in servers))
+            drain_s = config.life.drain_timeout_s
+            # What still runs then is told so, and has a moment to read it.
+            asyncio.get_running_loop().call_later(drain_s, gateway.relays.end_all, Draining())
+            await asyncio.gather(*(server.close(drain_s + FAREWELL_S) for server in servers))
 
 
 # Private

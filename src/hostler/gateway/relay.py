@@ -34,6 +34,7 @@ access = logger("hostler.gateway.access")
 _access = logging.getLogger("hostler.gateway.access")  # asked first: is anybody listening?
 
 CLIENT_GONE = 499
+RETRY_SHARE, RETRIES_FREE = 0.2, 3
 
 
 class Relays:
@@ -56,6 +57,7 @@ class Relays:
             lost_max=config.lost_max, hold_s=config.quarantine_s, clock=clock
         )
         self.under_way: dict[Relay, None] = {}  # in the order they began
+        self.retrying = 0  # of them, how many are in an attempt that counts against the budget
 
     def begin(self, exchange: Exchange, job: Job) -> None:
         """Serve a judged request.
@@ -81,8 +83,23 @@ class Relays:
             oldest = next(iter(self.under_way))
             if oldest.began_s > latest_s:
                 return
-            oldest.expire()
+            oldest.end(UpstreamTimeout())
             self.under_way.pop(oldest, None)
+
+    def end_all(self, error: HostlerError) -> None:
+        """End every relay under way: the drain's time is over (F56)."""
+        for relay in tuple(self.under_way):
+            relay.end(error)
+
+    def may_retry(self, failure: Failure) -> bool:
+        """Is another attempt within the budget? (F50; the share and the floor are Envoy's)
+
+        Only for engines that answered: when all say `not now`, trying each triples the load. A
+        worker that died takes its requests' load with it.
+        """
+        if failure not in _BUDGETED:
+            return True
+        return self.retrying < max(RETRIES_FREE, RETRY_SHARE * len(self.under_way))
 
     def note_silence(self, instance_id: str) -> None:
         """A probe of this instance failed. Once it counts as dead, what hears nothing is cut.
@@ -102,6 +119,7 @@ class Relay:
         "_attempts",
         "_exclude",
         "_first_byte_s",
+        "_is_budgeted",
         "_is_over",
         "_lost",
         "_shared",
@@ -125,6 +143,7 @@ class Relay:
         self._waiter: Waiter | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
+        self._is_budgeted = False  # it has made an attempt that counts against the budget
         self._first_byte_s: float | None = None
         self.began_s = shared.clock()
         exchange.on_gone = self._gone
@@ -132,12 +151,12 @@ class Relay:
     def begin(self) -> None:
         self._seek(None)
 
-    def expire(self) -> None:
-        """The request's deadline has passed."""
+    def end(self, error: HostlerError) -> None:
+        """Stop whatever it does, and tell the client why."""
         if not self._is_over:
             self._leave_queue()
             self._stop_attempt(Outcome.CLIENT_GONE)
-            self._fail(UpstreamTimeout())
+            self._fail(error)
 
     def note_silence(self, instance_id: str, is_down: bool) -> None:
         """See Relays.note_silence."""
@@ -206,8 +225,11 @@ class Relay:
             lost_max=shared.config.lost_max,
             started=self.is_started,
         )
-        if action is Action.RETRY:
+        if action is Action.RETRY and shared.may_retry(failure):
             shared.metrics.retried(job.model.name)
+            if failure in _BUDGETED and not self._is_budgeted:
+                self._is_budgeted = True
+                shared.retrying += 1
             self._seek(failure)
         else:
             self._fail(WorkerLost() if self.is_started else final_error(failure))
@@ -319,6 +341,8 @@ class Relay:
         self._attempt = None  # they know each other: without this they would wait for the collector
         shared, job = self._shared, self.job
         shared.under_way.pop(self, None)
+        if self._is_budgeted:
+            shared.retrying -= 1
         took_s = shared.clock() - self.began_s
         shared.metrics.finished(job.model.name, job.route_name, status, took_s, self._first_byte_s)
         if _access.isEnabledFor(logging.INFO):
@@ -347,6 +371,8 @@ _OUTCOMES = {
     Failure.UNUSABLE: Outcome.UPSTREAM_STATUS,
 }
 
+
+_BUDGETED = frozenset({Failure.UNAVAILABLE, Failure.UNUSABLE})
 
 # These failures are the news when nobody else can serve; after the others the router's words are.
 _TELLING = frozenset({Failure.LOST, Failure.UNUSABLE, Failure.UNAVAILABLE})

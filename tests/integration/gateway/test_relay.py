@@ -267,3 +267,19 @@ def test_a_request_ends_at_its_deadline() -> None:
             assert answer.header(b"x-should-retry") == b"false"
 
     asyncio.run(main())
+
+
+def test_F50_when_every_engine_says_not_now_the_load_is_not_multiplied() -> None:
+    async def main() -> None:
+        async with rig() as ours:
+            for name in "abc":
+                await ours.start_engine(name, status=503, first_delay_ms=5)
+            ours.publish(concurrency=100)
+            answers = await asyncio.gather(*(ours.chat(f"{n}") for n in range(200)))
+            assert {answer.status for answer in answers} == {503}
+            assert all(int(answer.header(b"retry-after") or 0) >= 1 for answer in answers)
+            attempts = [len((await e.ledger())["executions"]) for e in ours.engines.values()]
+            assert 200 <= sum(attempts) <= 200 * 1.25, sum(attempts)
+            assert ours.gateway.relays.retrying == 0
+
+    asyncio.run(main())

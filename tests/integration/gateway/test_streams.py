@@ -8,6 +8,7 @@ import msgspec
 import openai
 import pytest
 
+from hostler.core.errors import Draining
 from hostler.testing import fake_text
 from hostler.wire.client import Call, Pool, UpstreamLost, build_request
 from tests.integration.gateway.rig import USER, Rig, rig
@@ -259,6 +260,23 @@ def test_F58_a_slow_reader_slows_its_engine_down() -> None:
             await asyncio.wait_for(reader.ended.wait(), 60)
             assert reader.is_clean
             assert reader.data.count(b"data: ") > 60000
+            await pool.close()
+
+    asyncio.run(main())
+
+
+def test_F56_what_still_runs_at_the_end_of_a_drain_is_told_so() -> None:
+    async def main() -> None:
+        async with rig() as ours:
+            await ours.start_engine("a", delay_ms=50)
+            ours.publish()
+            pool = Pool(ours.endpoint, connect_timeout_s=1, idle_s=1)
+            reader = begin(ours, pool, "[[tokens=1000]]")
+            await asyncio.wait_for(reader.began.wait(), 10)
+            ours.gateway.relays.end_all(Draining())
+            await asyncio.wait_for(reader.ended.wait(), 2)
+            assert msgspec.json.decode(reader.payloads[-1])["error"]["code"] == "draining"
+            assert not reader.is_clean
             await pool.close()
 
     asyncio.run(main())

@@ -37,10 +37,10 @@ check: $(DEV)
 	@VENV=$(VENV) scripts/check
 
 bench: $(RUNTIME)
-	@$(BIN)/python bench/run.py $(ARGS)
+	@$(BIN)/python -m bench $(ARGS)
 
 soak: $(DEV)
-	@$(BIN)/python bench/soak.py $(ARGS)
+	@$(BIN)/python -m bench.soak $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,7 +4,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from inspect import isawaitable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from hostler.app.component import BaseComponent, ComponentType
 from hostler.core.errors import HostlerError
@@ -52,7 +52,7 @@ class WorkerManager(ABC):
         """Call a sync or async listener with the manager once it is up, in the order added."""
         self._listeners.append(listener)
 
-    async def __aenter__(self) -> "WorkerManager":
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 

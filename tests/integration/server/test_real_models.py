@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from openai import NotFoundError, OpenAI
@@ -18,10 +19,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 CHAT, EMBED, RANK = "smollm2-135m-instruct", "bge-small-en-v1.5", "ms-marco-minilm-l-12-v2"
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-QUESTION = [
+QUESTION: list[Any] = [
     {"role": "system", "content": SYSTEM},
     {"role": "user", "content": "What is the capital of France? Answer in one word."},
 ]
+STORY: list[Any] = [{"role": "user", "content": "Tell a very long story about horses."}]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def test_the_default_models_are_served_under_their_names(client: OpenAI) -> None
 def test_a_chat_answer_with_usage(client: OpenAI) -> None:
     answer = client.chat.completions.create(
         model=CHAT,
-        messages=QUESTION,  # type: ignore[arg-type]
+        messages=QUESTION,
         temperature=0,
         max_tokens=24,
     )
@@ -60,13 +62,13 @@ def test_a_chat_answer_with_usage(client: OpenAI) -> None:
 def test_a_stream_says_the_same_as_the_whole_answer(client: OpenAI) -> None:
     whole = client.chat.completions.create(
         model=CHAT,
-        messages=QUESTION,  # type: ignore[arg-type]
+        messages=QUESTION,
         temperature=0,
         max_tokens=24,
     )
     stream = client.chat.completions.create(
         model=CHAT,
-        messages=QUESTION,  # type: ignore[arg-type]
+        messages=QUESTION,
         temperature=0,
         max_tokens=24,
         stream=True,
@@ -119,7 +121,7 @@ def test_token_counts_equal_what_the_engine_charges(cluster: Cluster, client: Op
     counted = cluster.json("POST", "/tokenize", {"model": CHAT, "messages": QUESTION})["count"]
     answer = client.chat.completions.create(
         model=CHAT,
-        messages=QUESTION,  # type: ignore[arg-type]
+        messages=QUESTION,
         max_tokens=1,
     )
     assert answer.usage is not None
@@ -130,14 +132,14 @@ def test_token_counts_equal_what_the_engine_charges(cluster: Cluster, client: Op
 
 def test_the_sdk_gets_a_typed_error_for_an_unknown_model(client: OpenAI) -> None:
     with pytest.raises(NotFoundError, match="known") as caught:
-        client.chat.completions.create(model="gpt-9", messages=QUESTION)  # type: ignore[arg-type]
+        client.chat.completions.create(model="gpt-9", messages=QUESTION)
     assert caught.value.code == "model_not_found"
 
 
 def test_a_client_that_leaves_frees_its_slot(cluster: Cluster, client: OpenAI) -> None:
     stream = client.chat.completions.create(
         model=CHAT,
-        messages=[{"role": "user", "content": "Tell a very long story about horses."}],
+        messages=STORY,
         max_tokens=2000,
         stream=True,
     )
@@ -154,7 +156,7 @@ def test_eight_streams_at_once_are_all_whole(client: OpenAI) -> None:
     def one() -> None:
         stream = client.chat.completions.create(
             model=CHAT,
-            messages=QUESTION,  # type: ignore[arg-type]
+            messages=QUESTION,
             temperature=0,
             max_tokens=16,
             stream=True,
@@ -172,15 +174,12 @@ def test_eight_streams_at_once_are_all_whole(client: OpenAI) -> None:
 
 def test_a_model_is_stopped_and_started_while_the_others_serve(cluster: Cluster) -> None:
     assert _hostler(cluster, "model", "stop", RANK).returncode == 0
-    status, _, body = cluster.request(
-        "POST", "/v1/rerank", {"model": RANK, "query": "a", "documents": ["b"]}
-    )
-    assert status == 503, body
+    order = {"model": RANK, "query": "a", "documents": ["b"]}
+    assert cluster.request("POST", "/v1/rerank", order)[0] == 503
     assert cluster.chat(CHAT, "hi", max_tokens=2)[0] == 200
     told = _hostler(cluster, "model", "start", RANK)
     assert told.returncode == 0, told.stderr
-    body = {"model": RANK, "query": "a", "documents": ["b"]}
-    assert cluster.request("POST", "/v1/rerank", body)[0] == 200
+    assert cluster.request("POST", "/v1/rerank", order)[0] == 200
 
 
 def test_the_command_line_asks_all_three(cluster: Cluster) -> None:

@@ -13,7 +13,7 @@ from fault_rows import ROWS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "faults.md"
-NAME = re.compile(r"^\s*(?:async )?def (test_(F\d{2,3})_\w+)", re.MULTILINE)
+NAME = re.compile(r"^\s*(?:async )?def (test_((?:F\d{2,3}_)+)\w+)", re.MULTILINE)
 HEAD = """<!-- Written by scripts/faults.py from the tests' names; change those, then run it. -->
 # Faults and their tests
 
@@ -29,8 +29,9 @@ def tests_by_row() -> dict[str, list[str]]:
     """Return the tests of each row, as `file::name` without the folder."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        for name, row in NAME.findall(path.read_text()):
-            found[row].append(f"{path.relative_to(ROOT / 'tests')}::{name}")
+        for name, rows in NAME.findall(path.read_text()):
+            for row in rows.strip("_").split("_"):
+                found[row].append(f"{path.relative_to(ROOT / 'tests')}::{name}")
     return found
 
 

@@ -1,7 +1,9 @@
 """What a worker's log file tells: its last lines, and the reason it gave for ending."""
 
+import asyncio
 import os
-from collections.abc import Set
+from collections.abc import Callable, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ ERROR_MARK = (
 )
 KEPT_BYTES = 10 * 1024 * 1024  # a log larger than that is cut
 KEPT_LOGS = 100  # of instances that are gone
+LOOK_EVERY_S = 30.0
 _TAIL_BYTES = 64 * 1024
 
 
@@ -50,26 +53,38 @@ def exit_reason(code: int | None, lines: list[str]) -> str:
     return f"its process exited with {code}"
 
 
-def trim(path: Path) -> None:
+class LogKeeper:
+    """Keeps the logs of workers and engines bounded, each and all together."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def keep(self, living: Callable[[], Set[str]]) -> None:
+        """Look again and again, until cancelled. living: the ids of the instances known now."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            self.look(living())
+
+    def look(self, living: Set[str]) -> None:
+        """Cut what is too large, and delete the oldest logs of instances that are gone."""
+        gone: list[Path] = []
+        for path in self._folder.glob("*-*.log"):
+            if path.stem.partition("-")[2] in living:
+                _trim(path)
+            else:
+                gone.append(path)
+        with suppress(OSError):
+            gone.sort(key=lambda path: path.stat().st_mtime)
+            for path in gone[:-KEPT_LOGS]:
+                path.unlink()
+
+
+# Private
+
+
+def _trim(path: Path) -> None:
     """Keep a log bounded. Its writer appends, so a cut file goes on at its start."""
-    try:
+    with suppress(OSError):
         if path.stat().st_size > KEPT_BYTES:
             kept = "\n".join(last_lines(path, 200))
             path.write_text(kept + "\n-- cut here: the log was over its limit --\n")
-    except OSError:
-        return
-
-
-def clear_old(folder: Path, living: Set[str]) -> None:
-    """Delete the oldest logs of instances that are gone, but for KEPT_LOGS of them."""
-    gone = [path for path in folder.glob("*-*.log") if _instance_of(path) not in living]
-    try:
-        gone.sort(key=lambda path: path.stat().st_mtime)
-        for path in gone[:-KEPT_LOGS]:
-            path.unlink()
-    except OSError:
-        return
-
-
-def _instance_of(path: Path) -> str:
-    return path.stem.partition("-")[2]

@@ -24,7 +24,7 @@ from hostler.core.launch import Launch, order
 from hostler.core.lifecycle import Instance, Signal, State
 from hostler.engines.base import find_engine
 from hostler.manager.files import ModelFiles
-from hostler.manager.logs import clear_old, error_told, exit_reason, last_lines, trim
+from hostler.manager.logs import LogKeeper, error_told, exit_reason, last_lines
 from hostler.manager.servers import GivenServers
 from hostler.registry.registry import Expected, Registry
 from hostler.storage.store import Store
@@ -38,7 +38,6 @@ ANNOUNCE_S = 0.15  # from "draining" in the snapshot to SIGTERM: gateways hear o
 # Faults of the wish itself: the same start again ends the same.
 HOPELESS = frozenset({"model_corrupt", "identity_mismatch", "invalid_value", "model_not_found"})
 _SETTLE_S = 5.0  # adopted workers speak within this, or are judged like any other
-_LOG_LOOK_S = 30.0
 
 
 class LocalWorkers:
@@ -65,6 +64,7 @@ class LocalWorkers:
         self._tasks: asyncio.TaskGroup | None = None
         self._handles: dict[str, ProcessHandle] = {}
         self._launches: dict[str, Launch] = {}
+        self._logs = LogKeeper(paths.logs_dir)
         self._lives: dict[str, asyncio.Task[None]] = {}
 
     # What the plan orders
@@ -91,7 +91,9 @@ class LocalWorkers:
         if deployment.urls:
             self._registry.post(instance.instance_id, Signal.LAUNCH)
             return
-        self._live(instance.instance_id, self._bring_up(instance, deployment))
+        self._lives[instance.instance_id] = self._begin(
+            self._bring_up(instance, deployment), f"life.{instance.instance_id}"
+        )
 
     def drain(self, instance_id: str, reason: str) -> None:
         """Let an instance finish, then end it."""
@@ -104,7 +106,7 @@ class LocalWorkers:
         elif instance_id not in self._handles:
             self._registry.post(instance_id, Signal.DRAINED, reason)
         else:
-            self._spawn_task(self._end(instance_id), f"end.{instance_id}")
+            self._begin(self._end(instance_id), f"end.{instance_id}")
 
     def forget(self, instance_id: str) -> None:
         self._registry.forget(instance_id)
@@ -112,7 +114,7 @@ class LocalWorkers:
     # Looks
 
     def command_args(self, instance_id: str) -> tuple[str, ...]:
-        return tuple(self._argv(instance_id)) if instance_id in self._launches else ()
+        return tuple(_argv(self._paths, instance_id)) if instance_id in self._launches else ()
 
     def pid(self, instance_id: str) -> int | None:
         handle = self._handles.get(instance_id)
@@ -126,7 +128,7 @@ class LocalWorkers:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._adopt()
-            trimming = tasks.create_task(self._trim_logs(), name="logs")
+            trimming = tasks.create_task(self._logs.keep(self._known), name="logs")
             settling = tasks.create_task(self._settle(), name="settle")
             try:
                 yield
@@ -197,7 +199,7 @@ class LocalWorkers:
         spec_path.write_bytes(msgspec.json.encode(spec))
         with self._paths.worker_log(instance_id).open("ab") as output:
             handle = spawn(
-                self._argv(instance_id),
+                _argv(self._paths, instance_id),
                 env=child_environment(
                     {
                         INSTANCE_TAG: instance_id,
@@ -314,7 +316,9 @@ class LocalWorkers:
             self._registry.post(
                 launch.instance_id, Signal.LAUNCH, "adopted: its process runs already"
             )
-            self._live(launch.instance_id, self._watch(launch, handle))
+            self._lives[launch.instance_id] = self._begin(
+                self._watch(launch, handle), f"life.{launch.instance_id}"
+            )
         known = frozenset(self._launches)
         sweep(STATE_TAG, str(self._paths.state_dir), having=INSTANCE_TAG, but_not=known)
 
@@ -322,24 +326,12 @@ class LocalWorkers:
         await asyncio.sleep(_SETTLE_S)
         self._registry.settle()
 
-    async def _trim_logs(self) -> None:
-        while True:
-            await asyncio.sleep(_LOG_LOOK_S)
-            for instance_id in self._launches:
-                trim(self._paths.worker_log(instance_id))
-            living = frozenset(record.instance.instance_id for record in self._registry.records())
-            clear_old(self._paths.logs_dir, living)
-
     # Private: parts
 
-    def _argv(self, instance_id: str) -> list[str]:
-        spec = str(self._paths.worker_spec(instance_id))
-        return [sys.executable, "-m", "hostler", "worker", f"--spec={spec}"]
+    def _known(self) -> frozenset[str]:
+        return frozenset(record.instance.instance_id for record in self._registry.records())
 
-    def _live(self, instance_id: str, life: Coroutine[None, None, None]) -> None:
-        self._lives[instance_id] = self._spawn_task(life, f"life.{instance_id}")
-
-    def _spawn_task(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+    def _begin(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         if self._tasks is None:
             work.close()
             raise HostlerError("the workers of this manager are not running")
@@ -356,3 +348,7 @@ def _expected(launch: Launch) -> Expected:
         secret_hash=launch.secret_hash,
         concurrency=launch.spec.concurrency,
     )
+
+
+def _argv(paths: StatePaths, instance_id: str) -> list[str]:
+    return [sys.executable, "-m", "hostler", "worker", f"--spec={paths.worker_spec(instance_id)}"]

@@ -1,0 +1,128 @@
+"""The machine as /proc tells it: CPU and memory of process trees, and what everybody else uses."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TICK = os.sysconf("SC_CLK_TCK")
+MB = 1_000_000
+
+
+def stat_fields(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the state on; None when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def all_pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def tree(root: int) -> list[int]:
+    """root and all its descendants."""
+    parents = {pid: int(found[1]) for pid in all_pids() if (found := stat_fields(pid))}
+    members = {root} & parents.keys()
+    while more := {pid for pid, parent in parents.items() if parent in members} - members:
+        members |= more
+    return sorted(members)
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """utime + stime of these processes, in seconds."""
+    return sum(
+        int(found[11]) + int(found[12]) for pid in pids if (found := stat_fields(pid))
+    ) / TICK  # fmt: skip
+
+
+def memory_mb(pids: Iterable[int]) -> tuple[float, float]:
+    """RSS and PSS of these processes together, in MB (10^6 bytes)."""
+    rss = pss = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        for line in lines:
+            if line.startswith("Rss:"):
+                rss += int(line.split()[1]) * 1024
+            elif line.startswith("Pss:"):
+                pss += int(line.split()[1]) * 1024
+    return rss / MB, pss / MB
+
+
+def folder_mb(folder: Path) -> float:
+    """What the files of a folder take on the disk, each inode once, in MB."""
+    seen: dict[tuple[int, int], int] = {}
+    for path in [folder, *folder.rglob("*")]:
+        found = path.lstat()
+        seen[found.st_dev, found.st_ino] = found.st_blocks * 512
+    return sum(seen.values()) / MB
+
+
+def pin(pid: int, core: int) -> None:
+    """Keep a process, all its threads and its later children on one core."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setaffinity(int(thread), {core})
+
+
+def cores() -> tuple[int, int]:
+    """The core for load and engines, and the one for what is measured."""
+    usable = sorted(os.sched_getaffinity(0))
+    return usable[0], usable[-1]
+
+
+class Noise:
+    """How many cores other programs used, on average, while something was measured."""
+
+    def __init__(self) -> None:
+        self.others_cores = 0.0
+
+
+@contextmanager
+def watch_noise(roots: Iterable[int] = ()) -> Iterator[Noise]:
+    """Measure the noise of the block: all busy CPU but ours.
+
+    roots: processes of ours that are not our descendants. What our reaped children used counts as ours.
+    """
+    noise = Noise()
+    roots = tuple(roots)
+    busy, ours, began_s = _busy_s(), _ours_s(roots), time.monotonic()
+    yield noise
+    took_s = max(0.01, time.monotonic() - began_s)
+    others_s = (_busy_s() - busy) - (_ours_s(roots) - ours)
+    noise.others_cores = round(max(0.0, others_s) / took_s, 2)
+
+
+def end(process: subprocess.Popen[bytes], *, grace_s: float = 10.0) -> None:
+    """SIGTERM, then SIGKILL: this one process, which we started."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(grace_s)
+
+
+# Private
+
+
+def _busy_s() -> float:
+    """CPU seconds the machine has worked since it started."""
+    found = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return (sum(found) - found[3] - found[4]) / TICK
+
+
+def _ours_s(roots: tuple[int, ...]) -> float:
+    pids = {pid for root in (os.getpid(), *roots) for pid in tree(root)}
+    total = 0
+    for pid in pids:
+        if (found := stat_fields(pid)) is not None:
+            total += sum(int(word) for word in found[11:15])  # with reaped children
+    return total / TICK

@@ -166,7 +166,7 @@ class Gateway(BaseComponent):
         yield work("/rerank", Route.RERANK)
         yield route("POST", "/tokenize", self._tokenize, Auth.INFERENCE)
         yield route("POST", f"{ENGINE_PREFIX}/*", self._engine, Auth.INFERENCE)
-        for path in ("/api/v1", "/api/v1/*", "/openapi.json", "/docs", "/console", "/console/*"):
+        for path in ("/api/v1", "/api/v1/*"):
             yield route("*", path, self._relay_to_controller, Auth.CONTROLLER)
 
     def _admit(self, head: Head) -> tuple[Head, GatewayRoute, KeyView | None]:

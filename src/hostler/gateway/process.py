@@ -15,7 +15,7 @@ from hostler.wire.hosts import HostPolicy
 from hostler.wire.server import HttpServer
 
 FAREWELL_S = 0.5  # between the last error of a drain and the cut
-FIRST_SNAPSHOT_S = 5.0  # after it, /health is answered and everything else refused for now
+FIRST_SNAPSHOT_S = 0.5  # a controller that lives tells it sooner; without one, /health must answer
 
 
 async def run_gateway(

@@ -6,15 +6,22 @@ passes the redaction here. Not here: prompts and answers; nobody may pass them i
 gateway's.
 """
 
+import asyncio
 import logging
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TextIO
 
 import msgspec
+
+OFTEN_S = 0.1  # the longest that a line of `Log.often` is held
+OFTEN_LINES = 256  # so many are held at most
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -35,6 +42,19 @@ class Log:
 
     def info(self, event: str, **fields: object) -> None:
         self._write(logging.INFO, event, fields)
+
+    def often(self, event: str, **fields: object) -> None:
+        """As `info`, for what happens thousands of times a second: written OFTEN_S later, together.
+
+        For the thread of the event loop alone. A process that is killed loses what is held.
+        """
+        if self._logger.isEnabledFor(logging.INFO):
+            handlers = logging.root.handlers
+            if len(handlers) == 1 and isinstance(handlers[0], LineHandler):
+                fact = (time.time(), "info", event, self._logger.name, request_id.get(), fields)
+                handlers[0].hold(fact)
+            else:  # logging is not ours here: somebody else's handlers want a record
+                self._write(logging.INFO, event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
         self._write(logging.WARNING, event, fields)
@@ -66,7 +86,7 @@ def configure_logging(
 
     json_lines: one JSON object a line; else `time level event field=value`, for people.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = LineHandler(stream or sys.stderr, json_line if json_lines else plain_line)
     handler.setFormatter(JsonFormatter() if json_lines else PlainFormatter())
     root = logging.getLogger()
     for old in list(root.handlers):
@@ -78,43 +98,100 @@ def configure_logging(
 
 def redact(text: str) -> str:
     """Return the text without the secrets of keys and bearer tokens; a key keeps its public id."""
-    return _BEARER.sub(r"\1 [redacted]", _KEY.sub(r"hst_\1_[redacted]", text))
+    if "hst_" in text:
+        text = _KEY.sub(r"hst_\1_[redacted]", text)
+    if "bearer" in text.lower():
+        text = _BEARER.sub(r"\1 [redacted]", text)
+    return text
+
+
+# When it happened (Unix time), level, event, name of the logger, id of the request or "", fields.
+Fact = tuple[float, str, str, str, str, Mapping[str, object]]
+
+
+def json_line(fact: Fact, trace: str = "") -> str:
+    """`{"at": ..., "level": ..., "event": ..., "logger": ..., "request_id": ..., fields...}`."""
+    created_s, level, event, name, request, fields = fact
+    line: dict[str, object] = {
+        "at": f"{_utc(int(created_s))}.{int(created_s % 1 * 1000):03d}Z",
+        "level": level,
+        "event": event,
+        "logger": name,
+    }
+    if request:
+        line["request_id"] = request
+    for key, value in fields.items():
+        line[key if key not in line else f"field_{key}"] = _open(key, value)
+    if trace:
+        line["error"] = trace
+    text = msgspec.json.encode(line, enc_hook=repr).decode()
+    if not text.isascii() or "\x7f" in text:
+        # JSON lets these stand, some readers take them for the end of a line
+        text = _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return redact(text)
+
+
+def plain_line(fact: Fact, trace: str = "") -> str:
+    """`12:00:01 info instance.ready worker_key=qwen@llm took_s=41.3`."""
+    created_s, level, event, _, request, fields = fact
+    parts = [_clock(int(created_s)), level, _one_line(event)]
+    parts += [f"{key}={_shown(_open(key, value))}" for key, value in fields.items()]
+    if request:
+        parts.append(f"request_id={_shown(request)}")
+    line = " ".join(parts)
+    return redact(f"{line}\n{trace}" if trace else line)
 
 
 class JsonFormatter(logging.Formatter):
-    """`{"at": ..., "level": ..., "event": ..., "logger": ..., "request_id": ..., fields...}`."""
+    """A record as one JSON object: see `json_line`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "at": f"{_utc(record.created)}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            "logger": record.name,
-        }
-        if current := request_id.get():
-            line["request_id"] = current
-        for name, value in _fields(record).items():
-            line[name if name not in line else f"field_{name}"] = value
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        text = msgspec.json.encode(line, enc_hook=repr).decode()
-        # JSON lets these stand, some readers take them for the end of a line
-        return redact(_LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+        trace = self.formatException(record.exc_info) if record.exc_info else ""
+        return json_line(_fact(record), trace)
 
 
 class PlainFormatter(logging.Formatter):
-    """`12:00:01 info instance.ready worker_key=qwen@llm took_s=41.3`."""
+    """A record for people: see `plain_line`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        parts = [clock, record.levelname.lower(), _one_line(record.getMessage())]
-        parts += [f"{name}={_shown(value)}" for name, value in _fields(record).items()]
-        if current := request_id.get():
-            parts.append(f"request_id={_shown(current)}")
-        line = " ".join(parts)
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return redact(line)
+        trace = self.formatException(record.exc_info) if record.exc_info else ""
+        return plain_line(_fact(record), trace)
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes a record at once, and the facts it was told to hold before it, in their order."""
+
+    def __init__(self, stream: TextIO, render: Callable[[Fact], str]) -> None:
+        super().__init__(stream)
+        self._render = render
+        self._held: deque[Fact] = deque()
+
+    def hold(self, fact: Fact) -> None:
+        """Write this later, with others: one write costs as much as rendering many lines."""
+        held = self._held
+        held.append(fact)
+        if len(held) == 1:
+            asyncio.get_running_loop().call_later(OFTEN_S, self.flush)
+        elif len(held) >= OFTEN_LINES:
+            self.flush()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._held:
+            self.flush()
+        super().emit(record)
+
+    def flush(self) -> None:
+        """Write what is held. Called at the end of the process too, by `logging.shutdown`."""
+        with self.lock or nullcontext():
+            held, lines = self._held, []
+            while held:
+                lines.append(self._render(held.popleft()))
+            try:
+                if lines:
+                    self.stream.write("\n".join(lines) + "\n")
+                super().flush()
+            except (OSError, ValueError):
+                pass  # a full disk or a closed stream: nobody is left to tell
 
 
 # Private
@@ -129,13 +206,29 @@ _HIDDEN = re.compile(
 )
 
 
-def _fields(record: logging.LogRecord) -> dict[str, object]:
+def _fact(record: logging.LogRecord) -> Fact:
     fields: Mapping[str, object] = getattr(record, "fields", {})
-    return {name: "[redacted]" if _HIDDEN.search(name) else value for name, value in fields.items()}
+    level, event = record.levelname.lower(), record.getMessage()
+    return record.created, level, event, record.name, request_id.get(), fields
 
 
-def _utc(created_s: float) -> str:
+def _open(name: str, value: object) -> object:
+    return "[redacted]" if _is_hidden(name) else value
+
+
+@lru_cache(maxsize=1024)  # names are constants in our code
+def _is_hidden(name: str) -> bool:
+    return _HIDDEN.search(name) is not None
+
+
+@lru_cache(maxsize=4)
+def _utc(created_s: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created_s))
+
+
+@lru_cache(maxsize=4)
+def _clock(created_s: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(created_s))
 
 
 def _shown(value: object) -> str:

@@ -5,7 +5,6 @@ failure is an error event and an unclean end, never another instance's text. Cop
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from time import monotonic
 
@@ -31,7 +30,6 @@ from hostler.wire.exchange import Exchange
 from hostler.wire.sse import error_event
 
 access = logger("hostler.gateway.access")
-_access = logging.getLogger("hostler.gateway.access")  # asked first: is anybody listening?
 
 CLIENT_GONE = 499
 RETRY_SHARE, RETRIES_FREE = 0.2, 3
@@ -345,20 +343,19 @@ class Relay:
             shared.retrying -= 1
         took_s = shared.clock() - self.began_s
         shared.metrics.finished(job.model.name, job.route_name, status, took_s, self._first_byte_s)
-        if _access.isEnabledFor(logging.INFO):
-            access.info(
-                "request",
-                request_id=job.request_id,
-                key_id=job.key_id,
-                model=job.model.name,
-                route=job.route_name,
-                stream=job.stream,
-                status=status,
-                code=code,
-                attempts=self._attempts,
-                took_s=round(took_s, 6),
-                first_byte_s=self._first_byte_s,
-            )
+        access.often(
+            "request",
+            request_id=job.request_id,
+            key_id=job.key_id,
+            model=job.model.name,
+            route=job.route_name,
+            stream=job.stream,
+            status=status,
+            code=code,
+            attempts=self._attempts,
+            took_s=round(took_s, 6),
+            first_byte_s=self._first_byte_s,
+        )
 
 
 # Private

@@ -1,5 +1,6 @@
 """Log lines: their form, their fields, and what never stands in them."""
 
+import asyncio
 import io
 import logging
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from hostler.app.auth import new_key
 from hostler.app.telemetry import (
+    OFTEN_LINES,
     JsonFormatter,
     PlainFormatter,
     configure_logging,
@@ -104,3 +106,61 @@ def test_redaction_leaves_other_text_alone() -> None:
     text = "the bearer of hst_short_1 went 3 m"
     assert redact("plain text " * 3) == "plain text " * 3
     assert "hst_short_1" in redact(text)
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_a_frequent_line_reads_like_any_other(
+    lines: Callable[..., Callable[[], list[str]]], json_lines: bool
+) -> None:
+    written = lines(json_lines=json_lines)
+    secret = "hst_0123456789_" + "s" * 40
+    fields = {"model": "a b", "took_s": 0.25, "prompt": "private", "given": f"Bearer {secret}"}
+
+    async def main() -> None:
+        token = request_id.set("req_1")
+        logger("hostler.x").often("request", **fields)
+        logger("hostler.x").info("request", **fields)
+        request_id.reset(token)
+
+    asyncio.run(main())
+    often, once = written()
+    start = len('{"at":"2026-01-01T00:00:00.000Z"') if json_lines else len("12:00:00")
+    assert often[start:] == once[start:]
+    assert "sss" not in often
+    assert "private" not in often
+
+
+def test_frequent_lines_are_written_in_order_when_they_are_many_or_time_is_up(
+    lines: Callable[..., Callable[[], list[str]]],
+) -> None:
+    written = lines(json_lines=False)
+    log = logger("hostler.x")
+
+    async def main() -> None:
+        for number in range(OFTEN_LINES - 1):
+            log.often("request", number=number)
+        assert written() == []
+        log.often("request", number=OFTEN_LINES - 1)
+        assert len(written()) == OFTEN_LINES
+        log.often("request", number=OFTEN_LINES)
+        log.warning("other")
+
+    asyncio.run(main())
+    assert [line.split("=")[-1] for line in written()[:-1]] == [
+        str(number) for number in range(OFTEN_LINES + 1)
+    ]
+    assert written()[-1].endswith("warning other")
+
+
+def test_what_is_held_is_written_when_the_process_ends(
+    lines: Callable[..., Callable[[], list[str]]],
+) -> None:
+    written = lines(json_lines=False)
+
+    async def main() -> None:
+        logger("hostler.x").often("request")
+
+    asyncio.run(main())
+    assert written() == []
+    logging.getLogger().handlers[0].flush()  # as logging.shutdown does
+    assert len(written()) == 1

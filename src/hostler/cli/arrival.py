@@ -1,13 +1,14 @@
 """Arrival: from an empty process list to every wished model ready, or given up, with each step shown."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
 
 from hostler.admin.messages import EventList, ModelList, ModelStatus
-from hostler.app.config import Config, default_state_dir
+from hostler.app.config import default_state_dir
 from hostler.app.paths import StatePaths
 from hostler.cli.follow import Meter
 from hostler.core.deployment import Wish
@@ -26,10 +27,16 @@ _ANSWER_S = 10.0
 class Arrival:
     """Follows the controller's events until nothing more is to be waited for."""
 
-    def __init__(self, paths: StatePaths, config: Config, meter: Meter) -> None:
+    def __init__(
+        self,
+        paths: StatePaths,
+        meter: Meter,
+        failing: Callable[[], str | None],
+    ) -> None:
+        """failing: says why the controller cannot start, None while it may."""
+        self._failing = failing
         self._paths = paths
         self._meter = meter
-        self._give_up_s = config.life.start_timeout_s
         self._endpoint = Endpoint(socket=str(paths.admin_socket))
         self._gateway = Endpoint(socket=str(paths.gateway_socket))
         self.is_first_start = not paths.admin_key.exists()
@@ -73,6 +80,8 @@ class Arrival:
                     found = await self._get("/api/v1/events?after=0&limit=1", EventList)
                     if found is not None:
                         return await self._seq_of_start()
+                    if (why := self._failing()) is not None:
+                        raise StartupError(f"the controller does not start: {why}")
                     await asyncio.sleep(_LOOK_EVERY_S)
         except TimeoutError as error:
             raise StartupError(
@@ -85,7 +94,7 @@ class Arrival:
         while (
             found := await self._get(f"/api/v1/events?after={seq}&limit=1000", EventList)
         ) and found.events:
-            starts = [e.seq for e in found.events if e.kind == "controller.start"]
+            starts = [e.seq for e in found.events if e.kind == "manager.start"]
             seq = max(starts) if starts else found.next
             if starts and len(found.events) < 1000:
                 return seq

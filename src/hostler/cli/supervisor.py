@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from hostler.app.process import ProcessHandle, spawn, sweep, tagged, wait_exit
 from hostler.app.telemetry import logger
 from hostler.cli.target import UpRecord
 from hostler.core.errors import StartupError
+from hostler.manager.logs import last_lines
 from hostler.manager.workers import INSTANCE_TAG, ROLE_TAG, STATE_TAG
 
 log = logger(__name__)
@@ -30,6 +32,7 @@ log = logger(__name__)
 _RETRY_FIRST_S, _RETRY_LAST_S = 0.1, 5.0
 _STEADY_S = 30.0  # a process that ran so long starts its back-off anew
 _GATEWAY_END_S = 2.0
+_DEATHS_TOLD = 3  # at a start; the first ones may be the passing kind
 
 
 class StateLock:
@@ -90,6 +93,7 @@ class Supervisor:
         self._settings = paths.run_dir / "settings.json"
         self._running: dict[str, ProcessHandle] = {}
         self._stopping = False
+        self._deaths: Counter[str] = Counter()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -107,6 +111,13 @@ class Supervisor:
                 for keeper in keepers:
                     keeper.cancel()
                 self.kill()
+
+    def failing(self, role: str) -> str | None:
+        """Return the last words of a process that dies each time it is started; None while it lives."""
+        if self._deaths[role] < _DEATHS_TOLD:
+            return None
+        told = [line for line in last_lines(self._log(role), 20) if line.startswith("hostler: ")]
+        return told[-1].removeprefix("hostler: ") if told else f"see {self._log(role)}"
 
     async def stop(self) -> None:
         """Let requests finish, then stop the workers, then the rest. Each step has a deadline."""
@@ -142,8 +153,9 @@ class Supervisor:
                 code = await wait_exit(handle, timeout_s=3600.0)
             if self._stopping:
                 return
+            self._deaths[role] += 1
             if time.monotonic() - began_s > _STEADY_S:
-                wait_s = _RETRY_FIRST_S
+                wait_s, self._deaths[role] = _RETRY_FIRST_S, 0
             log.warning(f"{role}.died", code=code, restart_in_s=wait_s, log=str(self._log(role)))
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, _RETRY_LAST_S)

@@ -18,6 +18,7 @@ from hostler.core.errors import HostlerError, StartupError, UpstreamTimeout
 from hostler.core.lifecycle import Instance, State
 from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType, describe
 from hostler.core.worker import (
+    OperatorEvent,
     WorkerApplyOutput,
     WorkerApplyRequest,
     WorkerRunData,
@@ -231,10 +232,16 @@ class LocalWorkerManager(DirectRequests):
         """Make the parts; nothing runs yet."""
         self.is_stopping = False
         self.journal = Journal(self.store)
+        incarnation = self.store.next_incarnation()
+        self.journal.tell(
+            OperatorEvent(
+                kind="manager.start", message=f"for the {incarnation}. time on this store"
+            )
+        )
         self.registry = Registry(
             self.config.heartbeat,
             self.clock,
-            incarnation=self.store.next_incarnation(),
+            incarnation=incarnation,
             moved=self._moved,
         )
         self.keys_changed()

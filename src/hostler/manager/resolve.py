@@ -44,7 +44,7 @@ def resolve(request: WorkerStartupRequest, catalog: Catalog, *, origin: str = "a
     given = request.source is not None or bool(request.urls) or request.engine is not None
     if entry is None and not given:
         near = catalog.nearest(request.model)
-        hint = f"did you mean {near!r}?" if near else "see `hostler model list --available`"
+        hint = f"did you mean {near!r}?" if near else "see `hostler model list --all`"
         raise ModelNotFound(
             f"model {request.model!r} is not in the catalogue, and no engine, source or urls are given; "
             f"{hint}",

@@ -1,0 +1,81 @@
+"""How a server starts, and what it says when it cannot."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hostler.testing.cluster import Cluster, fake_model
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="hst", dir="/tmp") as name:
+        yield Path(name)
+
+
+def up(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "hostler", "up", "--port=0", f"--state-dir={folder}", *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_F82_a_damaged_store_ends_the_start_with_the_reason(folder: Path) -> None:
+    damaged = os.urandom(20_000)
+    (folder / "hostler.db").write_bytes(damaged)
+    told = up(folder)
+    assert told.returncode == 1
+    assert "is damaged" in told.stderr
+    assert "Traceback" not in told.stderr
+    assert (folder / "hostler.db").read_bytes() == damaged
+
+
+def test_a_model_that_cannot_start_is_named_and_the_others_serve() -> None:
+    broken = (
+        '[[models]]\nname = "broken"\ntype = "llm"\nengine = "llama.cpp"\n'
+        f'source = "{__file__}"\n'
+    )
+    cluster = Cluster(fake_model("echo") + broken)
+    cluster.launch()
+    try:
+        cluster.wait_for(lambda: "Ctrl-C stops" in cluster.output.read_text(), 30, "the banner")
+        told = cluster.output.read_text()
+        assert "serves 1 of 2 models" in told
+        assert "broken failed: " in told
+        assert ".gguf" in told
+        assert cluster.chat("echo", "hi")[0] == 200
+    finally:
+        cluster.close()
+
+
+def test_the_key_is_shown_at_the_first_start_only_and_a_wish_survives() -> None:
+    with Cluster(fake_model("echo")) as cluster:
+        cluster.wait_for(lambda: "Ctrl-C stops" in cluster.output.read_text(), 10, "the banner")
+        key = cluster.admin_key
+        assert key in cluster.output.read_text()
+        cluster.json("POST", "/api/v1/models", {"model": "mine", "engine": "fake"})
+        cluster.wait_for(lambda: len(cluster.ready("mine")) == 1, 20, "mine is ready")
+        cluster.json("DELETE", "/api/v1/models/echo")
+        assert cluster.stop() == 0
+        cluster.output.write_text("")
+        cluster.start()
+        cluster.wait_for(lambda: "Ctrl-C stops" in cluster.output.read_text(), 10, "the banner")
+        assert key not in cluster.output.read_text()
+        assert cluster.admin_key == key
+        # What the config names is wished again at each start; what the API wished is as it was.
+        assert [len(cluster.ready(name)) for name in ("mine", "echo")] == [1, 1]
+
+
+def test_health_is_answered_before_any_model_is_ready() -> None:
+    cluster = Cluster(fake_model("echo", script='{"load_s": 3}'))
+    cluster.launch()
+    try:
+        took_s = cluster.wait_for(lambda: cluster.answers("/health"), 15, "health is answered")
+        assert not cluster.answers("/ready")
+        cluster.wait_for(cluster.is_ready, 20, "the model is ready")
+        assert took_s < 15
+    finally:
+        cluster.close()

@@ -20,6 +20,7 @@ from hostler.core.errors import (
 )
 from hostler.core.request import Route, check_fields, read_model
 from hostler.core.snapshot import InstanceView, KeyView, ModelView, Snapshot
+from hostler.engines.counting import TokenQuestion, question
 from hostler.gateway import tokens
 from hostler.gateway.admission import Admission
 from hostler.gateway.answers import JSON_FIELD, own_error
@@ -230,7 +231,7 @@ class Gateway(BaseComponent):
         if self._tasks is None or self._questions >= QUESTIONS_MAX:
             raise Overloaded("too many token counts are under way", retry_after_s=1)
         instance = self.router.select(terms.model.name)
-        asked = tokens.question(body, terms.dialect, instance)
+        asked = question(body, terms.dialect, instance)
         self._questions += 1
         task = self._tasks.create_task(self._count(exchange, asked, instance), name="tokenize")
         task.add_done_callback(self._counted)
@@ -241,7 +242,7 @@ class Gateway(BaseComponent):
         exchange.on_gone = gone
 
     async def _count(
-        self, exchange: Exchange, asked: tokens.TokenQuestion, instance: InstanceView
+        self, exchange: Exchange, asked: TokenQuestion, instance: InstanceView
     ) -> None:
         try:
             status, body = await tokens.ask(asked, instance, COUNT_TIMEOUT_S)

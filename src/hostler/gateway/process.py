@@ -1,6 +1,7 @@
 """The gateway's process: mirror, gateway and server, from start to the end of the drain."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import Coroutine
 from time import monotonic
@@ -48,6 +49,8 @@ async def run_gateway(
             await _first_of(mirror.first_snapshot(), stop.wait(), FIRST_SNAPSHOT_S)
             await servers[0].listen(sock)
             await servers[1].listen_unix(paths.gateway_socket)
+            gc.freeze()  # what lives now lives to the end; requests leave no cycles behind
+            gc.set_threshold(GARBAGE, 20, 20)
             await stop.wait()
         finally:
             drain_s = config.life.drain_timeout_s

@@ -35,8 +35,7 @@ def test_F82_a_damaged_store_ends_the_start_with_the_reason(folder: Path) -> Non
 
 def test_a_model_that_cannot_start_is_named_and_the_others_serve() -> None:
     broken = (
-        '[[models]]\nname = "broken"\ntype = "llm"\nengine = "llama.cpp"\n'
-        f'source = "{__file__}"\n'
+        f'[[models]]\nname = "broken"\ntype = "llm"\nengine = "llama.cpp"\nsource = "{__file__}"\n'
     )
     cluster = Cluster(fake_model("echo") + broken)
     cluster.launch()

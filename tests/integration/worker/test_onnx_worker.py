@@ -161,6 +161,6 @@ def test_a_damaged_model_ends_the_worker_with_one_clear_line(tmp_path: Path) -> 
             assert '"code":"model_corrupt"' in lines[0]
             record = fleet.registry.record(spec.instance_id)
             assert record is not None
-            assert "model_corrupt" in record.instance.reason
+            assert record.error_code == "model_corrupt"
 
     asyncio.run(main())

@@ -66,7 +66,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "F59",
         "P0",
-        "SSE framing: event split at any byte, CRLF, \r at chunk end, multi-line data, …",
+        "SSE framing: event split at any byte, CRLF, CR at chunk end, multi-line data, …",
     ),
     ("F60", "P0", "engine's half event then death"),
     ("F61", "P0", "engine ends cleanly without [DONE]/finish"),

@@ -4,6 +4,7 @@ Nothing heavy is imported here: an engine's own module is loaded in its worker p
 """
 
 import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncIterator,
@@ -14,14 +15,23 @@ from collections.abc import (
     Sequence,
 )
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from hostler.core.errors import BadRequest, EngineError
 from hostler.core.fleet import WorkerSpec
-from hostler.core.model import ModelMetadata, ModelOutput, ModelParameters, Usage, WorkerType
+from hostler.core.model import (
+    ModelMetadata,
+    ModelOutput,
+    ModelParameters,
+    Usage,
+    WorkerType,
+    describe,
+)
 from hostler.core.snapshot import Endpoint
+from hostler.core.worker import WorkerSupportedModel
 from hostler.engines.parameters import (
     FakeParameters,
     LlamaParameters,
@@ -29,6 +39,7 @@ from hostler.engines.parameters import (
     PythonParameters,
     UrlParameters,
 )
+from hostler.engines.plugins import Found, discover
 
 Text = str | Sequence[int]  # a text, or the ids of its tokens
 Message = Mapping[str, Any]  # one OpenAI chat message
@@ -152,11 +163,14 @@ class WorkerMaker(Protocol):
     def make(self, spec: WorkerSpec) -> ModelWorker: ...
 
 
+HIDDEN = "***"  # shown in place of a secret
 EngineFactory = Callable[[], Engine | ModelWorker | WorkerMaker]
 
 
 class EngineKind(msgspec.Struct, frozen=True, kw_only=True):
     """An engine, as the controller and the command line know it.
+
+    Another package offers its own through an entry point of the group `hostler.engines`.
 
     parameters: what can be set (`core.model.describe` tells it to people).
     implementation: `module:Class`, imported in the worker alone; "" when no process is needed.
@@ -165,6 +179,7 @@ class EngineKind(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: slots of an instance when nobody says. An engine that batches needs many: what waits
         in the gateway cannot be batched.
     requires: distributions that must be installed, for the error text.
+    models: what it can serve without files of ours, for the list of supported models.
     """
 
     name: str
@@ -176,6 +191,7 @@ class EngineKind(msgspec.Struct, frozen=True, kw_only=True):
     own_process: bool = False
     concurrency: int = 4
     requires: tuple[str, ...] = ()
+    models: tuple[WorkerSupportedModel, ...] = ()
 
 
 _KINDS = (
@@ -221,20 +237,41 @@ _KINDS = (
         own_process=True,
     ),
 )
-ENGINES: Mapping[str, EngineKind] = {kind.name: kind for kind in _KINDS}
+ENGINES: Mapping[str, EngineKind] = {kind.name: kind for kind in _KINDS}  # our own
+ENGINE_GROUP = "hostler.engines"
+
+
+def engines() -> Mapping[str, EngineKind]:
+    """Every engine: our own, then those of other packages, which this imports."""
+    return {**ENGINES, **_custom().objects}
+
+
+def engine_problems() -> tuple[str, ...]:
+    """Why an engine of another package cannot be used here, one line each."""
+    return _custom().problems
 
 
 def find_engine(name: str) -> EngineKind:
-    """Return the engine of this name.
+    """Return the engine of this name. Other packages are looked at when it is none of ours.
 
     Raises:
-        BadRequest: there is none; the nearest or all known ones are named.
+        BadRequest: there is none; the nearest or all known ones are named, and what is broken.
     """
-    if (kind := ENGINES.get(name)) is not None:
+    if (kind := ENGINES.get(name) or _custom().objects.get(name)) is not None:
         return kind
-    near = get_close_matches(name, ENGINES, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(ENGINES))}"
-    raise BadRequest(f"no engine {name!r}; {hint}", param="engine")
+    near = get_close_matches(name, engines(), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(engines()))}"
+    broken = "".join(f"; {problem}" for problem in engine_problems())
+    raise BadRequest(f"no engine {name!r}; {hint}{broken}", param="engine")
+
+
+def hide_secrets(engine: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters as they may be shown: a secret is `***`; all are, of an unknown engine."""
+    kind = engines().get(engine) if params and engine not in ENGINES else ENGINES.get(engine)
+    if kind is None:
+        return dict.fromkeys(params, HIDDEN)
+    secret = {one.name for one in describe(kind.parameters) if one.secret} if params else set()
+    return {name: HIDDEN if name in secret else value for name, value in params.items()}
 
 
 def check_parameters(kind: EngineKind, params: Mapping[str, Any]) -> ModelParameters:
@@ -268,3 +305,32 @@ def load_engine(name: str) -> EngineFactory:
             f"engine {name!r} cannot be imported ({error}); it needs: {needs}"
         ) from error
     return found
+
+
+# Private
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,47}\Z")
+_IMPLEMENTATION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
+
+
+@cache
+def _custom() -> Found[EngineKind]:
+    """What other packages offer; looked up once a process, for a package is installed before it."""
+    return discover(ENGINE_GROUP, EngineKind, lambda kind: kind.name, _objection)
+
+
+def _objection(kind: EngineKind) -> str:
+    """Say why an engine of another package cannot be used."""
+    if not isinstance(kind.name, str) or not _NAME.match(kind.name):
+        return f"name {kind.name!r}: need 1 to 48 of a-z 0-9 . _ -"
+    if kind.name in ENGINES:
+        return f"the name {kind.name!r} belongs to an engine of Hostler's own"
+    if not _IMPLEMENTATION.match(kind.implementation):
+        return f"implementation {kind.implementation!r}: need module:Class"
+    if not kind.worker_types or not all(isinstance(one, WorkerType) for one in kind.worker_types):
+        return "worker_types: need at least one WorkerType"
+    if not issubclass(kind.parameters, ModelParameters):
+        return f"parameters: {kind.parameters.__name__} is no ModelParameters"
+    describe(kind.parameters)
+    msgspec.json.schema(kind.parameters)
+    return ""

@@ -184,15 +184,36 @@ class OnnxParameters(ModelParameters, frozen=True, kw_only=True):
 class PythonParameters(ModelParameters, frozen=True, kw_only=True):
     """A ModelWorker class of yours."""
 
-    worker: Annotated[
+    worker_class: Annotated[
         str,
         Meta(
             title="Worker class",
-            description="Where the class is: package.module:Class. It must be importable.",
+            description="Where the class is: package.module:Class.",
             max_length=256,
             pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$",
         ),
     ]
+    python_path: Annotated[
+        str,
+        Meta(
+            title="Import path",
+            description="Folders to import the class from, before all others; a colon stands between "
+            "two. Empty: the folder in which the server was started. The command line fills in "
+            "the folder it was called in, when the server is on the same machine.",
+            max_length=16_384,
+        ),
+    ] = ""
+    memory_limit_bytes: Annotated[
+        int,
+        Meta(
+            title="Memory limit",
+            description="What the process may allocate; beyond it the class sees a MemoryError. "
+            "0: no limit.",
+            ge=0,
+            le=1 << 46,
+            extra={"unit": "bytes"},
+        ),
+    ] = 0
     options: Annotated[
         Mapping[str, Any],
         Meta(title="Options", description="Given to the class as it stands in spec.params."),

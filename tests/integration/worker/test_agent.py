@@ -18,7 +18,7 @@ SAMPLES = "tests.integration.worker.samples"
 
 
 def spec(fleet: Controller, name: str = "SyncEcho", **changes: Any) -> Any:
-    return fleet.spec(engine="python", params={"worker": f"{SAMPLES}:{name}"}, **changes)
+    return fleet.spec(engine="python", params={"worker_class": f"{SAMPLES}:{name}"}, **changes)
 
 
 async def start(fleet: Controller, name: str = "SyncEcho", **changes: Any) -> Worker:
@@ -179,7 +179,7 @@ def test_a_start_that_takes_too_long_or_is_called_off_ends() -> None:
 def test_wrong_parameters_end_the_worker_with_their_reason() -> None:
     async def main() -> None:
         async with controller() as fleet:
-            for params in ({"worker": "nonsense"}, {"worker": "a:B", "more": 1}, {}):
+            for params in ({"worker_class": "nonsense"}, {"worker_class": "a:B", "more": 1}, {}):
                 worker = await fleet.launch(fleet.spec(engine="python", params=params))
                 assert await worker.ended() == 1
                 assert "hostler-error" in worker.stderr

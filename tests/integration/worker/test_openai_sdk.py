@@ -12,7 +12,7 @@ SAMPLES = "tests.integration.worker.samples"
 
 
 async def start(fleet: Controller) -> Worker:
-    spec = fleet.spec(engine="python", params={"worker": f"{SAMPLES}:SyncEcho"})
+    spec = fleet.spec(engine="python", params={"worker_class": f"{SAMPLES}:SyncEcho"})
     worker = await fleet.launch(spec)
     await fleet.ready(worker)
     return worker

@@ -15,7 +15,7 @@ SAMPLES = "tests.integration.worker.samples"
 
 
 async def start(fleet: Controller, name: str, **changes: Any) -> Worker:
-    params = {"worker": f"{SAMPLES}:{name}"}
+    params = {"worker_class": f"{SAMPLES}:{name}"}
     worker = await fleet.launch(fleet.spec(engine="python", params=params, **changes))
     await fleet.ready(worker)
     return worker
@@ -221,7 +221,9 @@ def test_a_class_that_cannot_load_says_why() -> None:
     async def main() -> None:
         async with controller() as fleet:
             for name, reason in cases:
-                worker = await fleet.launch(fleet.spec(engine="python", params={"worker": name}))
+                worker = await fleet.launch(
+                    fleet.spec(engine="python", params={"worker_class": name})
+                )
                 assert await worker.ended() == 1
                 (line,) = [ln for ln in worker.stderr.splitlines() if ln.startswith("hostler-err")]
                 assert reason in line

@@ -131,7 +131,7 @@ def measure_tokens(part: Part, cluster: Cluster, *, rounds: int = 6) -> None:
         rates: dict[str, list[float]] = {"through": [], "direct": []}
         with machine.watch_noise() as noise:
             token_rate(through, streams, "warm")
-            for number in range(rounds):
+            for number in range(rounds if streams > 1 else 3 * rounds):
                 pair = [("through", through), ("direct", direct)]
                 for name, door in pair if number % 2 else pair[::-1]:
                     rates[name].append(token_rate(door, streams, f"{name} {number}"))

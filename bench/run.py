@@ -1,6 +1,7 @@
 """`python bench/run.py`, `make bench`: measures everything and prints one table. `--help` says how."""
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -78,6 +79,7 @@ def main() -> int:
     names = given.only.split(",")
     if unknown := set(names) - set(PARTS):
         arguments.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     began_s = time.monotonic()
     failed: list[str] = []
     with Run(given).running() as run:

@@ -23,6 +23,7 @@ from typing import Protocol
 import msgspec
 
 from hostler.app.config import ServerConfig
+from hostler.app.faults import CrashPoint, crash_point
 from hostler.app.paths import StatePaths
 from hostler.core.errors import (
     BadRequest,
@@ -179,6 +180,7 @@ def ensure_admin_key(store: KeyStore, paths: StatePaths) -> tuple[str, bool]:
             return plain, False
     made = new_key([Scope.ADMIN], name=ADMIN_KEY_NAME)
     store.save_key(made.stored)
+    crash_point(CrashPoint.ADMIN_KEY_SAVED)
     _write_key_file(paths.admin_key, made.plain)
     for key in stored:
         if key.name == ADMIN_KEY_NAME and not key.view.revoked:

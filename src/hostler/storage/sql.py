@@ -2,11 +2,12 @@
 
 One connection under a lock for state: writers of this process queue up in order, and those of another
 (`hostler key create` beside a controller) are waited for up to `busy_timeout_s`. WAL, so readers
-never block; `synchronous=FULL`, so what was acknowledged survives a power cut. Events have a second
-connection: no flush of their own, because a chatty download must not cost one a line, and a short
-wait, because they are written from an event loop and the loop matters more than the event.
+never block, and a connection of their own, so they do not queue behind a writer that waits;
+`synchronous=FULL`, so what was acknowledged survives a power cut. Events have a third connection: no
+flush of their own, because a chatty download must not cost one a line, and a short wait.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from hostler.storage.store import EVENTS_KEPT
 
 T = TypeVar("T")
 
-EVENT_WAIT_S = 0.2  # for the write lock; a worker's beats must not be late because of an event
+EVENT_WAIT_S = 0.2  # for the write lock
 
 
 class SqlStore:
@@ -40,23 +41,18 @@ class SqlStore:
 
     def __init__(self, path: Path, *, busy_timeout_s: float = 5.0) -> None:
         self._path = path
-        self._state = Line(open_database(path, busy_timeout_s), path)
         wait_s = min(EVENT_WAIT_S, busy_timeout_s)
-        try:
-            self._log = Line(connect(path, wait_s, flush=False), path)
-        except BaseException:  # boundary: a half-open store must not keep its file
-            self._state.close()
-            raise
-        try:
-            self.deployments()
-            self.launches()
-            self.keys()
-        except StorageFailed as error:
-            self.close()
-            raise StartupError(error.message) from error
-        except BaseException:  # boundary: a half-open store must not keep its file
-            self.close()
-            raise
+        with ExitStack() as opened:
+            self._state = self._line(opened, open_database(path, busy_timeout_s))
+            self._log = self._line(opened, connect(path, wait_s, flush=False))
+            self._reads = self._line(opened, connect(path, wait_s, flush=False))
+            try:
+                self.deployments()
+                self.launches()
+                self.keys()
+            except StorageFailed as error:
+                raise StartupError(error.message) from error
+            self._opened = opened.pop_all()
 
     def deployments(self) -> tuple[Deployment, ...]:
         table = tables.deployments
@@ -136,13 +132,13 @@ class SqlStore:
         query = sa.select(table.c.seq, table.c.body).where(table.c.seq > after_seq)
         if model is not None:
             query = query.where(table.c.model == model)
-        rows = self._log.rows(query.order_by(table.c.seq).limit(max(limit, 0)))
+        rows = self._reads.rows(query.order_by(table.c.seq).limit(max(limit, 0)))
         decode = msgspec.json.Decoder(OperatorEvent).decode
         with translated(self._path):
             return tuple(msgspec.structs.replace(decode(body), seq=seq) for seq, body in rows)
 
     def last_seq(self) -> int:
-        return int(self._log.rows(sa.select(sa.func.max(tables.events.c.seq)))[0][0] or 0)
+        return int(self._reads.rows(sa.select(sa.func.max(tables.events.c.seq)))[0][0] or 0)
 
     def next_incarnation(self) -> int:
         return self._next("incarnation")
@@ -151,10 +147,14 @@ class SqlStore:
         return self._next(f"epoch:{worker_key}:{replica}")
 
     def close(self) -> None:
-        self._log.close()
-        self._state.close()
+        self._opened.close()
 
     # Private
+
+    def _line(self, opened: ExitStack, connection: sa.Connection) -> Line:
+        line = Line(connection, self._path)
+        opened.callback(line.close)
+        return line
 
     def _next(self, name: str) -> int:
         table = tables.counters
@@ -165,7 +165,7 @@ class SqlStore:
 
     def _all(self, query: sa.Select[Any], kind: type[T]) -> tuple[T, ...]:
         decode = msgspec.json.Decoder(kind).decode
-        rows = self._state.rows(query)
+        rows = self._reads.rows(query)
         with translated(self._path):
             return tuple(decode(body) for (body,) in rows)
 

@@ -42,7 +42,11 @@ class Cluster:
         self.up: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Cluster":
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # boundary: nothing may be left of a start that failed
+            self.clear()
+            raise
         return self
 
     def __exit__(

@@ -21,6 +21,8 @@ from hostler.app import config
 from hostler.cli.exits import Exit
 from hostler.cli.main import make_app
 from hostler.core.errors import HostlerError, all_errors
+from hostler.core.model import ParameterDescription, describe
+from hostler.engines.base import ENGINES
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 NOTE = "<!-- Written by scripts/reference.py; change the code, then run it. -->\n"
@@ -33,6 +35,7 @@ def pages() -> dict[str, str]:
         "commands.md": commands(),
         "errors.md": errors(),
         "admin-api.md": admin_api(),
+        "parameters.md": parameters(),
     }
 
 
@@ -109,6 +112,36 @@ def errors() -> str:
             "",
         ]
     )
+
+
+def parameters() -> str:
+    """What can be set for each engine of our own."""
+    parts = [
+        NOTE,
+        "# Parameters of engines\n",
+        "What can be set for a model. On the command line each is an option with dashes:",
+        "`hostler model start NAME --context-length 8192`, also of `hostler model update`; in a",
+        "configuration a key of `[models.params]`; in the API a field of `params`. The same descriptions",
+        "make the options, the schema in `/api/v1/openapi.json` and this page.\n",
+    ]
+    for kind in ENGINES.values():
+        parts += [f"## {kind.name}\n", kind.description, ""]
+        described = describe(kind.parameters)
+        if not described:
+            parts += ["Nothing can be set.\n"]
+            continue
+        parts += [
+            "| parameter | type | default | allowed | what it does |",
+            "|---|---|---|---|---|",
+        ]
+        for one in described:
+            default = "needed" if one.required else f"`{msgspec.json.encode(one.default).decode()}`"
+            parts.append(
+                f"| `{one.name}` | {one.type} | {default} | {_allowed(one)} "
+                f"| {_cell(f'{one.label}. {one.help}')}{' Never shown.' if one.secret else ''} |"
+            )
+        parts.append("")
+    return "\n".join(parts).rstrip() + "\n"
 
 
 def admin_api() -> str:
@@ -205,6 +238,15 @@ def _type_name(kind: object) -> str:
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return "one of " + ", ".join(f"`{one.value}`" for one in kind)
     return _type_name(some[0])
+
+
+def _allowed(one: ParameterDescription) -> str:
+    """The range with its unit, or the choices."""
+    if one.valid_values:
+        return ", ".join(f"`{value}`" for value in one.valid_values)
+    if one.minimum is None or one.maximum is None:
+        return ""
+    return f"{one.minimum} to {one.maximum}{f' {one.unit}' if one.unit else ''}"
 
 
 def _cell(text: str) -> str:

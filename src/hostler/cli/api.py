@@ -72,7 +72,9 @@ class Api:
     def supported(self) -> tuple[WorkerSupportedModel, ...]:
         return self._client.get(f"{_BASE}/supported-models", SupportedModelList).models
 
-    def parameters(self, model: str, worker_type: WorkerType) -> tuple[ParameterDescription, ...]:
+    def parameters(
+        self, model: str, worker_type: WorkerType | None
+    ) -> tuple[ParameterDescription, ...]:
         query = {"model": model, **_typed(worker_type)}
         return self._client.get(f"{_BASE}/parameters", ParameterList, **query).parameters
 

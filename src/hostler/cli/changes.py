@@ -2,15 +2,26 @@
 
 from typing import Any
 
+from hostler.admin.messages import ModelStatus
 from hostler.cli.api import Api
 from hostler.cli.client import Client
 from hostler.cli.exits import CommandFailed, Exit
-from hostler.cli.models import Texts, TypeOption, parse_params
-from hostler.cli.render import print_json
+from hostler.cli.follow import Follow
+from hostler.cli.models import TypeOption
+from hostler.cli.parameters import (
+    NO_PARAMETERS,
+    EngineOptions,
+    Texts,
+    known_parameters,
+    read_parameters,
+    takes_parameters,
+)
+from hostler.cli.render import print_json, print_table
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.worker import WorkerApplyRequest, WorkerApplyType
 
 
+@takes_parameters
 def update(
     name: str,
     /,
@@ -20,11 +31,15 @@ def update(
     concurrency: int | None = None,
     param: Texts = (),
     timeout: float = 600.0,
+    options: EngineOptions = NO_PARAMETERS,
     common: Common = NO_OPTIONS,
 ) -> int:
     """Change a running model; other replicas serve meanwhile.
 
-    Example: `hostler model update smollm2-135m-instruct --replicas 2`
+    The parameters of its engine are options: `hostler model update NAME --help` lists them. One that
+    the engine does not start with is refused, and the model goes on as it was.
+
+    Example: `hostler model update smollm2-135m-instruct --replicas 2 --context-length 8192`
 
     Parameters
     ----------
@@ -37,16 +52,20 @@ def update(
     timeout: float
         Seconds to wait.
     """
-    changes: dict[str, Any] = {
-        "params": parse_params(param) if param else None,
-        "replicas": replicas,
-        "concurrency": concurrency,
-    }
-    if all(change is None for change in changes.values()):
+    wanted = bool(param or options.given())
+    if not wanted and replicas is None and concurrency is None:
         raise CommandFailed(
-            "nothing to change: give --replicas, --concurrency or --param", Exit.USAGE
+            "nothing to change: give --replicas, --concurrency or a parameter of the engine",
+            Exit.USAGE,
         )
-    return _apply(common, name, worker_type, WorkerApplyType.UPDATE_PARAMS, timeout, changes)
+    with Client(find_target(common)) as client:
+        api = Api(client)
+        status = api.model(name, worker_type)
+        changes: dict[str, Any] = {"replicas": replicas, "concurrency": concurrency}
+        if wanted:
+            known = known_parameters(api, name, status.worker_type)
+            changes["params"] = read_parameters(options, param, known)
+        return _apply(api, status, WorkerApplyType.UPDATE_PARAMS, timeout, common.json, changes)
 
 
 def restart(
@@ -66,41 +85,49 @@ def restart(
     timeout: float
         Seconds to wait.
     """
-    return _apply(common, name, worker_type, WorkerApplyType.RESTART, timeout, {})
+    with Client(find_target(common)) as client:
+        api = Api(client)
+        status = api.model(name, worker_type)
+        return _apply(api, status, WorkerApplyType.RESTART, timeout, common.json, {})
 
 
 # Private
 
 
 def _apply(
-    common: Common,
-    name: str,
-    worker_type: TypeOption,
+    api: Api,
+    status: ModelStatus,
     apply_type: WorkerApplyType,
     timeout_s: float,
+    as_json: bool,
     changes: dict[str, Any],
 ) -> int:
-    """Order it, wait, and tell what became of each instance."""
-    with Client(find_target(common)) as client:
-        api = Api(client)
-        status = api.model(name, worker_type)
-        done = api.apply(
-            WorkerApplyRequest(
-                model=name,
-                apply_type=apply_type,
-                worker_type=status.worker_type,
-                timeout_s=timeout_s,
-                **changes,
-            )
-        )
-    if common.json:
+    """Order it, show what comes of it, and tell how each instance stands."""
+    order = WorkerApplyRequest(
+        model=status.name,
+        apply_type=apply_type,
+        worker_type=status.worker_type,
+        timeout_s=timeout_s,
+        **changes,
+    )
+    done = Follow(api, status, quiet=as_json).while_ordered(lambda: api.apply(order))
+    if as_json:
         print_json(done)
     else:
-        for one in done.instances:
-            note = f": {one.message}" if one.message else ""
-            print(f"{one.instance_id}: {one.state.value}{note}")
+        print_table(
+            ("INSTANCE", "STATE", "DONE", "REASON"),
+            (
+                (one.instance_id, one.state.value, "yes" if one.success else "no", one.message)
+                for one in done.instances
+            ),
+            empty="no instances",
+        )
     if not done.success:
-        raise CommandFailed(f"{status.worker_key}: {done.message or 'not every instance changed'}")
-    if not common.json:
+        late = done.took_s >= timeout_s
+        raise CommandFailed(
+            f"{status.worker_key}: {done.message or 'not every instance changed'}",
+            Exit.TRY_AGAIN if late else Exit.FAILED,
+        )
+    if not as_json:
         print(f"{status.worker_key}: done in {done.took_s:.1f} s")
     return Exit.OK

@@ -2,7 +2,11 @@
 
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from queue import Empty, Queue
+from threading import Thread
+from typing import TypeVar
 
 from rich.progress import (
     BarColumn,
@@ -18,7 +22,10 @@ from hostler.admin.messages import ModelStatus
 from hostler.cli.api import Api
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.render import clean, duration, err, size
-from hostler.core.worker import OperatorEvent
+from hostler.core.lifecycle import State
+from hostler.core.worker import OperatorEvent, WorkerRunData
+
+T = TypeVar("T")
 
 _SILENCE_S = 20.0  # after which the stream is opened again; the server's keep-alive is shorter
 _LINE_EVERY_S = 5.0  # of a download, where no bar can be drawn
@@ -56,15 +63,46 @@ class Follow:
         """Return how many of its instances are left: 0, or those at the end of the time."""
         end_s = time.monotonic() + timeout_s
         while True:
-            left = [
-                one
-                for one in self._api.instances()
-                if one.worker_key == self._status.worker_key
-                and one.state.value not in ("stopped", "failed")
+            mine = [
+                one for one in self._api.instances() if one.worker_key == self._status.worker_key
             ]
+            self._meter.show_drains(mine)
+            left = sum(not one.stopped for one in mine)
             if not left or time.monotonic() >= end_s:
-                return len(left)
+                return left
             time.sleep(_LOOK_S)
+
+    def while_ordered(self, order: Callable[[], T]) -> T:
+        """Give an order that is answered when it is done; show what comes of it meanwhile.
+
+        Raises:
+            CommandFailed: what the order raised; a look that fails is only left out.
+        """
+        answers: Queue[T | CommandFailed] = Queue()
+
+        def give() -> None:
+            try:
+                answers.put(order())
+            except CommandFailed as failure:
+                answers.put(failure)
+
+        seen = max((event.seq for event in self._api.events(model=self._name)), default=0)
+        Thread(target=give, name="order", daemon=True).start()
+        with self._meter:
+            while True:
+                try:
+                    answer = answers.get(timeout=_LOOK_S)
+                except Empty:
+                    seen = self._glance(seen)
+                    continue
+                except KeyboardInterrupt:
+                    self._meter.line(f"{self._status.worker_key}: the server goes on with it")
+                    raise
+                self._glance(seen)
+                break
+        if isinstance(answer, CommandFailed):
+            raise answer
+        return answer
 
     # Private
 
@@ -90,6 +128,22 @@ class Follow:
             self._look_again(failure)
         return events
 
+    def _glance(self, seen: int) -> int:
+        """Show what has happened since this event; return the newest one."""
+        try:
+            for event in self._api.events(after=seen, model=self._name):
+                seen = event.seq
+                self._meter.show(event)
+            mine = self._api.instances()
+        except CommandFailed as failure:
+            if failure.exit_code not in _PASSING:
+                raise
+        else:
+            self._meter.show_drains(
+                [one for one in mine if one.worker_key == self._status.worker_key]
+            )
+        return seen
+
     def _look(self) -> None:
         self._status = self._api.model(self._name, self._type)
 
@@ -113,6 +167,7 @@ class Meter:
         self._bar = None if quiet or not sys.stderr.isatty() else _bar()
         self._tasks: dict[str, TaskID] = {}
         self._told_at_s: dict[str, float] = {}
+        self._draining: dict[str, int] = {}
 
     def __enter__(self) -> "Meter":
         if self._bar is not None:
@@ -130,6 +185,13 @@ class Meter:
             self._end_task(event.instance_id)
             state = event.kind.partition(".")[2]
             self.line(f"{event.model}: {state}{f': {event.message}' if event.message else ''}")
+
+    def show_drains(self, instances: Sequence[WorkerRunData]) -> None:
+        """How many requests each draining instance still works on, when that has changed."""
+        for one in instances:
+            if one.state is State.DRAINING and self._draining.get(one.instance_id) != one.in_flight:
+                self._draining[one.instance_id] = one.in_flight
+                self.line(f"{one.model_name}: {one.instance_id} drains, {one.in_flight} left")
 
     def line(self, text: str) -> None:
         """One line, above the bar if there is one."""

@@ -46,6 +46,20 @@ def load_listed(app: App, given: list[str]) -> None:
             app[name]
 
 
+def narrow_help(app: App, given: list[str]) -> None:
+    """Let the help of a start or an update show the parameters of the one engine it is about."""
+    if given[:1] != ["model"] or given[1:2] not in (["start"], ["update"]):
+        return
+    from hostler.cli.parameters import engine_meant, takes_parameters
+
+    if (kind := engine_meant(given[2:])) is not None:
+        family, name = app["model"], given[1]
+        command = family[name].default_command
+        assert command is not None
+        del family[name]
+        family.command(takes_parameters(command, (kind,)), name=name)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; what went wrong is one message on stderr."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -53,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not given or not _HELP_FLAGS.isdisjoint(given):
             load_listed(app, given)
+            narrow_help(app, given)
         result = app(given, exit_on_error=False)
     except (CommandFailed, HostlerError) as error:
         return _explain(error)
@@ -103,7 +118,7 @@ _FAMILIES = (
     (
         ("model", "Start, stop and look at models.", "Models"),
         {
-            "start": "hostler.cli.models:start",
+            "start": "hostler.cli.start:start",
             "stop": "hostler.cli.models:stop",
             "update": "hostler.cli.changes:update",
             "restart": "hostler.cli.changes:restart",

@@ -1,9 +1,8 @@
-"""`hostler model`: write down a wish, follow what comes of it, look at what there is."""
+"""`hostler model`: stop models and look at them. `cli/start.py` starts them."""
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 from cyclopts import Parameter
 
 from hostler.admin.messages import ModelStatus
@@ -11,89 +10,15 @@ from hostler.cli.api import Api
 from hostler.cli.client import Client
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.follow import Follow
+from hostler.cli.parameters import told_value
 from hostler.cli.render import clean, print_json, print_table, size
 from hostler.cli.target import NO_OPTIONS, Common, find_target
-from hostler.core.model import ParameterDescription, WorkerType
-from hostler.core.worker import WorkerStartupRequest
+from hostler.core.model import WorkerType
 
-_TYPE = Parameter(name="--type", name_transform=str.lower)  # text2vec, not text2-vec
+TYPE = Parameter(name="--type", name_transform=str.lower)  # text2vec, not text2-vec
 TypeOption = Annotated[
-    WorkerType | None, _TYPE, Parameter(help="Needed when two types share the name.")
+    WorkerType | None, TYPE, Parameter(help="Needed when two types share the name.")
 ]
-Texts = Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)]
-_LAST_LINES = 20
-
-
-def start(
-    name: str,
-    /,
-    *,
-    worker_type: Annotated[
-        WorkerType | None, _TYPE, Parameter(help="What it does. Left out: the catalogue's.")
-    ] = None,
-    engine: str | None = None,
-    source: str | None = None,
-    replicas: int | None = None,
-    concurrency: int | None = None,
-    param: Texts = (),
-    server: Texts = (),
-    alias: Texts = (),
-    wait: bool = True,
-    timeout: float = 900.0,
-    common: Common = NO_OPTIONS,
-) -> int:
-    """Ask for a model, and follow it until it is ready.
-
-    Example: `hostler model start smollm2-135m-instruct --replicas 2 --param n_ctx=4096`
-
-    Parameters
-    ----------
-    name: str
-        The name to serve it by. What is left out comes from the catalogue entry of that name.
-    engine: str
-        Who runs it: llama.cpp, onnx, openai.
-    source: str
-        Where its files come from: wheel:, https:, or a path.
-    replicas: int
-        How many copies.
-    concurrency: int
-        How many requests one copy works on at once.
-    param: tuple[str, ...]
-        A parameter of the engine, NAME=VALUE; repeat for several. `hostler model show` lists them.
-    server: tuple[str, ...]
-        For engine openai: the URL of a server that runs already; repeat for several.
-    alias: tuple[str, ...]
-        Another name for it; repeat for several.
-    wait: bool
-        Stay until it is ready or has failed.
-    timeout: float
-        Seconds to wait; the server goes on afterwards.
-    """
-    request = WorkerStartupRequest(
-        model=name,
-        worker_type=worker_type,
-        engine=engine,
-        source=source,
-        replicas=replicas,
-        concurrency=concurrency,
-        params=parse_params(param) if param else None,
-        urls=server or None,
-        aliases=alias or None,
-    )
-    with Client(find_target(common)) as client:
-        api = Api(client)
-        accepted = api.start_model(request)
-        status = accepted.model
-        if wait:
-            status = Follow(api, status, quiet=common.json).until_ready(accepted.events, timeout)
-        if common.json:
-            print_json(status)
-        elif not wait:
-            print(f"{status.worker_key}: wished; `hostler model show {name}` says how it stands")
-        if wait and status.ready < status.wanted:
-            _show_log(api, status)
-            raise CommandFailed(_why(status))
-    return Exit.OK
 
 
 def stop(
@@ -217,7 +142,7 @@ def show(name: str, /, *, worker_type: TypeOption = None, common: Common = NO_OP
     )
     print_table(
         ("PARAMETER", "VALUE", "TYPE", "WHAT IT DOES"),
-        ((one.name, _value(wish.params, one), one.type, one.help) for one in described),
+        ((one.name, told_value(wish.params, one), one.type, one.help) for one in described),
         empty="no parameters",
     )
     return Exit.OK
@@ -261,24 +186,6 @@ def logs(
     return Exit.OK
 
 
-def parse_params(given: tuple[str, ...]) -> dict[str, Any]:
-    """Return `NAME=VALUE` texts as a mapping; a value that is JSON is taken as that.
-
-    Raises:
-        CommandFailed: a text without `=` or a name.
-    """
-    params: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise CommandFailed(f"--param {text!r}: need NAME=VALUE", Exit.USAGE)
-        try:
-            params[name] = msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            params[name] = value
-    return params
-
-
 # Private
 
 
@@ -308,32 +215,9 @@ def _list_supported(api: Api, *, as_json: bool) -> int:
     return Exit.OK
 
 
-def _show_log(api: Api, status: ModelStatus) -> None:
-    """Show the last log lines on stderr: what the engine said before it failed."""
-    for log in api.logs(status.name, status.worker_type, _LAST_LINES).logs:
-        for line in log.lines:
-            sys.stderr.write(f"  {clean(line)}\n")
-
-
-def _why(status: ModelStatus) -> str:
-    parts = ", ".join(f"{count} {state}" for state, count in sorted(status.states.items()))
-    return (
-        f"{status.worker_key}: {status.ready} of {status.wanted} instances ready "
-        f"({parts or 'none yet'}): {status.reason or 'no reason was given yet'}; "
-        f"`hostler events --model {status.name}` says what happened"
-    )
-
-
 def _state(status: ModelStatus) -> str:
     if status.wanted and status.ready >= status.wanted:
         return "ready"
     if not status.wanted:
         return "draining" if status.states else "stopped"
     return ", ".join(sorted(status.states)) or "pending"
-
-
-def _value(params: Any, description: ParameterDescription) -> str:
-    value = params.get(description.name, description.default)
-    if description.secret and value is not None:
-        return "***"
-    return "-" if value is None else msgspec.json.encode(value).decode().strip('"')

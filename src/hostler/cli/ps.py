@@ -14,6 +14,8 @@ from hostler.cli.client import Client
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.render import duration, err, print_json, print_table, size
 from hostler.cli.target import NO_OPTIONS, Common, find_target, read_up_record
+from hostler.core.lifecycle import State
+from hostler.core.worker import WorkerRunData
 from hostler.manager.workers import INSTANCE_TAG, ROLE_TAG, STATE_TAG
 
 
@@ -63,7 +65,7 @@ def ps(
                 one.state.value,
                 duration(one.state_for_s),
                 one.pid,
-                f"{one.in_flight}/{one.limit_model_concurrency}",
+                busy(one),
                 size(one.memory_bytes),
                 duration(one.last_heartbeat_s),
             )
@@ -72,6 +74,13 @@ def ps(
         empty=f"{target.url}: no instances; `hostler model start NAME` asks for one",
     )
     return Exit.OK
+
+
+def busy(one: WorkerRunData) -> str:
+    """Its requests of its slots; while it drains, how many it still waits for."""
+    if one.state is State.DRAINING:
+        return f"{one.in_flight} left"
+    return f"{one.in_flight}/{one.limit_model_concurrency}"
 
 
 def find_leftovers(paths: StatePaths) -> list[Leftover]:

@@ -5,7 +5,6 @@ import pytest
 from hostler.cli.chat import split_names
 from hostler.cli.exits import CommandFailed, Exit, exit_of_error, exit_of_status
 from hostler.cli.follow import go_on_from
-from hostler.cli.models import parse_params
 from hostler.cli.serving import Served, pick_model
 from hostler.core.errors import ConfigError, ModelNotFound, StartupError
 from hostler.core.model import WorkerType
@@ -60,26 +59,6 @@ def test_a_first_word_with_spaces_is_a_prompt(
     expected: tuple[str | None, str | None],
 ) -> None:
     assert split_names(model, prompt, use) == expected
-
-
-def test_parameters_keep_their_json_type() -> None:
-    given = ("a=1", "b=0.5", "c=true", "d=text", 'e=["x"]', "f=a=b", "g=")
-    assert parse_params(given) == {
-        "a": 1,
-        "b": 0.5,
-        "c": True,
-        "d": "text",
-        "e": ["x"],
-        "f": "a=b",
-        "g": "",
-    }
-
-
-@pytest.mark.parametrize("text", ["novalue", "=1"])
-def test_a_parameter_without_name_or_value_is_a_usage_error(text: str) -> None:
-    with pytest.raises(CommandFailed) as failed:
-        parse_params((text,))
-    assert failed.value.exit_code is Exit.USAGE
 
 
 def test_a_stream_is_taken_up_after_the_last_event_seen() -> None:

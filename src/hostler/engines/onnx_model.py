@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from hostler.core.errors import BadRequest, EngineError, ModelFormatError
 from hostler.engines.base import Text
+from hostler.engines.onnx_pairs import PairForm
 from hostler.engines.parameters import OnnxParameters
 from hostler.engines.threads import thread_count
 
@@ -93,17 +94,19 @@ class OnnxModel:
         Raises:
             BadRequest: a token id that the model does not have.
         """
-        return [
-            self._encode_text(text) if isinstance(text, str) else self._wrap_ids(text)
-            for text in texts
-        ]
+        found = iter(self._tokens([text for text in texts if isinstance(text, str)]))
+        return [self._wrap(next(found) if isinstance(text, str) else text) for text in texts]
 
     def encode_pairs(self, query: str, documents: Sequence[str]) -> list[Encoded]:
-        return [self._encode_text(query, document) for document in documents]
+        """Query and document together, the longer one cut first."""
+        asked, *answers = self._tokens([query, *documents])
+        joined = (self._pairs.join(asked, answer, self.max_length) for answer in answers)
+        return [Encoded(ids, types) for ids, types in joined]
 
     def count(self, text: str) -> int:
         """Tokens with the special ones, uncut."""
-        return len(self._uncut.encode(text).ids)
+        (found,) = self._tokens([text])
+        return len(self._before) + len(found) + len(self._after)
 
     def compute(self, batch: Sequence[Encoded]) -> Sequence[Vector]:
         """One float32 vector a text (length 1 if normalised), or a vector of one logit a pair."""
@@ -155,16 +158,21 @@ class OnnxModel:
         # two logits are "not relevant" and "relevant": their difference is the one logit
         return logits if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]
 
-    def _encode_text(self, text: str, other: str | None = None) -> Encoded:
-        found = self._tokenizer.encode(text, other)
-        return Encoded(found.ids, found.type_ids)
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Bare token ids, uncut.
 
-    def _wrap_ids(self, ids: Sequence[int]) -> Encoded:
+        `encode_batch_fast` lets other threads run meanwhile; `encode` holds them up for seconds when
+        a text has megabytes.
+        """
+        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [item.ids for item in found]
+
+    def _wrap(self, ids: Sequence[int]) -> Encoded:
         if any(not 0 <= number < self._vocabulary for number in ids):
             raise BadRequest(
                 f"input: token ids of this model are 0 to {self._vocabulary - 1}", param="input"
             )
-        room = self.max_length - len(self._before) - len(self._after)
+        room = max(0, self.max_length - len(self._before) - len(self._after))
         return Encoded([*self._before, *ids[:room], *self._after], None)
 
     def _read_json(self, name: str) -> dict[str, Any]:
@@ -205,20 +213,19 @@ class OnnxModel:
                 f"{path}: not found; give the parameter `tokenizer` the path of a tokenizer.json"
             )
         try:
-            self._tokenizer, self._uncut = (Tokenizer.from_file(str(path)) for _ in range(2))
+            tokenizer = self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # boundary: the library raises bare Exception for a bad file
             raise ModelFormatError(f"{path}: not a tokenizer ({error})") from error
-        for tokenizer in (self._tokenizer, self._uncut):
-            tokenizer.no_padding()
-            tokenizer.no_truncation()
-        self._tokenizer.enable_truncation(self.max_length, strategy="longest_first")
-        self._vocabulary = int(self._config.get("vocab_size") or self._uncut.get_vocab_size())
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._vocabulary = int(self._config.get("vocab_size") or tokenizer.get_vocab_size())
         pad = self._config.get("pad_token_id")
-        self._pad_id = pad if isinstance(pad, int) else self._uncut.token_to_id("[PAD]") or 0
-        bare = self._uncut.encode("a", add_special_tokens=False).ids
-        whole = self._uncut.encode("a").ids
+        self._pad_id = pad if isinstance(pad, int) else tokenizer.token_to_id("[PAD]") or 0
+        bare = tokenizer.encode("a", add_special_tokens=False).ids
+        whole = tokenizer.encode("a").ids
         start = next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)
         self._before, self._after = whole[:start], whole[start + len(bare) :]
+        self._pairs = PairForm(tokenizer)
 
     def _choose_pooling(self, wanted: str, model_file: Path) -> str:
         if wanted != "auto":
@@ -233,7 +240,7 @@ class OnnxModel:
 
     def _try(self) -> int:
         """Compute one text, so that what cannot work fails now; return the vector's length."""
-        item = self._encode_text("a", "b") if self.reranks else self._encode_text("a")
+        (item,) = self.encode_pairs("a", ["b"]) if self.reranks else self.encode(["a"])
         try:
             (vector,) = self.compute([item])
         except EngineError as error:

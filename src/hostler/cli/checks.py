@@ -105,6 +105,13 @@ def disk(folder: Path) -> Finding:
 def port_free(host: str, port: int, ours: bool) -> Finding:
     """Judge whether `hostler up` could listen there. ours: a server of this state folder has it."""
     where = f"{host}:{port}"
+    if not 0 <= port <= 65535:
+        return Finding(
+            check="port",
+            verdict=Verdict.FAIL,
+            seen=f"{port} is not a port",
+            advice="choose one from 1 to 65535, or 0 for a free one",
+        )
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -6,7 +6,7 @@ import socket
 import psutil
 
 from hostler.app.config import ServerConfig
-from hostler.core.errors import StartupError
+from hostler.core.errors import ConfigError, StartupError
 
 BACKLOG = 4096
 
@@ -15,9 +15,12 @@ def listening_socket(server: ServerConfig) -> socket.socket:
     """Return a listening TCP socket on the configured address.
 
     Raises:
+        ConfigError: no port has this number.
         StartupError: the port is taken (by whom, when that can be seen), not allowed, or the host is
             not an address of this machine.
     """
+    if not 0 <= server.port <= 65535:  # the resolver would silently take the rest of a division
+        raise ConfigError(f"server.port {server.port}: need 1 to 65535, or 0 for a free one")
     try:
         found = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:

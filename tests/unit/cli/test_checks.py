@@ -40,6 +40,12 @@ def test_little_memory_is_a_warning_and_too_little_a_failure(
     assert checks.memory(int(free_gb * GB), int(8 * GB)).verdict is verdict
 
 
+@pytest.mark.parametrize("port", [-1, 65536, 99999])
+def test_a_number_that_is_no_port_is_a_failure(port: int) -> None:
+    found = checks.port_free("127.0.0.1", port, ours=False)
+    assert (found.verdict, found.seen) == (Verdict.FAIL, f"{port} is not a port")
+
+
 def test_a_taken_port_is_a_failure_unless_our_own_server_has_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

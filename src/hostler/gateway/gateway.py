@@ -155,8 +155,9 @@ class Gateway(BaseComponent):
 
             return route("POST", path, handler, Auth.INFERENCE)
 
-        yield route("GET", "/health", self._health, Auth.OPEN)
-        yield route("GET", "/ready", self._ready, Auth.OPEN)
+        for method in ("GET", "HEAD"):  # balancers and monitors ask with either
+            yield route(method, "/health", self._health, Auth.OPEN)
+            yield route(method, "/ready", self._ready, Auth.OPEN)
         yield route("GET", "/metrics", self._show_metrics, Auth.METRICS)
         yield route("GET", "/v1/models", self._list_models, Auth.INFERENCE)
         yield route("GET", "/v1/models/*", self._show_model, Auth.INFERENCE)

@@ -55,6 +55,8 @@ CONTROLLER = dict.fromkeys(IDENTITIES, 299)
 MATRIX = {
     ("GET", "/health"): OPEN,
     ("GET", "/ready"): OPEN,
+    ("HEAD", "/health"): OPEN,
+    ("HEAD", "/ready"): OPEN,
     ("GET", "/metrics"): METRIC,
     ("GET", "/v1/models"): INFERENCE,
     ("GET", "/v1/models/*"): INFERENCE,

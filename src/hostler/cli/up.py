@@ -13,12 +13,14 @@ from hostler.app.auth import check_bind
 from hostler.app.config import Config, load_config, state_dir
 from hostler.app.paths import StatePaths
 from hostler.app.telemetry import configure_logging
+from hostler.catalog.catalog import Catalog
 from hostler.cli.arrival import Arrival
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.follow import Meter
 from hostler.cli.listening import listening_socket
 from hostler.cli.supervisor import StateLock, Supervisor, take_over, write_record
-from hostler.core.errors import ConfigError, StartupError
+from hostler.core.errors import ConfigError, HostlerError, StartupError
+from hostler.manager.resolve import request_of, resolve
 
 
 def up(
@@ -45,6 +47,7 @@ def up(
     try:
         settings = load_config(config, {"state_dir": told, "log_json": json, "server": server})
         check_bind(settings.server, has_key=True)
+        _check_models(settings)
     except (ConfigError, StartupError) as error:
         raise CommandFailed(error.message, Exit.CONFIG) from error
     configure_logging(json_lines=settings.log_json, level="INFO" if json else "WARNING")
@@ -52,6 +55,20 @@ def up(
 
 
 # Private
+
+
+def _check_models(settings: Config) -> None:
+    """Refuse a `[[models]]` table that can never run here, before anything is started for it.
+
+    Raises:
+        ConfigError
+    """
+    catalog = Catalog()
+    for model in settings.models:
+        try:
+            resolve(request_of(model), catalog, origin="config")
+        except HostlerError as error:
+            raise ConfigError(f"[[models]] {model.name}: {error.message}") from error
 
 
 async def _up(settings: Config) -> int:

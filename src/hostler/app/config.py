@@ -32,13 +32,15 @@ class ServerConfig(Section, frozen=True, kw_only=True):
 class HeartbeatConfig(Section, frozen=True, kw_only=True):
     interval_s: float = 1.0  # how often a worker says it lives
     suspect_after_s: float = 2.5  # two missed beats and a half: no new requests
-    lost_after_s: float = 30.0  # given up: its process is ended and replaced
+    lost_after_s: float = 30.0  # silent, and its engine too: its process is ended and replaced
+    mass_lost_after_s: float = 300.0  # the same while most workers are silent at once
 
     def __post_init__(self) -> None:
-        if not 0 < self.interval_s < self.suspect_after_s < self.lost_after_s:
+        order = (self.interval_s, self.suspect_after_s, self.lost_after_s, self.mass_lost_after_s)
+        if not (0 < order[0] < order[1] < order[2] <= order[3]):
             raise ConfigError(
-                "heartbeat: need 0 < interval_s < suspect_after_s < lost_after_s, got "
-                f"{self.interval_s}, {self.suspect_after_s}, {self.lost_after_s}"
+                "heartbeat: need 0 < interval_s < suspect_after_s < lost_after_s "
+                f"<= mass_lost_after_s, got {', '.join(map(str, order))}"
             )
 
 
@@ -79,11 +81,18 @@ class LifeConfig(Section, frozen=True, kw_only=True):
     orphan_grace_s: float = 20.0  # workers without a controller end after this
     drain_timeout_s: float = 30.0  # in-flight requests may finish until then
     kill_grace_s: float = 5.0  # from SIGTERM to SIGKILL
-    start_timeout_s: float = 600.0
+    start_timeout_s: float = 600.0  # a worker must be ready then, and a large model later:
+    load_bytes_per_s: int = (
+        50_000_000  # its size over this is added; half of what a slow disk reads
+    )
     backoff_first_s: float = 1.0  # after a crash, doubled each time with jitter
     backoff_last_s: float = 60.0
     crash_limit: int = 5  # crashes in crash_window_s that end in a verdict
     crash_window_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        if self.load_bytes_per_s < 1:
+            raise ConfigError(f"life: need load_bytes_per_s >= 1, got {self.load_bytes_per_s}")
 
 
 class ModelConfig(Section, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from hostler.app.auth import KeyRing, Scope, require
+from hostler.app.clock import WallClock
 from hostler.core.errors import BadRequest, ControllerUnavailable, ModelNotFound
 from hostler.core.request import (
     Body,
@@ -47,7 +48,8 @@ class Admission:
     def __init__(self, json_depth: int) -> None:
         self._json_depth = json_depth
         self._keys: tuple[KeyView, ...] = ()
-        self._ring = KeyRing(())
+        self._date = WallClock()
+        self._ring = KeyRing((), self._date)
         self._terms: dict[str, Terms] = {}
         self._is_told = False
 
@@ -56,7 +58,7 @@ class Admission:
         self._is_told = self._is_told or snapshot.version > 0
         if snapshot.keys != self._keys:
             self._keys = snapshot.keys
-            self._ring = KeyRing(snapshot.keys)
+            self._ring = KeyRing(snapshot.keys, self._date)
         terms: dict[str, Terms] = {}
         for model in snapshot.models:
             its = self._terms.get(model.name)

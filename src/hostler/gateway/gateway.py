@@ -43,6 +43,7 @@ _OK = b'{"status":"ok"}'
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _NOT_READY = b'{"status":"not ready"}'
+_DEGRADED = b'{"status":"degraded"}'  # it serves, but no controller tells it news (F22)
 
 
 class SnapshotSource(Protocol):
@@ -198,7 +199,8 @@ class Gateway(BaseComponent):
     def _ready(self, exchange: Exchange, key: KeyView | None) -> None:
         is_known = self._source.snapshot.version > 0
         if is_known and all(self.router.usable(m.name) for m in self.router.models() if m.wanted):
-            exchange.send(200, _OK, [JSON_FIELD, _NO_STORE])
+            told = _OK if self._source.connected else _DEGRADED
+            exchange.send(200, told, [JSON_FIELD, _NO_STORE])
         else:
             exchange.send(503, _NOT_READY, [JSON_FIELD, _NO_STORE, (b"retry-after", b"2")])
 

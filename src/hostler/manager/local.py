@@ -36,6 +36,7 @@ from hostler.manager.progress import Progress
 from hostler.manager.reconcile import Reconciler
 from hostler.manager.requests import DirectRequests
 from hostler.manager.servers import GivenServers
+from hostler.manager.silence import SecondOpinion
 from hostler.manager.views import pick, run_data, supported_models
 from hostler.manager.wishes import Wishes
 from hostler.manager.workers import LocalWorkers
@@ -283,6 +284,10 @@ class LocalWorkerManager(DirectRequests):
             await stack.enter_async_context(self.registry.running())
             await stack.enter_async_context(self.workers.running())
             await stack.enter_async_context(self.servers.running())
+            opinion = SecondOpinion(
+                self.registry, self.config.heartbeat, self.paths.agent_socket, clock=self.clock
+            )
+            await stack.enter_async_context(opinion.running())
             if self._declare:
                 self.wishes.declare(self._declared)
             self._wished()

@@ -1,6 +1,7 @@
 """The registry seen from another process: an agent that reports to it, a mirror that watches it."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -46,6 +47,17 @@ class RegistryClient:
     async def deregister(self, departure: Departure) -> None:
         """Say that the worker leaves. Raises as `register`."""
         await self._post("/deregister", departure)
+
+    def is_held(self) -> bool:
+        """Whether a process holds the registry's socket, answering or not. Does not block."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+            try:
+                sock.connect(self._endpoint.socket)
+            except BlockingIOError:
+                return True  # more connections wait there than may
+            except OSError:
+                return False
+        return True
 
     # Private
 

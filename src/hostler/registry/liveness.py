@@ -1,18 +1,34 @@
 """Judges silence. It does not send beats (registry/client.py does) and changes no state itself."""
 
+from collections.abc import Sequence
+
 from hostler.app.config import HeartbeatConfig
 from hostler.core.lifecycle import Signal
 
+MASS_LEAST = 2  # silent workers that can be a mass: one that hangs alone is only that
 
-def judge_heartbeat(silence_s: float, config: HeartbeatConfig) -> Signal:
+
+def judge_heartbeat(silence_s: float, config: HeartbeatConfig, *, in_mass: bool = False) -> Signal:
     """Say what a worker's silence means.
 
-    silence_s: seconds since its last beat arrived here, by this process's monotonic clock.
+    silence_s: seconds since it last proved to be well, by this process's monotonic clock.
+    in_mass: see `is_mass_loss`. Then silence says nothing of a worker for `mass_lost_after_s`.
     Source: SWIM's suspect-before-dead (Das et al. 2002); one observer, so no confirmations.
     """
     if silence_s < config.suspect_after_s:
         return Signal.SEEN
+    if in_mass:
+        return Signal.SEEN if silence_s < config.mass_lost_after_s else Signal.LOST
     return Signal.LATE if silence_s < config.lost_after_s else Signal.LOST
+
+
+def is_mass_loss(silences_s: Sequence[float], config: HeartbeatConfig) -> bool:
+    """Whether so many workers are silent at once that the fault is more likely ours than theirs.
+
+    More than half of all: Kubernetes stops evictions at 55 % of a zone, Envoy's panic threshold is 50 %.
+    """
+    silent = sum(silence_s >= config.suspect_after_s for silence_s in silences_s)
+    return silent >= MASS_LEAST and 2 * silent > len(silences_s)
 
 
 def own_pause_s(since_last_look_s: float, look_every_s: float, config: HeartbeatConfig) -> float:

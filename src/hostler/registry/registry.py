@@ -7,18 +7,21 @@ import asyncio
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
 
 from hostler.app.config import HeartbeatConfig
+from hostler.app.telemetry import logger
 from hostler.core.errors import Conflict, StaleEpoch, UnknownInstance
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration
 from hostler.core.lifecycle import ALIVE, Event, Instance, Signal, State, advance
 from hostler.core.model import ModelMetadata, WorkerType
 from hostler.core.snapshot import Endpoint, InstanceView, KeyView, ModelView, Snapshot
-from hostler.registry.liveness import judge_heartbeat, own_pause_s
+from hostler.registry.liveness import is_mass_loss, judge_heartbeat, own_pause_s
+
+log = logger(__name__)
 
 LOADING = frozenset({State.PENDING, State.FETCHING, State.STARTING})
 _LOOK_EVERY_S = 0.25
@@ -43,13 +46,14 @@ class Record:
     """Everything known of one instance. Replaced states only through the registry."""
 
     __slots__ = ("beat_seq", "draining", "error_code", "expected", "heard_at_s", "in_flight", "instance",
-                 "memory_bytes", "metadata", "pid", "view")  # fmt: skip
+                 "memory_bytes", "metadata", "pid", "view", "well_at_s")  # fmt: skip
 
     def __init__(self, instance: Instance, expected: Expected) -> None:
         self.instance = instance
         self.expected = expected
         self.metadata: ModelMetadata | None = None
         self.heard_at_s: float | None = None
+        self.well_at_s: float | None = None  # heard, and its engine answers
         self.beat_seq = 0
         self.in_flight = 0
         self.memory_bytes: int | None = None
@@ -81,6 +85,7 @@ class Registry:
         self._models: tuple[ModelView, ...] = ()
         self._keys: tuple[KeyView, ...] = ()
         self._settling: set[str] = set()
+        self._in_mass = False
         self._news = asyncio.Event()
         self.snapshot = Snapshot(incarnation=incarnation)
 
@@ -179,11 +184,16 @@ class Registry:
         Raises:
             UnknownInstance: not one we launched, or it is gone. StaleEpoch: a newer one replaced it.
         """
-        record = self._authentic(registration.instance_id, registration.epoch, registration.secret)
+        record = _authentic(self.record(registration.instance_id), registration)
+        if record.pid not in (None, registration.pid):
+            log.warning("registry.second_claim", instance_id=registration.instance_id)
+            raise Conflict(
+                f"instance {registration.instance_id!r} is process {record.pid}, not this sender"
+            )
         record.pid = registration.pid
         record.metadata = registration.metadata
         record.memory_bytes = registration.memory_bytes
-        record.heard_at_s = self._clock()
+        record.heard_at_s = record.well_at_s = self._clock()
         record.expected = msgspec.structs.replace(
             record.expected,
             endpoint=registration.endpoint,
@@ -201,7 +211,7 @@ class Registry:
         Raises:
             UnknownInstance, StaleEpoch: as `register`.
         """
-        record = self._authentic(beat.instance_id, beat.epoch, beat.secret)
+        record = _authentic(self.record(beat.instance_id), beat)
         if record.metadata is None:
             return BeatAnswer(next_beat_s=0.0, registered=False)
         if beat.seq > record.beat_seq:
@@ -211,6 +221,7 @@ class Registry:
             record.memory_bytes = beat.memory_bytes or record.memory_bytes
             record.draining = beat.draining
             if beat.engine_ok:
+                record.well_at_s = record.heard_at_s
                 self.post(beat.instance_id, Signal.SEEN)
             else:
                 self.post(beat.instance_id, Signal.LATE, "the engine does not answer its agent")
@@ -222,11 +233,18 @@ class Registry:
         Raises:
             UnknownInstance, StaleEpoch: as `register`.
         """
-        record = self._authentic(departure.instance_id, departure.epoch, departure.secret)
+        record = _authentic(self.record(departure.instance_id), departure)
         if record.instance.state is State.DRAINING:
             return  # its exit says the rest
         record.error_code = departure.code
         self.post(departure.instance_id, Signal.EXITED, departure.reason or "it left by itself")
+
+    def vouch(self, instance_id: str) -> None:
+        """Somebody asked the engine of an instance that is silent here, and it answered (F23)."""
+        record = self._records.get(instance_id)
+        if record is not None and record.well_at_s is not None:
+            record.well_at_s = self._clock()
+            self.post(instance_id, Signal.SEEN)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -238,21 +256,6 @@ class Registry:
 
     # Private
 
-    def _authentic(self, instance_id: str, epoch: int, secret: str) -> Record:
-        record = self._records.get(instance_id)
-        if record is None or not record.expected.secret_hash:
-            raise UnknownInstance(f"instance {instance_id!r} is not expected by this controller")
-        shown = hashlib.sha256(secret.encode()).hexdigest()
-        if not hmac.compare_digest(shown, record.expected.secret_hash):
-            raise Conflict(f"instance {instance_id!r}: this sender has not proven to be it")
-        if epoch < record.instance.epoch:
-            raise StaleEpoch(
-                f"instance {instance_id!r}: epoch {epoch} was replaced by a newer process"
-            )
-        if record.instance.state in (State.FAILED, State.STOPPED):
-            raise UnknownInstance(f"instance {instance_id!r} was given up here")
-        return record
-
     def _publish(self) -> None:
         states: dict[str, Counter[str]] = {}
         for record in self._records.values():
@@ -261,7 +264,10 @@ class Registry:
         self.snapshot = Snapshot(
             incarnation=self.snapshot.incarnation,
             version=self.snapshot.version + 1,
-            models=tuple(self._model_view(model, states) for model in self._models),
+            models=tuple(
+                _model_view(model, states.get(model.name, Counter()), self._records.values())
+                for model in self._models
+            ),
             instances=tuple(
                 record.view for record in self._records.values() if record.instance.state in ALIVE
             ),
@@ -270,35 +276,70 @@ class Registry:
         self._news.set()
         self._news = asyncio.Event()
 
-    def _model_view(self, model: ModelView, states: dict[str, Counter[str]]) -> ModelView:
-        counts = states.get(model.name, Counter())
-        lengths = [
-            record.metadata.context_length
-            for record in self._records.values()
-            if record.metadata and record.instance.model_name == model.name
-        ]
-        return msgspec.structs.replace(
-            model,
-            states=tuple(sorted(counts.items())),
-            loading=any(counts.get(state.value) for state in LOADING),
-            context_length=lengths[0] if lengths else model.context_length,
-        )
-
     async def _judge(self) -> None:
         looked_at_s = self._clock()
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             now_s = self._clock()
-            paused_s = own_pause_s(now_s - looked_at_s, _LOOK_EVERY_S, self._heartbeat)
+            self.judge(own_pause_s(now_s - looked_at_s, _LOOK_EVERY_S, self._heartbeat))
             looked_at_s = now_s
-            for record in self.records():
-                if record.heard_at_s is None:
-                    continue
-                record.heard_at_s += paused_s
-                signal = judge_heartbeat(now_s - record.heard_at_s, self._heartbeat)
-                if signal is not Signal.SEEN:
-                    silence_s = now_s - record.heard_at_s
-                    self.post(record.instance.instance_id, signal, f"silent for {silence_s:.1f} s")
+
+    def judge(self, paused_s: float = 0.0) -> None:
+        """Judge every worker's silence now. paused_s: how long nobody listened here."""
+        now_s = self._clock()
+        unwell_s: dict[str, float] = {}
+        told: set[str] = set()  # their own agents say that the engine does not answer
+        for record in self._records.values():
+            if record.well_at_s is None or record.heard_at_s is None:
+                continue
+            record.well_at_s += paused_s
+            record.heard_at_s += paused_s
+            if record.instance.state in ALIVE:
+                unwell_s[record.instance.instance_id] = now_s - record.well_at_s
+                if record.heard_at_s > record.well_at_s:
+                    told.add(record.instance.instance_id)
+        silent_s = [0.0 if i in told else seconds for i, seconds in unwell_s.items()]
+        in_mass = is_mass_loss(silent_s, self._heartbeat)
+        if in_mass is not self._in_mass:
+            self._in_mass = in_mass
+            log.warning("registry.mass_loss", is_on=in_mass, workers=len(unwell_s))
+        for instance_id, seconds in unwell_s.items():
+            frozen = in_mass and instance_id not in told
+            signal = judge_heartbeat(seconds, self._heartbeat, in_mass=frozen)
+            if signal is not Signal.SEEN or frozen:
+                why = "its engine has not answered" if instance_id in told else "silent"
+                self.post(instance_id, signal, f"{why} for {seconds:.1f} s")
+
+
+def _authentic(record: Record | None, message: Registration | Beat | Departure) -> Record:
+    """Return the record of a message whose sender has proven to be that very instance."""
+    instance_id = message.instance_id
+    if record is None or not record.expected.secret_hash:
+        raise UnknownInstance(f"instance {instance_id!r} is not expected by this controller")
+    shown = hashlib.sha256(message.secret.encode()).hexdigest()
+    if not hmac.compare_digest(shown, record.expected.secret_hash):
+        raise Conflict(f"instance {instance_id!r}: this sender has not proven to be it")
+    if message.epoch < record.instance.epoch:
+        raise StaleEpoch(
+            f"instance {instance_id!r}: epoch {message.epoch} was replaced by a newer process"
+        )
+    if record.instance.state in (State.FAILED, State.STOPPED):
+        raise UnknownInstance(f"instance {instance_id!r} was given up here")
+    return record
+
+
+def _model_view(model: ModelView, counts: Counter[str], records: Iterable[Record]) -> ModelView:
+    lengths = [
+        record.metadata.context_length
+        for record in records
+        if record.metadata and record.instance.model_name == model.name
+    ]
+    return msgspec.structs.replace(
+        model,
+        states=tuple(sorted(counts.items())),
+        loading=any(counts.get(state.value) for state in LOADING),
+        context_length=lengths[0] if lengths else model.context_length,
+    )
 
 
 def _view(instance: Instance, expected: Expected) -> InstanceView:

@@ -6,7 +6,6 @@ a signal, an engine that exits, a controller that wants it no more, or none for 
 
 import asyncio
 import os
-import random
 import signal
 import sys
 import time
@@ -21,19 +20,16 @@ import uvloop
 from hostler.app.config import HttpLimits, quiet_openmp
 from hostler.app.telemetry import configure_logging, logger
 from hostler.core.errors import (
-    ControllerUnavailable,
     EngineError,
     HostlerError,
     ModelFormatError,
     ModelSourceError,
     NotFound,
-    StaleEpoch,
-    UnknownInstance,
 )
-from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration, WorkerSpec
+from hostler.core.fleet import WorkerSpec
 from hostler.engines.base import Engine, ModelWorker, Started, WorkerMaker, load_engine
-from hostler.registry.client import RegistryClient
 from hostler.wire.server import Exchange, HttpServer
+from hostler.worker.reports import Condition, Ending, Reporter
 from hostler.worker.server import ServedEngine
 
 log = logger(__name__)
@@ -44,19 +40,8 @@ EXIT_MODEL = 3  # the model's files are missing or damaged: another try would fa
 _PROBE_INTERVAL_S = 0.5
 _PROBE_TIMEOUT_S = 2.0
 _PROBE_FALL = 2  # failed probes until the beat says so
-_RETRY_S = 0.5  # between tries to reach an absent controller
-_ORPHAN_DRAIN_S = 5.0  # nobody is left to send requests
 _STOP_MARGIN_S = 5.0  # an engine's stop may take so much longer than its drain
 _JSON = ((b"content-type", b"application/json"),)
-
-
-class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """Why and how the worker leaves. reason "": as asked."""
-
-    exit_code: int = 0
-    reason: str = ""
-    code: str = ""  # of the error behind the reason
-    drain_s: float = 0.0
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,16 +74,12 @@ class Agent:
         self._spec = spec
         self._make_engine = make_engine
         self._engine: Engine | None = None
-        self._clock = clock
-        self._client = RegistryClient(spec.registry_socket)
+        self._reports = Reporter(spec, self._condition, clock)
         self._server = HttpServer(self._handle, limits=HttpLimits(), name="agent")
         self._started: Started | None = None
         self._ending: asyncio.Future[Ending] | None = None
         self._hasten = asyncio.Event()
-        self._news = asyncio.Event()  # something a beat should say at once
-        self._registered = False
         self._engine_ok = True
-        self._seq = 0
 
     async def run(self) -> int:
         """Live until something ends it."""
@@ -112,7 +93,7 @@ class Agent:
                 life.cancel()  # still loading
             await self._leave(tasks, ending)
             life.cancel()
-            await self._report_departure(ending)
+            await self._reports.say_goodbye(ending)
             await self._server.close(0.0)
         return ending.exit_code
 
@@ -138,7 +119,7 @@ class Agent:
         self._arm_signals()  # llama.cpp has set its own
         log.info("engine.started", engine=spec.engine, model=spec.model_name)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._report(), name="agent.report")
+            tasks.create_task(self._report(self._started), name="agent.report")
             tasks.create_task(self._probe(self._engine), name="agent.probe")
             tasks.create_task(self._watch(self._engine), name="agent.watch")
 
@@ -159,7 +140,7 @@ class Agent:
 
     async def _leave(self, tasks: asyncio.TaskGroup, ending: Ending) -> None:
         """Drain and stop the engine while the beats go on and say so; hastened: at once."""
-        self._news.set()
+        self._reports.hurry()
         drain_s = ending.drain_s if self._started else 0.0
         drain = tasks.create_task(self._stop_engine(drain_s), name="agent.stop")
         hasten = tasks.create_task(self._hasten.wait(), name="agent.hasten")
@@ -181,87 +162,8 @@ class Agent:
         except Exception as error:  # boundary: a stop of an engine; this process ends in any case
             log.error("engine.stop_failed", error=error)
 
-    async def _report_departure(self, ending: Ending) -> None:
-        departure = Departure(
-            instance_id=self._spec.instance_id,
-            epoch=self._spec.epoch,
-            secret=self._spec.secret,
-            reason=ending.reason,
-            code=ending.code,
-        )
-        try:
-            await self._client.deregister(departure)
-        except HostlerError as error:
-            log.info("worker.departure_unheard", code=error.code)
-
-    # Reports
-
-    async def _report(self) -> None:
-        """Register and beat, as often as the controller asks; outlive it for a while."""
-        heard_at_s = self._clock()
-        while True:
-            wait_s = _RETRY_S * random.uniform(0.8, 1.2)
-            registering = not self._registered
-            self._news.clear()
-            try:
-                answer = await (self._register() if registering else self._beat())
-            except StaleEpoch as error:
-                return self._end(Ending(reason=f"{error.code}: {error.message}"))
-            except UnknownInstance as error:
-                if registering:
-                    return self._end(Ending(reason=f"{error.code}: {error.message}"))
-                self._registered = False  # a new controller: it may adopt us
-                continue
-            except ControllerUnavailable:
-                self._registered = False
-                if self._clock() - heard_at_s > self._spec.orphan_grace_s:
-                    drain_s = min(self._spec.drain_timeout_s, _ORPHAN_DRAIN_S)
-                    return self._end(Ending(reason="no controller", drain_s=drain_s))
-            else:
-                heard_at_s = self._clock()
-                self._registered = registering or answer.registered
-                wait_s = answer.next_beat_s if self._registered else 0.0
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._news.wait()
-            except TimeoutError:
-                pass
-
-    async def _register(self) -> BeatAnswer:
-        started = self._started
-        assert started is not None
-        answer = await self._client.register(
-            Registration(
-                instance_id=self._spec.instance_id,
-                epoch=self._spec.epoch,
-                secret=self._spec.secret,
-                pid=os.getpid(),
-                endpoint=started.endpoint,
-                upstream_model=started.upstream_model,
-                metadata=started.metadata,
-                concurrency=self._spec.concurrency,
-                memory_bytes=self._memory_bytes(),
-            )
-        )
-        log.info("worker.registered", instance_id=self._spec.instance_id)
-        if not self._engine_ok or self._is_leaving():
-            self._news.set()  # the registration says ready: let the next beat follow at once
-        return answer
-
-    async def _beat(self) -> BeatAnswer:
-        self._seq += 1
-        return await self._client.beat(
-            Beat(
-                instance_id=self._spec.instance_id,
-                epoch=self._spec.epoch,
-                secret=self._spec.secret,
-                seq=self._seq,
-                engine_ok=self._engine_ok,
-                draining=self._is_leaving(),
-                in_flight=self._in_flight() or 0,
-                memory_bytes=self._memory_bytes(),
-            )
-        )
+    async def _report(self, started: Started) -> None:
+        self._end(await self._reports.run(started))
 
     async def _probe(self, engine: Engine) -> None:
         """Ask the engine whether it lives; two silences in a row are told at once."""
@@ -278,12 +180,20 @@ class Agent:
             if engine_ok != self._engine_ok:
                 log.warning("engine.probe", ok=engine_ok)
                 self._engine_ok = engine_ok
-                self._news.set()
+                self._reports.hurry()
 
     async def _watch(self, engine: Engine) -> None:
         reason = await engine.exited()
         if not self._is_leaving():
             self._end(Ending(exit_code=EXIT_ENGINE, reason=f"engine exited: {reason}"))
+
+    def _condition(self) -> Condition:
+        return Condition(
+            engine_ok=self._engine_ok,
+            is_leaving=self._is_leaving(),
+            in_flight=self._in_flight() or 0,
+            memory_bytes=self._memory_bytes(),
+        )
 
     def _in_flight(self) -> int | None:
         return self._engine.in_flight() if self._engine is not None else 0
@@ -325,6 +235,8 @@ class Agent:
             exchange.send(200, b'{"status":"ok"}', _JSON)
         elif route == ("GET", "/status"):
             exchange.send(200, msgspec.json.encode(self._status()), _JSON)
+        elif route == ("POST", "/beat"):
+            exchange.send(200, msgspec.json.encode(self._reports.asked()), _JSON)
         elif route == ("POST", "/stop"):
             exchange.send(202, b'{"status":"leaving"}', _JSON)
             self._obey_stop(hasten="hasten" in str(request.query))
@@ -341,11 +253,11 @@ class Agent:
             engine=spec.engine,
             pid=os.getpid(),
             state="leaving" if self._is_leaving() else serving,
-            registered=self._registered,
+            registered=self._reports.is_registered,
             engine_ok=self._engine_ok,
             in_flight=self._in_flight(),
             memory_bytes=self._memory_bytes(),
-            beats=self._seq,
+            beats=self._reports.beats,
         )
 
 

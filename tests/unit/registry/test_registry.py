@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 
+import msgspec
 import pytest
 
 from hostler.app.config import HeartbeatConfig
@@ -205,3 +206,93 @@ def test_silence_is_judged_at_its_bounds(silence_s: float, signal: Signal) -> No
 @pytest.mark.parametrize(("since_s", "paused_s"), [(0.25, 0.0), (1.0, 0.0), (20.25, 20.0)])
 def test_F33_a_checker_that_did_not_run_blames_nobody(since_s: float, paused_s: float) -> None:
     assert own_pause_s(since_s, 0.25, BEATS) == paused_s
+
+
+def test_F29_a_second_process_cannot_register_as_the_first(registry: Registry) -> None:
+    launched(registry)
+    registry.register(registration())
+    before = registry.snapshot
+    other = msgspec.structs.replace(
+        registration(), pid=8, endpoint=Endpoint(socket="/run/thief.sock")
+    )
+    with pytest.raises(Conflict):
+        registry.register(other)
+    assert registry.snapshot is before
+    registry.register(registration())  # its own again is nothing new
+    assert state_of(registry) is State.READY
+
+
+def fleet_of(registry: Registry, count: int) -> list[str]:
+    names = [f"w{number}" for number in range(count)]
+    for name in names:
+        launched(registry, name)
+        registry.register(registration(name))
+    return names
+
+
+def pass_time(registry: Registry, clock: ManualClock, seconds: float, beating: list[str]) -> None:
+    """Let time pass as the registry sees it: looks four times a second, a beat of some each second."""
+    for step in range(int(seconds * 4)):
+        clock.advance(0.25)
+        if step % 4 == 0:
+            for name in beating:
+                registry.beat(beat(int(clock() * 10), instance_id=name))
+        registry.judge()
+
+
+def test_a_worker_that_falls_silent_alone_is_suspect_then_lost(
+    registry: Registry, clock: ManualClock
+) -> None:
+    *others, silent = fleet_of(registry, 4)
+    pass_time(registry, clock, 3, others)
+    assert state_of(registry, silent) is State.SUSPECT
+    pass_time(registry, clock, 28, others)
+    assert state_of(registry, silent) is State.FAILED
+    assert {state_of(registry, name) for name in others} == {State.READY}
+
+
+def test_F23_a_silent_worker_whose_engine_answers_is_neither_suspect_nor_lost(
+    registry: Registry, clock: ManualClock
+) -> None:
+    *others, silent = fleet_of(registry, 4)
+    for _ in range(400):
+        pass_time(registry, clock, 1, others)
+        registry.vouch(silent)
+        assert state_of(registry, silent) is State.READY
+
+
+def test_F24_when_most_fall_silent_at_once_nobody_is_given_up(
+    registry: Registry, clock: ManualClock
+) -> None:
+    first, *others = fleet_of(registry, 5)
+    pass_time(registry, clock, 200, [first])
+    assert {state_of(registry, name) for name in (first, *others)} == {State.READY}
+    pass_time(registry, clock, 101, [first])  # but not for ever
+    assert {state_of(registry, name) for name in others} == {State.FAILED}
+    assert state_of(registry, first) is State.READY
+
+
+def test_F24_half_of_them_are_no_mass(registry: Registry, clock: ManualClock) -> None:
+    names = fleet_of(registry, 4)
+    pass_time(registry, clock, 31, names[:2])
+    assert [state_of(registry, name) for name in names[2:]] == [State.FAILED] * 2
+
+
+def test_F24_an_engine_known_to_be_silent_is_given_up_in_a_mass_as_well(
+    registry: Registry, clock: ManualClock
+) -> None:
+    told, *silent = fleet_of(registry, 4)
+    for number in range(30):
+        registry.beat(beat(number + 1, instance_id=told, engine_ok=False))
+        pass_time(registry, clock, 1, [])
+    assert state_of(registry, told) is State.FAILED
+    assert {state_of(registry, name) for name in silent} == {State.READY}
+
+
+def test_F33_a_pause_of_the_checker_leaves_silence_where_it_was(
+    registry: Registry, clock: ManualClock
+) -> None:
+    names = fleet_of(registry, 3)
+    clock.advance(3600.0)
+    registry.judge(3600.0)
+    assert {state_of(registry, name) for name in names} == {State.READY}

@@ -1,0 +1,118 @@
+"""SecondOpinion: goes and asks a worker that has stopped beating, before its silence counts for anything.
+
+Beats may be lost while the worker serves (F23). On one machine asking costs a millisecond: the agent is asked
+for its beat, the engine for its health.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from hostler.app.config import HeartbeatConfig
+from hostler.app.telemetry import logger
+from hostler.core.errors import HostlerError
+from hostler.core.fleet import Beat
+from hostler.core.lifecycle import State
+from hostler.core.snapshot import Endpoint
+from hostler.registry.registry import Record, Registry
+from hostler.wire.client import Response, UpstreamLost, fetch
+
+log = logger(__name__)
+
+_LOOK_EVERY_S = 0.25
+_ASK_TIMEOUT_S = 1.0
+_EARLY = 0.6  # of the time after which silence makes a worker suspect
+_ASKED = frozenset({State.READY, State.SUSPECT, State.DRAINING})
+
+
+class SecondOpinion:
+    """Asks the workers of this machine that are silent, and tells the registry what they said."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        heartbeat: HeartbeatConfig,
+        agent_socket: Callable[[str], Path],
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        """agent_socket: where the agent of an instance listens, by instance id."""
+        self._registry = registry
+        self._after_s = heartbeat.suspect_after_s * _EARLY
+        self._agent_socket = agent_socket
+        self._clock = clock
+        self._asking: set[str] = set()
+        self._told: set[str] = set()  # whose silence is in the log
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Ask while the block lasts."""
+        async with asyncio.TaskGroup() as tasks:
+            loop = tasks.create_task(self._loop(), name="second opinion")
+            yield
+            loop.cancel()
+
+    async def ask(self, record: Record) -> None:
+        """Ask one silent worker, its agent and its engine side by side: either may be stopped."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._ask_agent(record.instance.instance_id))
+            tasks.create_task(self._ask_engine(record))
+
+    # Private
+
+    async def _ask_agent(self, instance_id: str) -> None:
+        answer = await _answer(self._agent_socket(instance_id), "POST", "/beat")
+        try:
+            if answer is not None:
+                self._registry.beat(msgspec.json.decode(answer.body, type=Beat))
+        except (HostlerError, msgspec.MsgspecError) as error:
+            log.warning("silence.beat_refused", instance_id=instance_id, error=error)
+
+    async def _ask_engine(self, record: Record) -> None:
+        path = record.expected.endpoint.socket
+        if path and await _answer(Path(path), "GET", "/health"):
+            self._registry.vouch(record.instance.instance_id)
+
+    async def _loop(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                silent = {
+                    r.instance.instance_id: r
+                    for r in self._registry.records()
+                    if self._is_silent(r)
+                }
+                for instance_id in silent.keys() - self._told:
+                    log.warning("silence.asking", instance_id=instance_id)
+                self._told = {i for i in self._told if self._registry.record(i)} | silent.keys()
+                for instance_id in silent.keys() - self._asking:
+                    self._asking.add(instance_id)
+                    tasks.create_task(self._ask_once(silent[instance_id]), name="silence.ask")
+                await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _ask_once(self, record: Record) -> None:
+        try:
+            await self.ask(record)
+        finally:
+            self._asking.discard(record.instance.instance_id)
+
+    def _is_silent(self, record: Record) -> bool:
+        """Not heard of for a while, by whatever way."""
+        if record.heard_at_s is None or record.well_at_s is None:
+            return False
+        is_late = self._clock() - max(record.heard_at_s, record.well_at_s) > self._after_s
+        return is_late and record.instance.state in _ASKED
+
+
+# Private
+
+
+async def _answer(path: Path, method: str, target: str) -> Response | None:
+    """Return a good answer, or None."""
+    try:
+        answer = await fetch(Endpoint(socket=str(path)), method, target, timeout_s=_ASK_TIMEOUT_S)
+    except (UpstreamLost, TimeoutError, OSError):
+        return None
+    return answer if answer.status == 200 else None

@@ -1,0 +1,104 @@
+"""Pressure: clients that ask without a pause while a test breaks things, and the verdict on what they saw."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from urllib.parse import urlsplit
+
+import uvloop
+
+from hostler.app.process import tagged
+from hostler.testing.cluster import Cluster
+from hostler.testing.ledger import check_answers, check_ends
+from hostler.testing.load import Outcome, Seen, Target, ask, chat_body
+
+
+def target_of(cluster: Cluster) -> Target:
+    address = urlsplit(cluster.url)
+    return Target(
+        host=address.hostname or "",
+        port=address.port or 0,
+        headers={"authorization": f"Bearer {cluster.admin_key}"},
+    )
+
+
+class Pressure:
+    """Closed-loop clients in a thread of their own; every other request is a stream."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        models: Sequence[str] = ("echo",),
+        clients: int = 10,
+        tokens: int = 6,
+        pause_s: float = 0.01,
+        name: str = "p",
+    ) -> None:
+        self.seen: list[Seen] = []
+        self._target = target_of(cluster)
+        self._models, self._clients = models, clients
+        self._tokens, self._pause_s, self._name = tokens, pause_s, name
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=lambda: uvloop.run(self._run()))
+
+    def __enter__(self) -> "Pressure":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join(60)
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(self._clients):
+                tasks.create_task(self._client(number))
+
+    async def _client(self, number: int) -> None:
+        turn = 0
+        while not self._over.is_set():
+            turn += 1
+            request_id = f"{self._name}-{number}-{turn}"
+            model = self._models[turn % len(self._models)]
+            body = chat_body(model, request_id, turn % 2 == 0, self._tokens)
+            self.seen.append(await ask(self._target, body, request_id=request_id))
+            await asyncio.sleep(self._pause_s)
+
+    # Verdicts
+
+    @property
+    def slowest_s(self) -> float:
+        return max(one.seconds for one in self.seen)
+
+    @property
+    def failed(self) -> list[str]:
+        """Requests that did not end well, in words."""
+        return [
+            f"{one.request_id} {one.outcome} {one.status} {one.error_code}"
+            for one in self.seen
+            if one.outcome is not Outcome.OK
+        ]
+
+    def assert_true(self, *, at_least: int) -> None:
+        """Every answer is the right one or its beginning, and none ended silently."""
+        assert len(self.seen) >= at_least
+        assert check_answers(self.seen, {}, self._tokens) == []
+        assert check_ends(self.seen) == []
+
+    def assert_unharmed(self, *, at_least: int) -> None:
+        """No client noticed anything."""
+        assert self.failed == []
+        self.assert_true(at_least=at_least)
+
+
+def engines_of(instance: dict[str, object]) -> list[int]:
+    """The processes of an instance's engine: all that carry its tag but the worker itself."""
+    found = tagged("HOSTLER_INSTANCE", str(instance["instance_id"]))
+    return [pid for pid in found if pid != instance["pid"]]

@@ -11,10 +11,14 @@ if TYPE_CHECKING:
     from hostler.app.config import ModelConfig as ModelConfig
     from hostler.app.config import load_config as load_config
     from hostler.core.errors import HostlerError as HostlerError
+    from hostler.core.fleet import WorkerSpec as WorkerSpec
     from hostler.core.model import ModelMetadata as ModelMetadata
     from hostler.core.model import ModelOutput as ModelOutput
     from hostler.core.model import ParameterDescription as ParameterDescription
+    from hostler.core.model import Usage as Usage
     from hostler.core.model import WorkerType as WorkerType
+    from hostler.core.params import EmbeddingParams as EmbeddingParams
+    from hostler.core.params import GenerateParams as GenerateParams
     from hostler.core.worker import WorkerApplyOutput as WorkerApplyOutput
     from hostler.core.worker import WorkerApplyRequest as WorkerApplyRequest
     from hostler.core.worker import WorkerApplyType as WorkerApplyType
@@ -22,11 +26,16 @@ if TYPE_CHECKING:
     from hostler.core.worker import WorkerShutdownRequest as WorkerShutdownRequest
     from hostler.core.worker import WorkerStartupRequest as WorkerStartupRequest
     from hostler.core.worker import WorkerSupportedModel as WorkerSupportedModel
+    from hostler.engines.base import Embeddings as Embeddings
+    from hostler.engines.base import EngineKind as EngineKind
+    from hostler.engines.base import GenerateRequest as GenerateRequest
     from hostler.engines.base import ModelWorker as ModelWorker
+    from hostler.engines.base import Ranking as Ranking
     from hostler.manager.base import WorkerManager as WorkerManager
     from hostler.manager.base import WorkerManagerFactory as WorkerManagerFactory
+    from hostler.manager.factory import LocalWorkerManagerFactory as LocalWorkerManagerFactory
     from hostler.manager.local import LocalWorkerManager as LocalWorkerManager
-    from hostler.manager.local import LocalWorkerManagerFactory as LocalWorkerManagerFactory
+    from hostler.manager.remote import RemoteWorkerManager as RemoteWorkerManager
 
 _HOMES = {
     "BaseComponent": "hostler.app.component",
@@ -39,7 +48,11 @@ _HOMES = {
     "ModelMetadata": "hostler.core.model",
     "ModelOutput": "hostler.core.model",
     "ParameterDescription": "hostler.core.model",
+    "Usage": "hostler.core.model",
+    "WorkerSpec": "hostler.core.fleet",
     "WorkerType": "hostler.core.model",
+    "EmbeddingParams": "hostler.core.params",
+    "GenerateParams": "hostler.core.params",
     "WorkerApplyOutput": "hostler.core.worker",
     "WorkerApplyRequest": "hostler.core.worker",
     "WorkerApplyType": "hostler.core.worker",
@@ -47,11 +60,16 @@ _HOMES = {
     "WorkerShutdownRequest": "hostler.core.worker",
     "WorkerStartupRequest": "hostler.core.worker",
     "WorkerSupportedModel": "hostler.core.worker",
+    "Embeddings": "hostler.engines.base",
+    "EngineKind": "hostler.engines.base",
+    "GenerateRequest": "hostler.engines.base",
     "ModelWorker": "hostler.engines.base",
+    "Ranking": "hostler.engines.base",
     "WorkerManager": "hostler.manager.base",
     "WorkerManagerFactory": "hostler.manager.base",
     "LocalWorkerManager": "hostler.manager.local",
-    "LocalWorkerManagerFactory": "hostler.manager.local",
+    "LocalWorkerManagerFactory": "hostler.manager.factory",
+    "RemoteWorkerManager": "hostler.manager.remote",
 }
 __all__ = sorted(_HOMES)
 

@@ -31,9 +31,9 @@ class Arrival:
         self,
         paths: StatePaths,
         meter: Meter,
-        failing: Callable[[], str | None],
+        failing: Callable[[str], str | None],
     ) -> None:
-        """failing: says why the controller cannot start, None while it may."""
+        """failing: says why a process of this role cannot start, None while it may."""
         self._failing = failing
         self._paths = paths
         self._meter = meter
@@ -60,7 +60,7 @@ class Arrival:
         """Return when each wished model is ready or given up.
 
         Raises:
-            StartupError: the controller does not come up.
+            StartupError: the controller or the gateway does not come up.
         """
         seq = await self._first_seq()
         while True:
@@ -80,7 +80,7 @@ class Arrival:
                     found = await self._get("/api/v1/events?after=0&limit=1", EventList)
                     if found is not None:
                         return await self._seq_of_start()
-                    if (why := self._failing()) is not None:
+                    if (why := self._failing("controller")) is not None:
                         raise StartupError(f"the controller does not start: {why}")
                     await asyncio.sleep(_LOOK_EVERY_S)
         except TimeoutError as error:
@@ -127,6 +127,8 @@ class Arrival:
         with suppress(UpstreamLost):
             answer = await fetch(self._gateway, "GET", "/ready", timeout_s=_ANSWER_S)
             return answer.status == 200 or bool(self.failed)
+        if (why := self._failing("gateway")) is not None:
+            raise StartupError(f"the gateway does not start: {why}")
         return False
 
     async def _get(self, path: str, kind: type[T]) -> T | None:

@@ -100,7 +100,7 @@ async def _serve(
         loop.add_signal_handler(number, asked)
     async with supervisor.running():
         with Meter(quiet=False) as meter:
-            arrival = Arrival(paths, meter, lambda: supervisor.failing("controller"))
+            arrival = Arrival(paths, meter, supervisor.failing)
             await _first(arrival.wait(), stop.wait())
         if not stop.is_set():
             _banner(url, paths, arrival, time.monotonic() - began_s)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,6 +161,16 @@ def test_a_second_up_on_the_same_state_folder_says_who_holds_it(cluster: Cluster
     assert told.returncode == 1
     assert str(cluster.pids("up")[0]) in told.stderr
     assert cluster.chat("echo", "hi")[0] == 200
+
+
+def test_a_gateway_that_dies_at_each_start_ends_the_start_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / "run" / "gateway.sock").mkdir(parents=True)  # where it wants to listen
+    config = tmp_path / "hostler.toml"
+    config.write_text(fake_model("echo"))
+    told = _up(f"--state-dir={tmp_path}", "--port=0", f"--config={config}")
+    assert told.returncode == 1
+    assert "the gateway does not start: " in told.stderr
+    assert "Traceback" not in told.stderr
 
 
 def test_a_port_in_use_is_one_clear_sentence(cluster: Cluster) -> None:

@@ -1,8 +1,18 @@
 """What every test gets: an order that shows the quick failures first."""
 
-import pytest
+import os
 
-_ROOMS = ("unit", "integration", "chaos")
+import pytest
+from hypothesis import HealthCheck, settings
+
+_ROOMS = ("unit", "stateful", "integration", "chaos")
+_ANY = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+
+# HOSTLER_HYPOTHESIS=soak: what `make soak ARGS=--stateful` runs.
+settings.register_profile("ci", deadline=None, suppress_health_check=_ANY)
+settings.register_profile("soak", deadline=None, suppress_health_check=_ANY, database=None)
+PROFILE = os.environ.get("HOSTLER_HYPOTHESIS", "ci")
+settings.load_profile(PROFILE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

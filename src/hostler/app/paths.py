@@ -65,6 +65,10 @@ class StatePaths:
     def worker_log(self, instance_id: str) -> Path:
         return self.logs_dir / f"worker-{instance_id}.log"
 
+    def engine_log(self, instance_id: str) -> Path:
+        """Of an engine that is a program; others print to their worker's."""
+        return self.logs_dir / f"engine-{instance_id}.log"
+
     # Private
 
     def _run_dir(self) -> Path:

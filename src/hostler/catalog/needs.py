@@ -60,7 +60,7 @@ def estimate_memory_bytes(
         cache = int(params.get("prompt_cache_bytes", _DEFAULT_PROMPT_CACHE_BYTES))
         working = kv_cache_bytes(header, params, slots) + _compute_bytes(header, params)
         return _LLAMA_PROCESS_BYTES + header.weights_bytes + working + cache
-    size = _size(path)
+    size = size_bytes(path)
     if engine == "onnx":
         batch = int(params.get("batch_tokens", _DEFAULT_BATCH_TOKENS)) * _ONNX_TOKEN_BYTES
         return _ONNX_PROCESS_BYTES + int(size * _ONNX_WEIGHT_FACTOR) + batch
@@ -82,6 +82,13 @@ def kv_cache_bytes(header: GgufHeader, params: Mapping[str, Any], slots: int) ->
         params.get("cache_type_v", "f16"), 2.0
     )
     return math.ceil((header.block_count or 0) * heads_kv * a_token * context * max(slots, 1))
+
+
+def size_bytes(path: Path) -> int:
+    """Return the size of a file, or of all files below a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def free_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -220,12 +227,6 @@ def _compute_bytes(header: GgufHeader, params: Mapping[str, Any]) -> int:
     """Logits of the vocabulary and the widest activations of one micro-batch, 4 bytes each."""
     rows = int(params.get("ubatch_size", 512))
     return 4 * rows * ((header.vocabulary or 32_000) + 8 * (header.embedding_length or 1024))
-
-
-def _size(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _read_number(path: Path) -> int | None:

@@ -38,7 +38,10 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A worker that has loaded says so. POST /register."""
+    """A worker that has loaded says so. POST /register.
+
+    draining: it was told to leave, perhaps by a controller that is gone; it takes nothing new.
+    """
 
     instance_id: str
     epoch: int
@@ -49,6 +52,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     metadata: ModelMetadata
     concurrency: int = 1
     memory_bytes: int | None = None
+    draining: bool = False
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

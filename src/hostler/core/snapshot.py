@@ -53,6 +53,7 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     created_at_s: int = 0
     context_length: int | None = None
     loading: bool = False  # some instance is pending, fetching or starting
+    renewing: bool = False  # its last ready instance made room for a new one: requests wait
     states: tuple[tuple[str, int], ...] = ()  # how many instances in each state, for error texts
 
 

@@ -13,6 +13,7 @@ from hostler.catalog.sources import fetch_model, is_present
 from hostler.core.deployment import Deployment
 from hostler.core.errors import ModelFormatError, ModelSourceError
 from hostler.core.worker import OperatorEvent
+from hostler.engines.base import find_engine
 
 Tell = Callable[[OperatorEvent], None]
 _TELL_EVERY_S = 0.2
@@ -39,6 +40,21 @@ class ModelFiles:
     def present(self, deployment: Deployment) -> Path | None:
         """The files' place when they are all there."""
         return is_present(deployment.source, self._models_dir)
+
+    async def provide(
+        self, deployment: Deployment, instance_id: str, on_fetch: Callable[[], object]
+    ) -> Path | None:
+        """Return the files, fetched if need be and looked at; None for an engine without files.
+
+        on_fetch: called before anything is fetched. Raises as `fetch` and `check`.
+        """
+        if not find_engine(deployment.engine).needs_files:
+            return None
+        if (path := self.present(deployment)) is None:
+            on_fetch()
+            path = await self.fetch(instance_id, deployment)
+        self.check(path, deployment)
+        return path
 
     async def fetch(self, instance_id: str, deployment: Deployment) -> Path:
         """Fetch the files, or wait for the fetch that another replica began.

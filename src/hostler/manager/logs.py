@@ -9,12 +9,17 @@ from typing import Any
 
 import msgspec
 
+from hostler.app.paths import StatePaths
+from hostler.app.telemetry import logger, redact
+
 ERROR_MARK = (
     "hostler-error: "  # the worker's own line on stderr: `hostler-error: {"code":..,"message":..}`
 )
 KEPT_BYTES = 10 * 1024 * 1024  # a log larger than that is cut
 KEPT_LOGS = 100  # of instances that are gone
 LOOK_EVERY_S = 30.0
+
+log = logger(__name__)
 _TAIL_BYTES = 64 * 1024
 
 
@@ -28,6 +33,12 @@ def last_lines(path: Path, count: int = 50) -> list[str]:
     except OSError:
         return []
     return lines[-count:]
+
+
+def engine_lines(paths: StatePaths, instance_id: str, count: int = 50) -> list[str]:
+    """Return what an instance's engine printed last; its worker's lines when it has no log. No key."""
+    lines = last_lines(paths.engine_log(instance_id), count)
+    return [redact(line) for line in lines or last_lines(paths.worker_log(instance_id), count)]
 
 
 def error_told(lines: list[str]) -> tuple[str, str] | None:
@@ -63,7 +74,10 @@ class LogKeeper:
         """Look again and again, until cancelled. living: the ids of the instances known now."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            self.look(living())
+            try:
+                self.look(living())
+            except OSError as error:  # a folder that is gone or full: look again later
+                log.warning("logs.kept", why=str(error))
 
     def look(self, living: Set[str]) -> None:
         """Cut what is too large, and delete the oldest logs of instances that are gone."""

@@ -3,7 +3,7 @@
 Running it twice orders nothing twice: an order shows in the next `seen`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -12,6 +12,7 @@ from hostler.core.deployment import Deployment
 from hostler.core.lifecycle import Instance, State
 
 GONE = frozenset({State.FAILED, State.STOPPED})
+SERVING = frozenset({State.READY, State.SUSPECT})
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,18 +55,22 @@ def plan(
     seen: Sequence[Instance],
     now_s: float,
     crashes: Mapping[Place, Crashes],
+    cramped: Collection[str] = (),
 ) -> list[Action]:
     """Return the actions that lead from `seen` to `wanted`.
 
+    cramped: the worker keys of models that have no memory for one process more.
     One replacement at a time in a model whose processes are to be renewed: the new one is ready before
-    the old one drains, so a model with a free slot of memory serves all through.
+    the old one drains, so a model with a free slot of memory serves all through. A cramped one first
+    lets the old process go.
     """
     by_place: dict[Place, list[Instance]] = {}
     for instance in seen:
         by_place.setdefault((instance.worker_key, instance.replica), []).append(instance)
     actions: list[Action] = []
     for deployment in wanted:
-        actions.extend(_plan_deployment(deployment, by_place, now_s, crashes))
+        is_cramped = deployment.worker_key in cramped
+        actions.extend(_plan_deployment(deployment, by_place, now_s, crashes, is_cramped))
     for instances in by_place.values():  # what is left belongs to nobody
         for instance in instances:
             actions.extend(_away(instance, "it is not wished any more"))
@@ -95,16 +100,21 @@ def _plan_deployment(
     by_place: dict[Place, list[Instance]],
     now_s: float,
     crashes: Mapping[Place, Crashes],
+    is_cramped: bool,
 ) -> Iterator[Action]:
     key = deployment.worker_key
     places = [(key, replica) for replica in range(deployment.wanted_instances)]
     mine = {place: by_place.pop(place, []) for place in places}
     renewing = any(_is_renewing(deployment, instances) for instances in mine.values())
+    if is_cramped:
+        renewing = renewing or not all(map(_serves, mine.values()))
     for place, instances in mine.items():
         living = [i for i in instances if i.state not in GONE and i.state is not State.DRAINING]
         gone = [i for i in instances if i.state in GONE]
         right = [i for i in living if i.generation == deployment.process_generation]
-        old = [i for i in living if i.generation != deployment.process_generation]
+        other = [i for i in living if i.generation != deployment.process_generation]
+        old = [i for i in other if i.state in SERVING]
+        yield from _drains([i for i in other if i not in old], "changed before it served")
         failed = max(
             (i for i in gone if i.state is State.FAILED), key=lambda i: i.epoch, default=None
         )
@@ -120,6 +130,12 @@ def _plan_deployment(
         crash = crashes.get(place, Crashes())
         if crash.verdict or now_s < crash.next_try_s or (old and renewing):
             continue
+        if is_cramped and old:
+            renewing = True
+            yield from _drains(old, "no memory for two: its successor starts when it is gone")
+            continue
+        if is_cramped and any(i.state is State.DRAINING for i in instances):
+            continue
         renewing = renewing or bool(old)
         replaces = failed.instance_id if failed else None
         yield Launch(worker_key=key, replica=place[1], replaces=replaces)
@@ -127,9 +143,14 @@ def _plan_deployment(
 
 def _is_renewing(deployment: Deployment, instances: Sequence[Instance]) -> bool:
     """Whether a new process of this place is on its way while the old one still serves."""
+    right = deployment.process_generation
     living = [i for i in instances if i.state not in GONE and i.state is not State.DRAINING]
-    generations = {i.generation == deployment.process_generation for i in living}
-    return generations == {True, False}
+    old = any(i.generation != right and i.state in SERVING for i in living)
+    return old and any(i.generation == right for i in living)
+
+
+def _serves(instances: Sequence[Instance]) -> bool:
+    return any(i.state is State.READY for i in instances)
 
 
 def _drains(instances: Sequence[Instance], reason: str) -> Iterator[Action]:

@@ -1,17 +1,32 @@
 """Progress: how far a deployment is from what was wished, and whether waiting for it makes sense."""
 
+from hostler.app.paths import StatePaths
 from hostler.core.deployment import Deployment
 from hostler.core.errors import EngineError
 from hostler.core.lifecycle import Instance, State
+from hostler.core.worker import OperatorEvent
+from hostler.manager.logs import engine_lines
 from hostler.manager.plan import GONE
 from hostler.manager.reconcile import Reconciler
 from hostler.registry.registry import Registry
 
 
+def given_up(instance: Instance, tries: int, paths: StatePaths) -> OperatorEvent:
+    """Return the verdict on a crash loop, with what the engine printed last."""
+    return OperatorEvent(
+        kind="instance.given_up",
+        model=instance.model_name,
+        instance_id=instance.instance_id,
+        message=f"after {tries} tries: {instance.reason}; start or restart it to try again",
+        fields={"tries": tries, "log": engine_lines(paths, instance.instance_id)},
+    )
+
+
 class Progress:
     """How far a deployment is from what was wished."""
 
-    def __init__(self, registry: Registry, reconciler: Reconciler) -> None:
+    def __init__(self, registry: Registry, reconciler: Reconciler, paths: StatePaths) -> None:
+        self._paths = paths
         self._registry = registry
         self._reconciler = reconciler
 
@@ -46,8 +61,10 @@ class Progress:
                 continue
             crashes = self._reconciler.crashes(instance.worker_key, instance.replica)
             if crashes.verdict or (tries is not None and len(crashes.at_s) >= tries):
+                lines = engine_lines(self._paths, instance.instance_id)
+                told = "\n".join(["", *lines]) if lines else ""
                 raise EngineError(
                     f"model {deployment.name!r}: given up after {len(crashes.at_s)} tries: "
-                    f"{instance.reason}",
+                    f"{instance.reason}{told}",
                     model=deployment.name,
                 )

@@ -9,9 +9,18 @@ from typing import Protocol
 from hostler.app.config import LifeConfig
 from hostler.app.telemetry import logger
 from hostler.core.deployment import Deployment
-from hostler.core.errors import HostlerError
 from hostler.core.lifecycle import Instance
-from hostler.manager.plan import Action, Crashes, Drain, Forget, Launch, Place, after_crash, plan
+from hostler.manager.plan import (
+    GONE,
+    Action,
+    Crashes,
+    Drain,
+    Forget,
+    Launch,
+    Place,
+    after_crash,
+    plan,
+)
 
 log = logger(__name__)
 
@@ -37,12 +46,15 @@ class Reconciler:
         hands: Hands,
         life: LifeConfig,
         clock: Callable[[], float],
+        has_room: Callable[[Deployment], bool] = lambda deployment: True,
     ) -> None:
+        """has_room: whether one process more of a model fits in memory beside what runs."""
         self._wishes = wishes
         self._instances = instances
         self._hands = hands
         self._life = life
         self._clock = clock
+        self._has_room = has_room
         self._crashes: dict[Place, Crashes] = {}
         self._wake = asyncio.Event()
 
@@ -64,6 +76,10 @@ class Reconciler:
     def crashes(self, worker_key: str, replica: int) -> Crashes:
         return self._crashes.get((worker_key, replica), Crashes())
 
+    def has_verdict(self, worker_key: str) -> bool:
+        """Whether a replica of this model was given up."""
+        return any(c.verdict for place, c in self._crashes.items() if place[0] == worker_key)
+
     def pardon(self, worker_key: str) -> None:
         """Forget the crashes of a model: it was changed, or somebody asked to try again."""
         for place in [place for place in self._crashes if place[0] == worker_key]:
@@ -79,17 +95,19 @@ class Reconciler:
 
     def look(self) -> list[Action]:
         """Plan once and carry it out; return what was ordered."""
-        wishes = self._wishes()
-        actions = plan(wishes, self._instances(), self._clock(), self._crashes)
+        wishes, seen = self._wishes(), self._instances()
+        changed = [d for d in wishes if any(_is_old(i, d) for i in seen)]
+        cramped = {d.worker_key for d in changed if not self._has_room(d)}
+        actions = plan(wishes, seen, self._clock(), self._crashes, cramped)
         by_key = {deployment.worker_key: deployment for deployment in wishes}
         for action in actions:
             try:
                 self._carry_out(action, by_key)
-            except HostlerError as error:  # one instance's trouble stops nobody else's
-                log.error("reconcile.failed", action=repr(action), why=error.message)
+            except Exception as error:  # boundary: one instance's trouble stops nobody else's
+                log.error("reconcile.failed", action=repr(action), error=error)
         return actions
 
-    # Private
+    # Private: the loop
 
     async def _loop(self) -> None:
         while True:
@@ -111,3 +129,15 @@ class Reconciler:
                 self._hands.drain(instance_id, reason)
             case Forget(instance_id=instance_id):
                 self._hands.forget(instance_id)
+
+
+# Private
+
+
+def _is_old(instance: Instance, deployment: Deployment) -> bool:
+    """Whether a process of this deployment was made from an earlier specification."""
+    return (
+        instance.worker_key == deployment.worker_key
+        and instance.generation != deployment.process_generation
+        and instance.state not in GONE
+    )

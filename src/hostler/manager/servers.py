@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from hostler.app.config import GatewayConfig, environment
+from hostler.app.telemetry import logger
 from hostler.core.deployment import Deployment
 from hostler.core.errors import BadRequest
 from hostler.core.lifecycle import Signal
@@ -16,6 +17,8 @@ from hostler.core.model import ModelMetadata
 from hostler.core.snapshot import Endpoint
 from hostler.registry.registry import Expected, Record, Registry
 from hostler.wire.client import UpstreamLost, fetch
+
+log = logger(__name__)
 
 FALL = 2  # failed probes in a row before a server is suspect
 
@@ -81,7 +84,8 @@ class GivenServers:
         async with asyncio.TaskGroup() as tasks:
             for record in self._registry.records():
                 if record.expected.endpoint.host:
-                    tasks.create_task(self._probe(record), name="probe")
+                    tasks.create_task(self._guarded(record), name="probe")
+        self._failed = {i: n for i, n in self._failed.items() if self._registry.record(i)}
 
     # Private
 
@@ -89,6 +93,14 @@ class GivenServers:
         while True:
             await self.look()
             await asyncio.sleep(self._config.probe_interval_s)
+
+    async def _guarded(self, record: Record) -> None:
+        try:
+            await self._probe(record)
+        except Exception as error:  # boundary: one server, which is others' code; the rest go on
+            instance_id = record.instance.instance_id
+            log.error("server.probe_failed", instance_id=instance_id, error=error)
+            self._registry.post(instance_id, Signal.LATE, "its probe failed")
 
     async def _probe(self, record: Record) -> None:
         instance_id = record.instance.instance_id
@@ -130,7 +142,7 @@ class GivenServers:
         try:
             listed: Any = msgspec.json.decode(answer.body)["data"]
             return {str(model["id"]): _length(model) for model in listed}, None
-        except (msgspec.MsgspecError, KeyError, TypeError):
+        except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
             return {}, "its list of models cannot be read"
 
 

@@ -5,38 +5,39 @@ It decides nothing: the plan orders, the registry is told what came of it.
 
 import asyncio
 import secrets
-import sys
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
-from hostler.app.config import Config, child_environment
+from hostler.app.config import Config
+from hostler.app.faults import CrashPoint, crash_point
 from hostler.app.paths import StatePaths
-from hostler.app.process import ProcessHandle, spawn, sweep, wait_exit
+from hostler.app.process import ProcessHandle, sweep, wait_exit
 from hostler.app.telemetry import logger
 from hostler.core.deployment import Deployment
 from hostler.core.errors import HostlerError
-from hostler.core.fleet import WorkerSpec
-from hostler.core.launch import Launch, order
+from hostler.core.launch import Launch
 from hostler.core.lifecycle import Instance, Signal, State
-from hostler.engines.base import find_engine
-from hostler.manager.files import ModelFiles
+from hostler.manager.ending import drain_out, hurry_out
+from hostler.manager.files import ModelFiles, Tell
+from hostler.manager.launches import LaunchBook, expected_of
+from hostler.manager.launching import agent_answers, intent, specify, start_process, worker_argv
 from hostler.manager.logs import LogKeeper, error_told, exit_reason, last_lines
 from hostler.manager.servers import GivenServers
-from hostler.registry.registry import Expected, Registry
-from hostler.storage.store import Store
+from hostler.manager.telling import Telling
+from hostler.registry.registry import Expected, Record, Registry
 
 log = logger(__name__)
 
 INSTANCE_TAG = "HOSTLER_INSTANCE"
 STATE_TAG = "HOSTLER_STATE_DIR"
 ROLE_TAG = "HOSTLER_ROLE"
-ANNOUNCE_S = 0.15  # from "draining" in the snapshot to SIGTERM: gateways hear of it first
 # Faults of the wish itself: the same start again ends the same.
 HOPELESS = frozenset({"model_corrupt", "identity_mismatch", "invalid_value", "model_not_found"})
+_LOOK_EVERY_S = 1.0  # at a process that runs; its end is told at once
+_SAME_ORDER_S = 1.0  # two stops within this are one order that arrived twice
 _SETTLE_S = 5.0  # adopted workers speak within this, or are judged like any other
 
 
@@ -48,18 +49,21 @@ class LocalWorkers:
         *,
         paths: StatePaths,
         config: Config,
-        store: Store,
+        book: LaunchBook,
         registry: Registry,
         files: ModelFiles,
         servers: GivenServers,
+        tell: Tell,
         clock: Callable[[], float],
     ) -> None:
+        """Start and adopt nothing yet. tell: takes progress events."""
         self._paths = paths
         self._config = config
-        self._store = store
+        self._book = book
         self._registry = registry
         self._files = files
         self._servers = servers
+        self._tell = tell
         self._clock = clock
         self._tasks: asyncio.TaskGroup | None = None
         self._handles: dict[str, ProcessHandle] = {}
@@ -76,7 +80,7 @@ class LocalWorkers:
             worker_key=deployment.worker_key,
             model_name=deployment.name,
             replica=replica,
-            epoch=self._store.next_epoch(deployment.worker_key, replica),
+            epoch=0,  # counted in the store, before there is a process
             generation=deployment.process_generation,
             since_s=self._clock(),
         )
@@ -88,12 +92,7 @@ class LocalWorkers:
         if deployment.urls:
             expected = self._servers.expected(deployment, replica)
         self._registry.add(instance, expected)
-        if deployment.urls:
-            self._registry.post(instance.instance_id, Signal.LAUNCH)
-            return
-        self._lives[instance.instance_id] = self._begin(
-            self._bring_up(instance, deployment), f"life.{instance.instance_id}"
-        )
+        self._begin(instance.instance_id, "life", self._bring_up(instance, expected, deployment))
 
     def drain(self, instance_id: str, reason: str) -> None:
         """Let an instance finish, then end it."""
@@ -103,18 +102,25 @@ class LocalWorkers:
         if moved.state is State.STOPPED:  # it had no process yet
             if (life := self._lives.get(instance_id)) is not None:
                 life.cancel()
-        elif instance_id not in self._handles:
+            return
+        handle, record = self._handles.get(instance_id), self._registry.record(instance_id)
+        if handle is None or record is None:
             self._registry.post(instance_id, Signal.DRAINED, reason)
-        else:
-            self._begin(self._end(instance_id), f"end.{instance_id}")
+            return
+        crash_point(CrashPoint.DRAIN_POSTED)
+        telling = Telling(moved, self._tell, self._clock)
+        ending = drain_out(handle, record, self._config.life, telling, self._clock)
+        self._begin(instance_id, "end", ending)
 
     def forget(self, instance_id: str) -> None:
+        self.cut(instance_id)
         self._registry.forget(instance_id)
 
     # Looks
 
     def command_args(self, instance_id: str) -> tuple[str, ...]:
-        return tuple(_argv(self._paths, instance_id)) if instance_id in self._launches else ()
+        known = instance_id in self._launches
+        return tuple(worker_argv(self._paths, instance_id)) if known else ()
 
     def pid(self, instance_id: str) -> int | None:
         handle = self._handles.get(instance_id)
@@ -128,7 +134,10 @@ class LocalWorkers:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._adopt()
-            trimming = tasks.create_task(self._logs.keep(self._known), name="logs")
+            trimming = tasks.create_task(
+                self._logs.keep(lambda: {r.instance.instance_id for r in self._registry.records()}),
+                name="logs",
+            )
             settling = tasks.create_task(self._settle(), name="settle")
             try:
                 yield
@@ -141,118 +150,100 @@ class LocalWorkers:
         for handle in list(self._handles.values()):
             handle.kill()
 
+    def hurry(self, worker_key: str) -> None:
+        """End what still drains of a model. An order that only arrived twice changes nothing."""
+        for record in self._registry.records():
+            one = record.instance
+            if one.worker_key != worker_key or one.state is not State.DRAINING:
+                continue
+            handle = self._handles.get(one.instance_id)
+            if handle is not None and self._clock() - one.since_s > _SAME_ORDER_S:
+                self._begin(one.instance_id, "hurry", hurry_out(handle, self._config.life))
+
     # Private: one life
 
-    async def _bring_up(self, instance: Instance, deployment: Deployment) -> None:
+    async def _bring_up(
+        self, instance: Instance, expected: Expected, deployment: Deployment
+    ) -> None:
         instance_id = instance.instance_id
         try:
-            path = await self._fetch(instance_id, deployment)
-            launch = self._start(instance, deployment, path)
-        except HostlerError as error:
-            self._failed(instance_id, error.message, error.code)
-            return
-        await self._watch(launch, self._handles[instance_id])
-
-    async def _fetch(self, instance_id: str, deployment: Deployment) -> Path | None:
-        if not find_engine(deployment.engine).needs_files:
-            return None
-        if (present := self._files.present(deployment)) is None:
-            self._registry.post(instance_id, Signal.FETCH)
-            present = await self._files.fetch(instance_id, deployment)
-        self._files.check(present, deployment)
-        return present
-
-    def _start(self, instance: Instance, deployment: Deployment, path: Path | None) -> Launch:
-        """Write the intent down, start the process, write its pid down."""
-        instance_id = instance.instance_id
-        life = self._config.life
-        spec = WorkerSpec(
-            instance_id=instance_id,
-            epoch=instance.epoch,
-            secret=secrets.token_urlsafe(32),
-            model_name=deployment.name,
-            worker_type=deployment.worker_type,
-            engine=deployment.engine,
-            model_path=str(path or ""),
-            params=deployment.params,
-            concurrency=deployment.concurrency,
-            engine_socket=str(self._paths.engine_socket(instance_id)),
-            agent_socket=str(self._paths.agent_socket(instance_id)),
-            registry_socket=str(self._paths.registry_socket),
-            state_dir=str(self._paths.state_dir),
-            orphan_grace_s=life.orphan_grace_s,
-            drain_timeout_s=life.drain_timeout_s,
-            start_timeout_s=life.start_timeout_s,
-            log_json=self._config.log_json,
-        )
-        launch = order(
-            spec,
-            worker_key=instance.worker_key,
-            replica=instance.replica,
-            generation=instance.generation,
-            started_at_s=time.time(),
-        )
-        self._store.save_launch(launch)
-        self._registry.expect(instance_id, _expected(launch), epoch=instance.epoch)
-        spec_path = self._paths.worker_spec(instance_id)
-        spec_path.touch(mode=0o600)
-        spec_path.write_bytes(msgspec.json.encode(spec))
-        with self._paths.worker_log(instance_id).open("ab") as output:
-            handle = spawn(
-                _argv(self._paths, instance_id),
-                env=child_environment(
-                    {
-                        INSTANCE_TAG: instance_id,
-                        STATE_TAG: str(self._paths.state_dir),
-                        ROLE_TAG: "worker",
-                        # spinning OpenMP threads ruin neighbours (docs/design/engines.md)
-                        "OMP_WAIT_POLICY": "passive",
-                    }
-                ),
-                stdout=output.fileno(),
+            epoch = await self._book.next_epoch(instance.worker_key, instance.replica)
+            self._registry.expect(instance_id, expected, epoch=epoch)
+            if deployment.urls:  # a server that runs already
+                self._registry.post(instance_id, Signal.LAUNCH)
+                return
+            path = await self._files.provide(
+                deployment, instance_id, lambda: self._registry.post(instance_id, Signal.FETCH)
             )
+            instance = msgspec.structs.replace(instance, epoch=epoch)
+            launch = await self._start(instance, deployment, path)
+        except (HostlerError, OSError) as error:
+            code = error.code if isinstance(error, HostlerError) else "startup_error"
+            await self._give_up(instance_id, str(error), code)
+            return
+        async with asyncio.TaskGroup() as tasks:
+            writing = tasks.create_task(self._book.write_pid(launch), name=f"pid.{instance_id}")
+            await self._watch(launch, self._handles[instance_id])
+            writing.cancel()
+
+    async def _start(self, instance: Instance, deployment: Deployment, path: Path | None) -> Launch:
+        """Write the intent down, then start the process."""
+        instance_id = instance.instance_id
+        spec = specify(instance, deployment, path, paths=self._paths, config=self._config)
+        launch = intent(instance, spec)
+        await self._book.intend(launch)
+        self._registry.expect(instance_id, expected_of(launch), epoch=instance.epoch)
+        tags = {
+            INSTANCE_TAG: instance_id,
+            STATE_TAG: str(self._paths.state_dir),
+            ROLE_TAG: "worker",
+        }
+        self._handles[instance_id] = handle = start_process(self._paths, spec, tags)
+        crash_point(CrashPoint.SPAWNED)
         launch = msgspec.structs.replace(
             launch, pid=handle.pid, pid_start_ticks=handle.start_ticks, boot_id=handle.boot_id
         )
-        self._handles[instance_id] = handle
         self._launches[instance_id] = launch
-        self._store.save_launch(launch)
         self._registry.post(instance_id, Signal.LAUNCH)
+        crash_point(CrashPoint.LAUNCH_POSTED)
         return launch
 
     async def _watch(self, launch: Launch, handle: ProcessHandle) -> None:
         """Wait for the process to end; say why; leave nothing of it behind."""
-        instance_id = launch.instance_id
-        deadline = asyncio.timeout(self._config.life.start_timeout_s)
+        instance_id, deadline_s = launch.instance_id, launch.spec.start_timeout_s
+        deadline = asyncio.timeout(deadline_s)
+        record = self._registry.record(instance_id)
+        telling = Telling(record.instance, self._tell, self._clock) if record else None
         try:
             async with deadline:
                 while True:
-                    code = await wait_exit(handle, timeout_s=1.0)
+                    code = await wait_exit(handle, timeout_s=_LOOK_EVERY_S)
                     if not handle.alive():
                         break
                     record = self._registry.record(instance_id)
                     if record is None or record.instance.state is not State.STARTING:
                         deadline.reschedule(None)
-                    if record is None or record.instance.state is State.FAILED:
-                        handle.kill()  # given up here: its process must not outlive that
+                    elif telling is not None:
+                        telling.loading(handle.pid, deadline_s)
             lines = last_lines(self._paths.worker_log(instance_id))
             reason, error_code = exit_reason(code, lines), (error_told(lines) or ("", ""))[0]
         except TimeoutError:
             handle.kill()
             await wait_exit(handle, timeout_s=self._config.life.kill_grace_s)
-            seconds = self._config.life.start_timeout_s
-            reason, error_code = f"it was not ready after {seconds:g} s", "start_timeout"
-        self._clean(instance_id)
+            reason, error_code = f"it was not ready after {deadline_s:g} s", "start_timeout"
+        crash_point(CrashPoint.EXIT_SEEN)
         record = self._registry.record(instance_id)
         if record is not None and record.instance.state is State.DRAINING:
+            await self._clean(instance_id)  # stopped means that nothing of it is left
             self._registry.post(instance_id, Signal.DRAINED, record.instance.reason)
         else:
-            self._failed(instance_id, reason, error_code)
+            self._failed(instance_id, reason, error_code)  # first: no request goes there any more
+            await self._clean(instance_id)
 
-    def is_hopeless(self, instance_id: str) -> bool:
-        """Whether an instance failed in a way that its replacement would fail, too."""
-        record = self._registry.record(instance_id)
-        return record is not None and record.error_code in HOPELESS
+    def cut(self, instance_id: str) -> None:
+        """End what is left of an instance that was given up: its place is for another one."""
+        if (handle := self._handles.get(instance_id)) is not None:
+            handle.kill()
 
     async def end_all(self) -> None:
         """See the last process out: whatever still runs after the drain is killed."""
@@ -260,46 +251,45 @@ class LocalWorkers:
             await wait_exit(handle, timeout_s=self._config.life.kill_grace_s)
             handle.kill()
             await wait_exit(handle, timeout_s=self._config.life.kill_grace_s)
-            self._clean(instance_id)
+            await self._clean(instance_id)
 
     def _failed(self, instance_id: str, reason: str, code: str) -> None:
         if (record := self._registry.record(instance_id)) is not None:
             record.error_code = record.error_code or code
         self._registry.post(instance_id, Signal.EXITED, reason)
 
-    async def _end(self, instance_id: str) -> None:
-        """SIGTERM, the drain's time, SIGKILL."""
-        life = self._config.life
-        await asyncio.sleep(ANNOUNCE_S)
-        if (handle := self._handles.get(instance_id)) is None:
-            return
-        handle.terminate()
-        await wait_exit(handle, timeout_s=life.drain_timeout_s + life.kill_grace_s)
-        if handle.alive():
-            log.warning("worker.killed", instance_id=instance_id)
+    async def _give_up(self, instance_id: str, reason: str, code: str) -> None:
+        """End an instance that we cannot start or watch; the others' lives go on."""
+        if (handle := self._handles.get(instance_id)) is not None:
             handle.kill()
+        self._failed(instance_id, reason, code)
+        await self._clean(instance_id)
 
-    def _clean(self, instance_id: str) -> None:
+    async def _clean(self, instance_id: str) -> None:
+        """Leave nothing of an instance: processes, sockets, record of the launch. Never raises."""
         self._handles.pop(instance_id, None)
         self._launches.pop(instance_id, None)
-        self._lives.pop(instance_id, None)
-        sweep(INSTANCE_TAG, instance_id)
+        await asyncio.to_thread(sweep, INSTANCE_TAG, instance_id)
+        crash_point(CrashPoint.EXIT_SWEPT)
         for path in (
             self._paths.engine_socket(instance_id),
             self._paths.agent_socket(instance_id),
             self._paths.worker_spec(instance_id),
         ):
-            path.unlink(missing_ok=True)
-        self._store.delete_launch(instance_id)
+            with suppress(OSError):
+                path.unlink()
+        crash_point(CrashPoint.EXIT_CLEANED)
+        self._book.drop(instance_id)
 
     # Private: adoption
 
     def _adopt(self) -> None:
         """Take over every process of the controller before us; end what nobody wrote down."""
-        for launch in self._store.launches():
+        gone: list[str] = []
+        for launch in self._book.all():
             handle = ProcessHandle.find(launch.pid, launch.pid_start_ticks, launch.boot_id)
             if handle is None:
-                self._clean(launch.instance_id)
+                gone.append(launch.instance_id)
                 continue
             instance = Instance(
                 instance_id=launch.instance_id,
@@ -312,43 +302,55 @@ class LocalWorkers:
             )
             self._handles[launch.instance_id] = handle
             self._launches[launch.instance_id] = launch
-            self._registry.add(instance, _expected(launch), adopted=True)
+            self._registry.add(instance, expected_of(launch), adopted=True)
             self._registry.post(
                 launch.instance_id, Signal.LAUNCH, "adopted: its process runs already"
             )
-            self._lives[launch.instance_id] = self._begin(
-                self._watch(launch, handle), f"life.{launch.instance_id}"
-            )
+            self._begin(launch.instance_id, "life", self._watch(launch, handle))
+            crash_point(CrashPoint.ADOPTING)
+        crash_point(CrashPoint.ADOPTED)
         known = frozenset(self._launches)
         sweep(STATE_TAG, str(self._paths.state_dir), having=INSTANCE_TAG, but_not=known)
+        for instance_id in gone:
+            self._begin(instance_id, "clean", self._clean(instance_id))
 
     async def _settle(self) -> None:
+        """Wait for the adopted workers to speak; then for those that hang to be found out."""
+        adopted = tuple(self._handles)
         await asyncio.sleep(_SETTLE_S)
         self._registry.settle()
+        await asyncio.sleep(max(0.0, self._config.heartbeat.lost_after_s - _SETTLE_S))
+        for instance_id in adopted:
+            record, handle = self._registry.record(instance_id), self._handles.get(instance_id)
+            if record is None or handle is None or record.heard_at_s is not None:
+                continue
+            if record.instance.state is State.STARTING and not await agent_answers(
+                self._paths, instance_id
+            ):
+                log.warning("worker.hung", instance_id=instance_id)
+                handle.kill()  # its watch says the rest
 
     # Private: parts
 
-    def _known(self) -> frozenset[str]:
-        return frozenset(record.instance.instance_id for record in self._registry.records())
+    async def _guarded(self, instance_id: str, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # boundary: one instance; the others' lives go on
+            log.error("worker.unwatched", instance_id=instance_id, error=error)
+            await self._give_up(instance_id, f"{type(error).__name__} in its manager", "internal")
 
-    def _begin(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+    def _begin(self, instance_id: str, what: str, work: Coroutine[None, None, None]) -> None:
+        """Do something about one instance beside everything else. A life can be called off."""
         if self._tasks is None:
             work.close()
             raise HostlerError("the workers of this manager are not running")
-        return self._tasks.create_task(work, name=name)
+        guarded = self._guarded(instance_id, work)
+        task = self._tasks.create_task(guarded, name=f"{what}.{instance_id}")
+        if what == "life":
+            self._lives[instance_id] = task
+            task.add_done_callback(lambda _: self._lives.pop(instance_id, None))
 
 
-# Private
-
-
-def _expected(launch: Launch) -> Expected:
-    return Expected(
-        worker_type=launch.spec.worker_type,
-        engine=launch.spec.engine,
-        secret_hash=launch.secret_hash,
-        concurrency=launch.spec.concurrency,
-    )
-
-
-def _argv(paths: StatePaths, instance_id: str) -> list[str]:
-    return [sys.executable, "-m", "hostler", "worker", f"--spec={paths.worker_spec(instance_id)}"]
+def is_hopeless(record: Record | None) -> bool:
+    """Whether an instance failed in a way that its replacement would fail, too."""
+    return record is not None and record.error_code in HOPELESS

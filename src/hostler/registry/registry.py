@@ -85,6 +85,7 @@ class Registry:
         self._models: tuple[ModelView, ...] = ()
         self._keys: tuple[KeyView, ...] = ()
         self._settling: set[str] = set()
+        self._renewing: set[str] = set()  # models whose last ready instance was sent away
         self._in_mass = False
         self._news = asyncio.Event()
         self.snapshot = Snapshot(incarnation=incarnation)
@@ -172,6 +173,7 @@ class Registry:
             record.view = _view(after, record.expected)
             if after.state not in ALIVE:
                 self._settling.discard(instance_id)
+            _note_renewal(after, self.instances(), self._renewing)
             self._moved(before, after)
             self._publish()
         return after
@@ -201,7 +203,10 @@ class Registry:
         )
         record.view = _view(record.instance, record.expected)
         self._settling.discard(registration.instance_id)
-        self.post(registration.instance_id, Signal.LOADED)
+        if registration.draining:
+            _drain(self, record)
+        else:
+            self.post(registration.instance_id, Signal.LOADED)
         self._publish()
         return BeatAnswer(next_beat_s=self._heartbeat.interval_s)
 
@@ -220,6 +225,8 @@ class Registry:
             record.in_flight = beat.in_flight
             record.memory_bytes = beat.memory_bytes or record.memory_bytes
             record.draining = beat.draining
+            if beat.draining:
+                _drain(self, record)
             if beat.engine_ok:
                 record.well_at_s = record.heard_at_s
                 self.post(beat.instance_id, Signal.SEEN)
@@ -265,7 +272,10 @@ class Registry:
             incarnation=self.snapshot.incarnation,
             version=self.snapshot.version + 1,
             models=tuple(
-                _model_view(model, states.get(model.name, Counter()), self._records.values())
+                msgspec.structs.replace(
+                    _model_view(model, states.get(model.name, Counter()), self._records.values()),
+                    renewing=model.wanted > 0 and model.name in self._renewing,
+                )
                 for model in self._models
             ),
             instances=tuple(
@@ -326,6 +336,23 @@ def _authentic(record: Record | None, message: Registration | Beat | Departure) 
     if record.instance.state in (State.FAILED, State.STOPPED):
         raise UnknownInstance(f"instance {instance_id!r} was given up here")
     return record
+
+
+def _drain(registry: Registry, record: Record) -> None:
+    """It leaves, by whoever's order: nothing new goes there."""
+    if record.instance.state in (State.STARTING, State.READY, State.SUSPECT):
+        registry.post(record.instance.instance_id, Signal.DRAIN, "it leaves")
+
+
+def _note_renewal(after: Instance, instances: Iterable[Instance], renewing: set[str]) -> None:
+    """Keep the set of models whose last ready instance went away for a new one."""
+    name = after.model_name
+    if after.state in (State.READY, State.FAILED):
+        renewing.discard(name)
+    elif after.state is State.DRAINING and not any(
+        i.model_name == name and i.state is State.READY for i in instances
+    ):
+        renewing.add(name)
 
 
 def _model_view(model: ModelView, counts: Counter[str], records: Iterable[Record]) -> ModelView:

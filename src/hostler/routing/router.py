@@ -336,6 +336,12 @@ class Router:
         ]
         if usable:
             return self._busy(pool)
+        if model.renewing:
+            return Busy(
+                f"model {model.name!r}: its instance is being replaced by a new one",
+                retry_after_s=self._retry_after_s(pool),
+                model=model.name,
+            )
         counts = ", ".join(f"{count} {state}" for state, count in model.states) or "none started"
         down = len(pool.ready) - len([i for i in pool.ready if i in usable])
         if pool.ready:

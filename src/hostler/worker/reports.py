@@ -135,6 +135,7 @@ class Reporter:
                 metadata=started.metadata,
                 concurrency=self._spec.concurrency,
                 memory_bytes=condition.memory_bytes,
+                draining=condition.is_leaving,
             )
         )
         log.info("worker.registered", instance_id=self._spec.instance_id)

@@ -1,0 +1,44 @@
+"""How the process of a worker is ended: asked, given time, hastened, killed. Decides nothing."""
+
+import asyncio
+from collections.abc import Callable
+
+from hostler.app.config import LifeConfig
+from hostler.app.faults import CrashPoint, crash_point
+from hostler.app.process import ProcessHandle, wait_exit
+from hostler.app.telemetry import logger
+from hostler.manager.telling import Telling
+from hostler.registry.registry import Record
+
+log = logger(__name__)
+
+ANNOUNCE_S = 0.15  # from "draining" in the snapshot to SIGTERM: gateways hear of it first
+_LOOK_EVERY_S = 1.0
+
+
+async def drain_out(
+    handle: ProcessHandle,
+    record: Record,
+    life: LifeConfig,
+    telling: Telling,
+    clock: Callable[[], float],
+) -> None:
+    """SIGTERM, the drain's time with what is still in flight told every second, SIGKILL."""
+    await asyncio.sleep(ANNOUNCE_S)
+    handle.terminate()
+    crash_point(CrashPoint.STOP_SENT)
+    end_s = clock() + life.drain_timeout_s + life.kill_grace_s
+    while handle.alive() and (left_s := end_s - clock()) > 0:
+        await wait_exit(handle, timeout_s=min(_LOOK_EVERY_S, left_s))
+        if handle.alive():
+            telling.draining(record.in_flight, life.drain_timeout_s)
+    if handle.alive():
+        log.warning("worker.killed", instance_id=record.instance.instance_id)
+        handle.kill()
+
+
+async def hurry_out(handle: ProcessHandle, life: LifeConfig) -> None:
+    """A second SIGTERM: the worker leaves now, whatever it has. SIGKILL when it does not."""
+    handle.terminate()
+    await wait_exit(handle, timeout_s=life.kill_grace_s)
+    handle.kill()

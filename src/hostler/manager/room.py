@@ -1,0 +1,49 @@
+"""Room: whether a model's next process fits in memory beside the one it replaces. Reserves nothing."""
+
+from collections.abc import Callable
+
+from hostler.catalog.needs import estimate_memory_bytes, fits, free_memory_bytes
+from hostler.core.deployment import Deployment
+from hostler.core.errors import HostlerError
+from hostler.engines.base import find_engine
+from hostler.manager.files import ModelFiles
+from hostler.registry.registry import Registry
+
+
+class Room:
+    """Asked while a model's processes are renewed.
+
+    free_bytes: says what memory is free; may be replaced.
+    """
+
+    def __init__(self, registry: Registry, files: ModelFiles) -> None:
+        self.free_bytes: Callable[[], int | None] = free_memory_bytes
+        self._registry = registry
+        self._files = files
+
+    def has_room(self, deployment: Deployment) -> bool:
+        """True also when the need or the free memory is not known."""
+        if deployment.urls:
+            return True
+        return fits(self._need_bytes(deployment), self.free_bytes()) is not False
+
+    # Private
+
+    def _need_bytes(self, deployment: Deployment) -> int | None:
+        """By the files and the new parameters; without files, what the old process takes."""
+        if find_engine(deployment.engine).needs_files:
+            path = self._files.present(deployment)
+            try:
+                if path is None:
+                    return None
+                return estimate_memory_bytes(
+                    path, deployment.engine, deployment.params, slots=deployment.concurrency
+                )
+            except (HostlerError, OSError):
+                return None
+        taken = [
+            record.memory_bytes or 0
+            for record in self._registry.records()
+            if record.instance.worker_key == deployment.worker_key
+        ]
+        return max(taken, default=0) or None

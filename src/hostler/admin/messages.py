@@ -115,7 +115,10 @@ class EventList(msgspec.Struct, frozen=True, kw_only=True):
 class KeyOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A key to make. models: empty for all. expires_in_s: seconds from now, None for never."""
 
+    """problems: why an engine of another package cannot be used on this server, one line each."""
+
     scopes: tuple[str, ...] = ("inference",)
+    problems: tuple[str, ...] = ()
     name: Annotated[str, Meta(max_length=100)] = ""
     models: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
     expires_in_s: Annotated[float, Meta(gt=0, le=3.2e9)] | None = None

@@ -4,6 +4,8 @@ import asyncio
 from collections import Counter
 from urllib.parse import quote
 
+import msgspec
+
 from hostler.admin.control import ControlPlane
 from hostler.admin.messages import (
     InstanceList,
@@ -23,7 +25,7 @@ from hostler.core.worker import (
     WorkerRunData,
     WorkerShutdownRequest,
 )
-from hostler.engines.base import find_engine
+from hostler.engines.base import engine_problems, find_engine, hide_secrets
 
 
 async def list_models(call: Call) -> ModelList:
@@ -71,7 +73,8 @@ async def list_instances(call: Call) -> InstanceList:
 
 
 async def supported_models(call: Call) -> SupportedModelList:
-    return SupportedModelList(models=tuple(await call.services.control.supported_models()))
+    found = await call.services.control.supported_models()
+    return SupportedModelList(models=tuple(found), problems=engine_problems())
 
 
 async def parameters(call: Call) -> ParameterList:
@@ -125,7 +128,9 @@ def model_status(
         ready=states[State.READY.value],
         states=dict(states),
         reason=reasons[-1] if reasons else "",
-        deployment=deployment,
+        deployment=msgspec.structs.replace(
+            deployment, params=hide_secrets(deployment.engine, deployment.params)
+        ),
         instances=tuple(mine) if whole else (),
     )
 

@@ -9,6 +9,8 @@ import msgspec
 
 from hostler.admin.operation import Operation
 from hostler.core.errors import ErrorBody
+from hostler.core.model import describe
+from hostler.engines.base import engines
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,13 +46,14 @@ def openapi_document(operations: Sequence[Operation]) -> bytes:
 
 def build_document(operations: Sequence[Operation]) -> dict[str, Any]:
     """Return the document as a tree of plain values."""
-    types: list[Any] = [ErrorAnswer]
+    types: list[Any] = [ErrorAnswer, *(kind.parameters for kind in engines().values())]
     for operation in operations:
         types += [kind for kind in (operation.request, operation.response) if kind is not None]
     schemas, components = msgspec.json.schema_components(
         types, ref_template="#/components/schemas/{name}"
     )
     references = dict(zip(types, schemas, strict=True))
+    _describe_parameters(components, references)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         path = operation.path.replace(":path}", "}")
@@ -82,6 +85,24 @@ def build_document(operations: Sequence[Operation]) -> dict[str, Any]:
 
 
 # Private
+
+
+def _describe_parameters(components: dict[str, Any], references: dict[Any, Any]) -> None:
+    """Say what `params` may hold for each engine: its schema, with units and what is secret."""
+    by_engine = {name: references[kind.parameters] for name, kind in engines().items()}
+    for kind in engines().values():
+        schema = components[references[kind.parameters]["$ref"].rsplit("/", 1)[1]]
+        for one in describe(kind.parameters):
+            field = schema["properties"][one.name]
+            if one.unit:
+                field["x-unit"] = one.unit
+            if one.secret:
+                field["writeOnly"] = True
+                field.pop("default", None)
+    for name in ("WorkerStartupRequest", "WorkerApplyRequest"):
+        params = components[name]["properties"]["params"]
+        params["description"] = "The parameters of the model's engine."
+        params["x-hostler-engines"] = by_engine
 
 
 def _operation(operation: Operation, references: dict[Any, Any]) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from hostler.core.worker import (
     WorkerApplyRequest,
     WorkerRunData,
     WorkerStartupRequest,
-    WorkerSupportedModel,
 )
 
 _BASE = "/api/v1"
@@ -69,8 +68,8 @@ class Api:
     def instances(self) -> tuple[WorkerRunData, ...]:
         return self._client.get(f"{_BASE}/instances", InstanceList).instances
 
-    def supported(self) -> tuple[WorkerSupportedModel, ...]:
-        return self._client.get(f"{_BASE}/supported-models", SupportedModelList).models
+    def supported(self) -> SupportedModelList:
+        return self._client.get(f"{_BASE}/supported-models", SupportedModelList)
 
     def parameters(
         self, model: str, worker_type: WorkerType | None

@@ -20,6 +20,7 @@ import msgspec
 import psutil
 
 from hostler.app.paths import StatePaths
+from hostler.engines.base import ENGINES, engine_problems, engines
 
 GB = 1_000_000_000
 _SOCKET_PATH_BYTES = 107  # Linux's limit for a Unix socket, without the final zero
@@ -62,6 +63,18 @@ def engine_wheel(module: str, serves: str) -> Finding:
         seen=f"not importable: {said}",
         advice=f"without it no {serves}: install the `cpu` extra (`make install`, or "
         "`pip install 'hostler[cpu]'`)",
+    )
+
+
+def custom_engines() -> Finding:
+    """Engines that other packages offer, and those among them that cannot be used."""
+    names = sorted(set(engines()) - set(ENGINES))
+    problems = engine_problems()
+    return Finding(
+        check="engines",
+        verdict=Verdict.WARN if problems else Verdict.OK,
+        seen="; ".join(problems) or f"of other packages: {', '.join(names) or 'none'}",
+        advice="install that package anew, or remove it" if problems else "",
     )
 
 

@@ -82,6 +82,7 @@ def _look(common: Common, host: str, port: int, offline: bool) -> Iterator[Findi
         checks.open_files,
         checks.namespaces,
         checks.package_client,
+        checks.custom_engines,
     ]
     if not offline:
         looks.append(lambda: checks.package_index(_INDEX_PROBE))

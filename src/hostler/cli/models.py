@@ -11,7 +11,7 @@ from hostler.cli.client import Client
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.follow import Follow
 from hostler.cli.parameters import told_value
-from hostler.cli.render import clean, print_json, print_table, size
+from hostler.cli.render import clean, err, print_json, print_table, size
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.model import WorkerType
 
@@ -191,8 +191,10 @@ def logs(
 
 def _list_supported(api: Api, *, as_json: bool) -> int:
     found = api.supported()
+    for problem in found.problems:
+        err().print(f"hostler: {clean(problem)}", markup=False)
     if as_json:
-        print_json(found)
+        print_json(found.models)
         return Exit.OK
     print_table(
         ("MODEL", "TYPE", "ENGINE", "DOWNLOAD", "MEMORY", "FITS", "HERE", "LICENCE", "WHAT IT IS"),
@@ -208,7 +210,7 @@ def _list_supported(api: Api, *, as_json: bool) -> int:
                 one.license,
                 one.description,
             )
-            for one in found
+            for one in found.models
         ),
         empty="the catalogue is empty",
     )

@@ -246,6 +246,22 @@ def engines() -> Mapping[str, EngineKind]:
     return {**ENGINES, **_custom().objects}
 
 
+def brought_models(kind: EngineKind) -> tuple[WorkerSupportedModel, ...]:
+    """What an engine of another package can serve without files: its own list, else one by its name."""
+    if kind.name in ENGINES or kind.needs_files:
+        return ()
+    listed = kind.models or tuple(
+        WorkerSupportedModel(
+            model=kind.name,
+            worker_type=worker_type,
+            engine=kind.name,
+            description=kind.description,
+        )
+        for worker_type in kind.worker_types
+    )
+    return tuple(msgspec.structs.replace(model, engine=kind.name, present=True) for model in listed)
+
+
 def engine_problems() -> tuple[str, ...]:
     """Why an engine of another package cannot be used here, one line each."""
     return _custom().problems

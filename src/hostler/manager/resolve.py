@@ -11,7 +11,14 @@ from hostler.core.deployment import PROCESS_FIELDS, Deployment, Wish, check_name
 from hostler.core.errors import AlreadyRunning, BadRequest, ModelNotFound
 from hostler.core.model import WorkerType
 from hostler.core.worker import WorkerStartupRequest
-from hostler.engines.base import EngineKind, check_parameters, find_engine
+from hostler.engines.base import (
+    EngineKind,
+    brought_models,
+    check_parameters,
+    engines,
+    find_engine,
+    hide_secrets,
+)
 
 DEFAULT_ENGINES: Mapping[WorkerType, str] = {
     WorkerType.LLM: "llama.cpp",
@@ -41,6 +48,8 @@ def resolve(request: WorkerStartupRequest, catalog: Catalog, *, origin: str = "a
             f"host {request.host!r}: this manager starts models here only", param="host"
         )
     entry = catalog.find(request.model)
+    if entry is None and request.engine is None:
+        request = msgspec.structs.replace(request, engine=_engine_bringing(request))
     given = request.source is not None or bool(request.urls) or request.engine is not None
     if entry is None and not given:
         near = catalog.nearest(request.model)
@@ -88,11 +97,14 @@ def settle(old: Deployment | None, new: Deployment) -> tuple[Deployment, bool]:
     if old.wish is Wish.RUNNING:
         if not differences:
             return old, False
-        told = "; ".join(f"{name}: {a!r} now, {b!r} asked" for name, (a, b) in differences.items())
+        shown = {
+            name: (getattr(_shown(old), name), getattr(_shown(new), name)) for name in differences
+        }
+        told = "; ".join(f"{name}: {a!r} now, {b!r} asked" for name, (a, b) in shown.items())
         raise AlreadyRunning(
             f"model {new.name!r} already runs with another specification ({told}); "
             f"stop it first, or update it with `hostler model update {new.name}`",
-            differences=differences,
+            differences=shown,
         )
     return changed(old, new), True
 
@@ -110,6 +122,26 @@ def changed(old: Deployment, new: Deployment) -> Deployment:
 
 
 # Private
+
+
+def _shown(deployment: Deployment) -> Deployment:
+    return msgspec.structs.replace(
+        deployment, params=hide_secrets(deployment.engine, deployment.params)
+    )
+
+
+def _engine_bringing(request: WorkerStartupRequest) -> str | None:
+    """The engine of another package that lists this model among its own."""
+    if request.source is not None or request.urls:
+        return None
+    return next(
+        (
+            kind.name
+            for kind in engines().values()
+            if any(model.model == request.model for model in brought_models(kind))
+        ),
+        None,
+    )
 
 
 def _source(request: WorkerStartupRequest, entry: CatalogEntry | None, kind: EngineKind) -> str:

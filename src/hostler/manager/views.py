@@ -12,7 +12,7 @@ from hostler.core.lifecycle import State
 from hostler.core.model import describe
 from hostler.core.snapshot import Endpoint
 from hostler.core.worker import WorkerRunData, WorkerSupportedModel
-from hostler.engines.base import ENGINES
+from hostler.engines.base import brought_models, engines, hide_secrets
 from hostler.manager.wishes import Wishes
 from hostler.manager.workers import LocalWorkers
 from hostler.registry.registry import Record, Registry
@@ -58,10 +58,15 @@ def pick(
 def supported_models(catalog: Catalog, models_dir: Path) -> list[WorkerSupportedModel]:
     """Return what could be started here, each with the parameters of its engine."""
     return [
-        msgspec.structs.replace(model, params=tuple(describe(ENGINES[model.engine].parameters)))
-        if model.engine in ENGINES
+    kinds = engines()
+    known = list(supported(models_dir, catalog))
+    named = {model.model for model in known}
+    for kind in kinds.values():
+        known += [model for model in brought_models(kind) if model.model not in named]
+        msgspec.structs.replace(model, params=tuple(describe(kinds[model.engine].parameters)))
+        if model.engine in kinds
         else model
-        for model in supported(models_dir, catalog)
+        for model in known
     ]
 
 
@@ -88,7 +93,9 @@ def _one(
         epoch=instance.epoch,
         pid=record.pid or workers.pid(instance.instance_id),
         worker_params={} if deployment is None else {"source": deployment.source},
-        model_params={} if deployment is None else deployment.params,
+        model_params={}
+        if deployment is None
+        else hide_secrets(deployment.engine, deployment.params),
         command_args=workers.command_args(instance.instance_id),
         limit_model_concurrency=expected.concurrency,
         in_flight=record.in_flight,

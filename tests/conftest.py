@@ -5,7 +5,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-_ROOMS = ("unit", "stateful", "integration", "chaos")
+_ROOMS = ("unit", "conformance", "stateful", "integration", "chaos")
 _ANY = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 # HOSTLER_HYPOTHESIS=soak: what `make soak ARGS=--stateful` runs.
@@ -16,7 +16,7 @@ settings.load_profile(PROFILE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Unit, integration, chaos; everything marked `slow` after that. One run, one closing line."""
+    """By rooms of the suite; everything marked `slow` after that. One run, one closing line."""
     items.sort(key=_rank)
 
 

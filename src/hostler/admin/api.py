@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from hostler.admin import events, keys, logs, models
+from hostler.admin import contract, events, keys, logs, models
 from hostler.admin.control import ControlPlane, Status
 from hostler.admin.door import Door, Resource, not_found
 from hostler.admin.messages import (
@@ -26,6 +26,7 @@ from hostler.admin.messages import (
     KeyOrder,
     LogAnswer,
     LogQuery,
+    MetadataQuery,
     ModelAccepted,
     ModelList,
     ModelLogQuery,
@@ -33,14 +34,22 @@ from hostler.admin.messages import (
     ModelStatus,
     ParameterList,
     ParameterQuery,
+    SelectQuery,
     StopQuery,
     SupportedModelList,
+    WaitQuery,
 )
 from hostler.admin.openapi import openapi_document
 from hostler.admin.operation import Call, Followers, Operation, Services
 from hostler.app.auth import KeyRing, KeyStore, Scope
 from hostler.core.errors import StartupError
-from hostler.core.worker import WorkerApplyOutput, WorkerApplyRequest, WorkerStartupRequest
+from hostler.core.model import ModelMetadata
+from hostler.core.worker import (
+    WorkerApplyOutput,
+    WorkerApplyRequest,
+    WorkerRunData,
+    WorkerStartupRequest,
+)
 
 FOLLOWERS = 64  # streams of events and logs open at once
 
@@ -130,6 +139,31 @@ OPERATIONS: tuple[Operation, ...] = (
         response=LogAnswer,
         streams="text/event-stream",
         handler=logs.instance_logs,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/select",
+        summary="The instance of a model that a request would get now",
+        query=SelectQuery,
+        response=WorkerRunData,
+        handler=contract.select_instance,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/metadata",
+        scope=Scope.INFERENCE,
+        summary="What a running model is and can do",
+        query=MetadataQuery,
+        response=ModelMetadata,
+        handler=contract.show_metadata,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/wait",
+        summary="Answer when a model is ready, or gone; 504 when it takes longer than timeout_s",
+        query=WaitQuery,
+        response=InstanceList,
+        handler=contract.wait_model,
     ),
     _admin(
         method="GET",

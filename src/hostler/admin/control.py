@@ -7,9 +7,10 @@ from typing import Any, Protocol
 import msgspec
 
 from hostler.core.deployment import Deployment
-from hostler.core.model import ParameterDescription, WorkerType
+from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType
 from hostler.core.worker import (
     OperatorEvent,
+    Until,
     WorkerApplyOutput,
     WorkerApplyRequest,
     WorkerRunData,
@@ -62,6 +63,23 @@ class ControlPlane(Protocol):
 
     def run_data(self, model: str | None) -> list[WorkerRunData]:
         """The instances known now, dead ones with their reason included; of one model if named."""
+
+    async def select_one_instance(
+        self, worker_type: WorkerType | None, model_name: str, healthy_only: bool
+    ) -> WorkerRunData:
+        """The instance a request would get now. Raises ModelNotFound, NoReadyInstance."""
+
+    async def get_model_metadata(self, model_name: str) -> ModelMetadata:
+        """What a running model is. Raises ModelNotFound, NoReadyInstance, ModelLoading."""
+
+    async def wait_model(
+        self, worker_type: WorkerType | None, model_name: str, until: Until, timeout_s: float
+    ) -> list[WorkerRunData]:
+        """Return its instances when all that are wished are ready, or none is left.
+
+        Raises:
+            UpstreamTimeout: not in that time. EngineError: an instance was given up, and why.
+        """
 
     async def supported_models(self) -> list[WorkerSupportedModel]:
         """What could be started here."""

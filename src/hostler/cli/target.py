@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-import msgspec
 from cyclopts import Group, Parameter
 
 from hostler.app.config import default_state_dir, environment
 from hostler.app.paths import StatePaths
+from hostler.app.record import UpRecord as UpRecord
+from hostler.app.record import read_admin_key
+from hostler.app.record import read_up_record as read_up_record
 from hostler.cli.exits import CommandFailed, Exit
 
 SERVER_OPTIONS = Group("Server", sort_key=90)
@@ -38,14 +40,6 @@ class Common:
 
 
 NO_OPTIONS = Common()
-
-
-class UpRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What `hostler up` leaves in its state folder for commands: where it answers."""
-
-    url: str
-    pid: int
-    started_at_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,22 +75,6 @@ def find_target(common: Common) -> Target:
     if not key and record and _same_server(url, record.url):
         key = read_admin_key(common.paths)
     return Target(url=url, key=key or None)
-
-
-def read_up_record(paths: StatePaths) -> UpRecord | None:
-    """Return what the last `hostler up` on this state folder wrote, None without one."""
-    try:
-        return msgspec.json.decode(paths.up_record.read_bytes(), type=UpRecord)
-    except (OSError, msgspec.DecodeError):
-        return None
-
-
-def read_admin_key(paths: StatePaths) -> str | None:
-    """Return the admin key of this state folder, None when it is not readable."""
-    try:
-        return paths.admin_key.read_text().strip() or None
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 # Private

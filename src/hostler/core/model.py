@@ -46,8 +46,10 @@ class ModelOutput(msgspec.Struct, frozen=True, kw_only=True):
 
     text: the new text only, in a stream. thinking_text: the engine's reasoning, likewise.
     tool_calls: OpenAI tool call objects, or their deltas in a stream.
+    index: which answer this belongs to, when several were asked for (a list of prompts, `n`).
+    choices: all of them, by index, in a whole answer of several; its own text is the first's.
     error_code: 0, or the HTTP status of a fault that came after the first output.
-    error: the error's stable code, e.g. `worker_lost`.
+    error: the error's stable code, e.g. `worker_lost`. error_message: its text, for people.
     """
 
     text: str = ""
@@ -57,8 +59,11 @@ class ModelOutput(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     metrics: OutputMetrics | None = None
     model_name: str = ""
+    index: int = 0
+    choices: tuple["ModelOutput", ...] = ()
     error_code: int = 0
     error: str | None = None
+    error_message: str = ""
 
     @property
     def success(self) -> bool:

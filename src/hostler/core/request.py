@@ -75,6 +75,16 @@ def read_model(body: Body) -> str:
     return model
 
 
+def choices_of(body: Body) -> int:
+    """Return how many answers a completion or chat asks for: one a prompt, times `n`."""
+    n = body.get("n")
+    prompt = body.get("prompt")
+    prompts = 1
+    if isinstance(prompt, list | tuple) and prompt and type(prompt[0]) is not int:
+        prompts = len(prompt)
+    return prompts * (n if type(n) is int and n > 1 else 1)
+
+
 def check_fields(body: Body, rules: Mapping[str, Rule], *, engine: str, model: str) -> None:
     """Return when every field is known and may be what it is. `null` counts as not given.
 

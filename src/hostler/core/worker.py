@@ -90,6 +90,13 @@ class WorkerShutdownRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_un
     delete_after: bool = False
 
 
+class Until(StrEnum):
+    """What to wait for."""
+
+    READY = "ready"  # every wished instance serves
+    GONE = "gone"  # no process is left
+
+
 class WorkerApplyType(StrEnum):
     """What to do with a running model."""
 

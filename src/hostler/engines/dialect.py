@@ -6,6 +6,7 @@ them for a model. Not here: what a field may be (core/request.py).
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -66,7 +67,22 @@ def open_rules(dialect: Dialect, open_fields: Iterable[str]) -> Mapping[Route, M
     return {route: {**opened, **rules} for route, rules in dialect.rules.items()}
 
 
+def code_of(error: Mapping[str, Any]) -> str:
+    """Return the code of an engine's error object: its own where it is a text, else by its type."""
+    code = error.get("code")
+    if isinstance(code, str):
+        return code
+    kind = error.get("type")
+    return _CODES.get(kind, kind) if isinstance(kind, str) else ""
+
+
 # Private
+
+# llama.cpp's types for what has a code in the contract
+_CODES = {
+    "exceed_context_size_error": "context_length_exceeded",
+    "unavailable_error": "model_loading",
+}
 
 _COUNT = req.integer(0, 2**31 - 1)
 _SIGNED = req.integer(-(2**31), 2**31 - 1)

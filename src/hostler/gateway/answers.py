@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from hostler.core.errors import HostlerError, UpstreamError, envelope
+from hostler.engines.dialect import code_of
 from hostler.wire.exchange import error_headers
 
 Fields = list[tuple[bytes, bytes]]
@@ -69,10 +70,7 @@ def shape_error(status: int, body: bytes) -> tuple[int, bytes]:
         if status < 500:
             return status, _object("the engine refused the request", None, "upstream_refused")
         return 502, envelope(UpstreamError())
-    code = error.get("code")
-    if not isinstance(code, str):
-        kind = error.get("type")
-        code = _CODES.get(kind, kind) if isinstance(kind, str) and kind else "upstream_error"
+    code = code_of(error) or "upstream_error"
     if isinstance(error.get("type"), str) and error.get("code") == code and "param" in error:
         return status, body
     param = error.get("param")
@@ -90,12 +88,6 @@ def own_error(error: HostlerError) -> tuple[int, bytes, Fields]:
 
 
 # Private
-
-# llama.cpp's types for what has a code in the contract
-_CODES = {
-    "exceed_context_size_error": "context_length_exceeded",
-    "unavailable_error": "model_loading",
-}
 
 
 def _object(message: str, param: str | None, code: str, status: int = 400) -> bytes:

@@ -2,7 +2,7 @@
 
 from hashlib import blake2b
 
-from hostler.core.request import Body, Route, encode_body
+from hostler.core.request import Body, Route, choices_of, encode_body
 from hostler.core.snapshot import ModelView
 
 
@@ -46,7 +46,7 @@ class Job:
         self.key_id = key_id
         self.request_id = request_id
         self.stream = body.get("stream") is True
-        self.choices = _choices(body) if self.stream else 1
+        self.choices = choices_of(body) if self.stream else 1
         self._encoded = b""
         self._encoded_for = ""
         self._fingerprint = b""
@@ -71,14 +71,3 @@ class Job:
             digest.update(encode_body(self.body))
             self._fingerprint = digest.digest()
         return self._fingerprint
-
-
-# Private
-
-
-def _choices(body: Body) -> int:
-    n: int = body.get("n") or 1
-    prompt = body.get("prompt")
-    if type(prompt) is list and prompt and type(prompt[0]) is not int:
-        return n * len(prompt)
-    return n

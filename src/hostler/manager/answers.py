@@ -7,6 +7,7 @@ import msgspec
 
 from hostler.core.errors import BadRequest, HostlerError, UpstreamError, WorkerLost, all_errors
 from hostler.core.model import ModelOutput, OutputMetrics, Usage
+from hostler.engines.dialect import code_of
 from hostler.wire.sse import parse_event
 
 _REASONING = ("reasoning_content", "reasoning")  # llama.cpp and vLLM; OpenRouter
@@ -15,87 +16,116 @@ _REASONING = ("reasoning_content", "reasoning")  # llama.cpp and vLLM; OpenRoute
 class AnswerReader:
     """Turns the events of one stream into outputs, and knows whether the stream ended well."""
 
-    def __init__(self, model_name: str, started_at_s: float) -> None:
+    def __init__(self, model_name: str, started_at_s: float, choices: int = 1) -> None:
+        """choices: how many answers were asked for; each owes a finish reason."""
         self._model_name = model_name
         self._started_at_s = started_at_s
+        self._choices = choices
         self._first_at_s: float | None = None
+        self._latest_at_s = started_at_s
         self._usage: Usage | None = None
-        self._finish: str | None = None
+        self._finishes: dict[int, str] = {}
         self._timings: Mapping[str, Any] = {}
         self.done = False
 
-    def read(self, event: bytes, now_s: float) -> ModelOutput | None:
-        """Return what the event adds, None when that is nothing to show.
+    def read(self, event: bytes, now_s: float) -> list[ModelOutput]:
+        """Return what the event adds: nothing, or an output for each answer it carries on.
 
         Raises:
-            UpstreamError: the event is an error object or not JSON.
+            UpstreamError: the event is an error object or not what it should be.
         """
         parsed = parse_event(event)
         if parsed is None or not parsed.data:
-            return None
+            return []
         if parsed.data == b"[DONE]":
             self.done = True
-            return None
+            return []
         chunk = _decode(parsed.data)
-        if "error" in chunk:
+        if chunk.get("error"):
             raise error_of(chunk, 502)
         self._usage = usage_of(chunk) or self._usage
         self._timings = chunk.get("timings") or self._timings
-        choices = chunk.get("choices") or []
-        if not choices:
-            return None
-        choice = choices[0]
-        delta = choice.get("delta") or {}
-        self._finish = choice.get("finish_reason") or self._finish
-        text = delta.get("content") or choice.get("text") or ""
-        thought = next((delta[name] for name in _REASONING if delta.get(name)), "")
-        calls = tuple(delta.get("tool_calls") or ())
-        if not (text or thought or calls):
-            return None
-        if self._first_at_s is None:
-            self._first_at_s = now_s
-        return ModelOutput(
-            text=text, thinking_text=thought, tool_calls=calls, model_name=self._model_name
-        )
+        try:
+            found = [self._read_choice(choice) for choice in chunk.get("choices") or ()]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UpstreamError("the engine's answer is not a stream of choices") from error
+        outputs = [output for output in found if output is not None]
+        if outputs:
+            self._latest_at_s = now_s
+            if self._first_at_s is None:
+                self._first_at_s = now_s
+        return outputs
 
-    def last(self, now_s: float) -> ModelOutput:
-        """Return the output that ends a good stream: finish reason, usage, metrics, no text.
+    def last(self, now_s: float) -> list[ModelOutput]:
+        """Return what ends a good stream: a finish reason an answer, on the last usage and metrics.
 
         Raises:
             WorkerLost: the stream was not whole.
         """
-        if not self.done or self._finish is None:
+        if not self.done or len(self._finishes) < self._choices:
             raise WorkerLost(f"model {self._model_name!r}: its worker ended before the answer did")
-        return ModelOutput(
-            finish_reason=self._finish,
+        *others, (index, finish) = sorted(self._finishes.items())
+        final = ModelOutput(
+            finish_reason=finish,
             usage=self._usage,
             metrics=self._metrics(now_s),
             model_name=self._model_name,
+            index=index,
         )
+        return [
+            *(
+                ModelOutput(finish_reason=finish, model_name=self._model_name, index=index)
+                for index, finish in others
+            ),
+            final,
+        ]
 
     def fault(self, error: HostlerError) -> ModelOutput:
         """Return the terminal output of a stream that broke after its first output."""
         return ModelOutput(
-            text="",
             finish_reason="error",
             usage=self._usage,
             model_name=self._model_name,
             error_code=error.http_status,
             error=error.code,
+            error_message=error.message,
         )
 
     # Private
 
+    def _read_choice(self, choice: Mapping[str, Any]) -> ModelOutput | None:
+        index = choice.get("index") or 0
+        delta = choice.get("delta") or {}
+        if choice.get("finish_reason"):
+            self._finishes[index] = choice["finish_reason"]
+        text = delta.get("content") or choice.get("text") or ""
+        thought = next((delta[name] for name in _REASONING if delta.get(name)), "")
+        calls = tuple(delta.get("tool_calls") or ())
+        if not (text or thought or calls):
+            return None
+        return ModelOutput(
+            text=text,
+            thinking_text=thought,
+            tool_calls=calls,
+            model_name=self._model_name,
+            index=index,
+        )
+
     def _metrics(self, now_s: float) -> OutputMetrics:
+        """The engine's own rates; where it gives none, what the arrival of its tokens says."""
         first_s = None if self._first_at_s is None else self._first_at_s - self._started_at_s
-        total_s = now_s - self._started_at_s
         prefill = self._timings.get("prompt_per_second")
         decode = self._timings.get("predicted_per_second")
-        if decode is None and self._usage and first_s is not None and total_s > first_s:
-            decode = self._usage.completion_tokens / (total_s - first_s)
+        usage = self._usage
+        if prefill is None and usage and first_s:
+            prefill = usage.prompt_tokens / first_s
+        if decode is None and usage and self._first_at_s is not None:
+            took_s = self._latest_at_s - self._first_at_s
+            if took_s > 0 and usage.completion_tokens > 1:
+                decode = (usage.completion_tokens - 1) / took_s
         return OutputMetrics(
             first_token_s=first_s,
-            total_s=total_s,
+            total_s=now_s - self._started_at_s,
             prefill_tokens_per_s=prefill,
             decode_tokens_per_s=decode,
         )
@@ -115,14 +145,23 @@ def usage_of(answer: Mapping[str, Any]) -> Usage | None:
     )
 
 
-def error_of(answer: Any, status: int) -> HostlerError:
-    """Return the error that an OpenAI error object stands for, whatever of it can be read."""
+def error_of(answer: Any, status: int, *, retry_after_s: int | None = None) -> HostlerError:
+    """Return the error that an OpenAI error object stands for, whatever of it can be read.
+
+    Its class is the one with its code; without one of ours, the one that a client's fault of this
+    status has, and UpstreamError for the rest.
+    """
     found = answer.get("error") if isinstance(answer, Mapping) else None
     if not isinstance(found, Mapping):
         return UpstreamError(f"the engine answered {status}")
-    error = UpstreamError(str(found.get("message") or f"the engine answered {status}"))
-    error.param = found.get("param")
-    return _as_status(error, str(found.get("code") or ""), status)
+    message = str(found.get("message") or f"the engine answered {status}")
+    kind = _BY_CODE.get(code_of(found))
+    if kind is None:
+        kind = _BY_STATUS.get(status, BadRequest) if 400 <= status < 500 else UpstreamError
+    param = found.get("param")
+    return kind(
+        message, param=param if isinstance(param, str) else None, retry_after_s=retry_after_s
+    )
 
 
 def decode_answer(body: bytes) -> Mapping[str, Any]:
@@ -134,25 +173,34 @@ def decode_answer(body: bytes) -> Mapping[str, Any]:
     return _decode(body)
 
 
+def json_or_none(body: bytes) -> object:
+    """Return what an error's body says, None when it is not JSON."""
+    try:
+        found: object = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return found
+
+
 # Private
 
 
-def _as_status(error: HostlerError, code: str, status: int) -> HostlerError:
-    """Give an engine's error the class that has its code, else its status."""
-    kinds = all_errors()
-    for kind in kinds:
-        if kind.code == code:
-            return kind(error.message, param=error.param)
-    if 400 <= status < 500:
-        found = next((kind for kind in kinds if kind.http_status == status), BadRequest)
-        return found(error.message, param=error.param)
-    return error
+# Classes of ours; others elsewhere may share their codes.
+_OURS = [kind for kind in all_errors() if kind.__module__ == HostlerError.__module__]
+_BY_CODE = {kind.code: kind for kind in _OURS}
+# For an engine's own refusals: the broadest class of a status that blames the client.
+_BY_STATUS = {
+    kind.http_status: kind
+    for kind in _OURS
+    if kind.openai_type != HostlerError.openai_type
+    and all(base.__dict__.get("http_status") != kind.http_status for base in kind.__mro__[1:])
+}
 
 
 def _decode(data: str | bytes) -> Mapping[str, Any]:
     try:
         answer = msgspec.json.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UpstreamError("the engine's answer is not JSON") from error
     if not isinstance(answer, dict):
         raise UpstreamError("the engine's answer is not a JSON object")

@@ -2,13 +2,15 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from inspect import isawaitable
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 from hostler.app.component import BaseComponent, ComponentType
-from hostler.core.errors import HostlerError
+from hostler.core.errors import StartupError
 from hostler.core.model import ModelMetadata, ModelOutput, ParameterDescription, WorkerType
+from hostler.core.params import Params
 from hostler.core.worker import (
     WorkerApplyOutput,
     WorkerApplyRequest,
@@ -17,17 +19,35 @@ from hostler.core.worker import (
     WorkerStartupRequest,
     WorkerSupportedModel,
 )
+from hostler.manager.whole import Whole
 
+P = ParamSpec("P")
 T = TypeVar("T")
-Params = Mapping[str, Any]
 Listener = Callable[["WorkerManager"], Awaitable[None] | None]
+LOOP_CHECK_S = 0.5  # how often a waiting thread looks whether the manager's loop still runs
+
+
+def twin(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Any, P], T]:
+    """Return the blocking twin of a coroutine method, for threads without an event loop."""
+
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        overridden: Callable[P, Coroutine[Any, Any, T]] = getattr(self, method.__name__)
+        manager: WorkerManager = self
+        return manager.wait_for(lambda: overridden(*args, **kwargs))
+
+    call.__name__ = call.__qualname__ = f"sync_{method.__name__}"
+    call.__doc__ = f"As `{method.__name__}`, for a thread without an event loop."
+    return call
 
 
 class WorkerManager(ABC):
     """Starts and stops model workers, knows which live, picks one for each request, and asks it.
 
-    Every implementation passes the same conformance suite. The `sync_*` twins work from any thread
-    but the event loop's own, where they would block it and raise instead.
+    Every implementation passes the same conformance suite (tests/conformance/). Each coroutine method
+    has a `sync_*` twin for threads without an event loop of their own; inside one they would block it,
+    and raise instead.
     """
 
     def __init__(self) -> None:
@@ -119,57 +139,46 @@ class WorkerManager(ABC):
     # Requests
 
     @abstractmethod
-    def generate_stream(self, params: Params) -> AsyncIterator[ModelOutput]:
+    def generate_stream(self, params: Params) -> AsyncGenerator[ModelOutput, None]:
         """Chat (`messages`) or completion (`prompt`) as deltas.
 
-        params: an OpenAI request body: `model`, `messages` or `prompt`, and any sampling field.
-        A fault before the first output is raised; after it, it is a last output with
-        `error_code != 0`. Closing the iterator early stops the engine.
+        params: a `GenerateParams`, or an OpenAI request body as a mapping: `model`, `messages` or
+        `prompt`, and any field the engine knows. A fault before the first output is raised; after
+        it, it is a last output with `error_code != 0`. Closing the iterator early stops the engine.
         """
 
     async def generate(self, params: Params) -> ModelOutput:
         """The whole answer, with usage, finish reason and metrics; a fault is raised or in it."""
-        texts: list[str] = []
-        thoughts: list[str] = []
-        last = ModelOutput()
-        calls: dict[int, dict[str, Any]] = {}
-        finish: str | None = None
+        whole = Whole()
         async for output in self.generate_stream(params):
-            texts.append(output.text)
-            thoughts.append(output.thinking_text)
-            _merge_tool_calls(calls, output.tool_calls)
-            finish = output.finish_reason or finish
-            last = output
-        return ModelOutput(
-            text="".join(texts),
-            thinking_text="".join(thoughts),
-            tool_calls=tuple(calls[index] for index in sorted(calls)),
-            finish_reason=finish,
-            usage=last.usage,
-            metrics=last.metrics,
-            model_name=last.model_name,
-            error_code=last.error_code,
-            error=last.error,
-        )
+            whole.add(output)
+        return whole.answer()
 
     @abstractmethod
     async def embeddings(self, params: Params) -> list[list[float]]:
         """One vector an input, order kept; for a reranker (`query` given) one score an input.
 
-        params: `model`, `input` (a text or a list), optionally `query`.
+        params: an `EmbeddingParams`, or a mapping with `model`, `input` (a text or a list), and
+        optionally `query`.
         """
 
     @abstractmethod
     async def count_token(self, params: Params) -> int:
-        """Tokens of `prompt`, or of `messages` through the chat template, by the model's tokenizer."""
+        """Tokens of `prompt`, or of `messages` (with `tools`) through the chat template, by the model's
+        own tokenizer: what the engine will charge as `prompt_tokens`. Takes no slot.
+        """
 
     @abstractmethod
     async def get_model_metadata(self, params: Params) -> ModelMetadata:
-        """What the model (`params["model"]`) is and can do."""
+        """What the model that `params` names is and can do.
+
+        Raises:
+            ModelNotFound: no such model. NoReadyInstance: none of its instances has said it yet.
+        """
 
     @abstractmethod
     async def parameter_descriptions(
-        self, worker_type: WorkerType, model_name: str
+        self, worker_type: WorkerType | None, model_name: str
     ) -> list[ParameterDescription]:
         """What can be set for that model, running or not.
 
@@ -179,45 +188,80 @@ class WorkerManager(ABC):
 
     # The sync twins
 
-    def sync_get_model_instances(
-        self, worker_type: WorkerType, model_name: str, healthy_only: bool = True
-    ) -> list[WorkerRunData]:
-        return self._wait(self.get_model_instances(worker_type, model_name, healthy_only))
+    sync_get_model_instances = twin(get_model_instances)
+    sync_get_all_model_instances = twin(get_all_model_instances)
+    sync_select_one_instance = twin(select_one_instance)
+    sync_supported_models = twin(supported_models)
+    sync_model_startup = twin(model_startup)
+    sync_model_shutdown = twin(model_shutdown)
+    sync_worker_apply = twin(worker_apply)
+    sync_generate = twin(generate)
+    sync_embeddings = twin(embeddings)
+    sync_count_token = twin(count_token)
+    sync_get_model_metadata = twin(get_model_metadata)
+    sync_parameter_descriptions = twin(parameter_descriptions)
 
-    def sync_get_all_model_instances(
-        self, worker_type: WorkerType, healthy_only: bool = True
-    ) -> list[WorkerRunData]:
-        return self._wait(self.get_all_model_instances(worker_type, healthy_only))
+    def sync_generate_stream(self, params: Params) -> Iterator[ModelOutput]:
+        """As `generate_stream`; closing the iterator early stops the engine too."""
+        self._loop_of_others()
+        return self._follow_stream(self.generate_stream(params))
 
-    def sync_select_one_instance(
-        self, worker_type: WorkerType, model_name: str, healthy_only: bool = True
-    ) -> WorkerRunData:
-        return self._wait(self.select_one_instance(worker_type, model_name, healthy_only))
+    def wait_for(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine in the manager's event loop and wait for it, from any other thread.
 
-    def sync_embeddings(self, params: Params) -> list[list[float]]:
-        return self._wait(self.embeddings(params))
+        Raises:
+            RuntimeError: this thread runs an event loop, which would stand still meanwhile.
+            StartupError: the manager is not running.
+        """
+        loop = self._loop_of_others()
+        answer = asyncio.run_coroutine_threadsafe(work(), loop)
+        try:
+            while True:
+                try:
+                    return answer.result(LOOP_CHECK_S)
+                except TimeoutError:
+                    if answer.done():
+                        raise  # the work's own
+                    if not loop.is_running():
+                        raise StartupError("the worker manager's event loop has ended") from None
+        finally:
+            answer.cancel()
 
     # Private
 
     async def _started(self) -> None:
-        """Implementations call this at the end of `start`."""
+        """Implementations call this at the end of `start`, and stop again when it raises."""
         self._loop = asyncio.get_running_loop()
         for listener in self._listeners:
             if isawaitable(pending := listener(self)):
                 await pending
 
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+    def _loop_of_others(self) -> asyncio.AbstractEventLoop:
+        """The manager's event loop, which must not be this thread's."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            if self._loop is None or self._loop.is_closed():
-                work.close()
-                raise HostlerError(
-                    "the worker manager is not running: call start() first"
+            if self._loop is None or not self._loop.is_running():
+                raise StartupError(
+                    "this worker manager is not running: await its start() first"
                 ) from None
-            return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-        work.close()
+            return self._loop
         raise RuntimeError("a sync_* method would block the event loop: await the async one")
+
+    def _follow_stream(self, stream: AsyncGenerator[ModelOutput, None]) -> Iterator[ModelOutput]:
+        async def following() -> ModelOutput | None:
+            return await anext(stream, None)
+
+        try:
+            while (output := self.wait_for(following)) is not None:
+                yield output
+        finally:
+            with suppress(StartupError):  # the manager has gone, and the stream with it
+                self.wait_for(stream.aclose)
+
+    def _stopped(self) -> None:
+        """Implementations call this when `stop` begins: the sync twins have no loop from now on."""
+        self._loop = None
 
 
 class WorkerManagerFactory(BaseComponent, ABC):
@@ -228,20 +272,3 @@ class WorkerManagerFactory(BaseComponent, ABC):
     @abstractmethod
     def create(self) -> WorkerManager:
         """Return the application's worker manager, always the same one."""
-
-
-# Private
-
-
-def _merge_tool_calls(
-    calls: dict[int, dict[str, Any]], deltas: tuple[Mapping[str, Any], ...]
-) -> None:
-    """Put OpenAI tool call deltas together: fields once, arguments appended."""
-    for position, delta in enumerate(deltas):
-        call = calls.setdefault(delta.get("index", position), {"type": "function", "function": {}})
-        function = call["function"]
-        for key, value in delta.items():
-            if key != "function":
-                call[key] = value
-        for key, value in (delta.get("function") or {}).items():
-            function[key] = function.get(key, "") + value if key == "arguments" else value

@@ -1,4 +1,4 @@
-"""How a manager asks an instance: claim a slot, send, read, give the slot back. No gateway between."""
+"""Straight calls: claim a slot, send, read, give the slot back. No gateway between."""
 
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
@@ -7,17 +7,19 @@ from typing import Any
 import msgspec
 
 from hostler.app.config import GatewayConfig, environment
-from hostler.core.errors import BadRequest, HostlerError, UpstreamTimeout, WorkerLost
+from hostler.core.errors import BadRequest, HostlerError, UpstreamError, UpstreamTimeout, WorkerLost
 from hostler.core.request import Route
 from hostler.core.snapshot import InstanceView
+from hostler.engines.counting import question, read_count
 from hostler.engines.dialect import find_dialect
-from hostler.manager.answers import decode_answer, error_of
+from hostler.manager.answers import decode_answer, error_of, json_or_none
 from hostler.routing.router import Claim, Outcome, Router
 from hostler.wire.client import fetch, stream
 from hostler.wire.sse import EventCutter, split_events
 from hostler.wire.upstream import UpstreamLost, UpstreamStatus
 
 Body = Mapping[str, Any]
+COUNT_TIMEOUT_S = 30.0
 SILENCE_S = 600.0  # a prefill may be long; a dead worker is noticed by its connection
 
 
@@ -62,6 +64,22 @@ class Caller:
             except UpstreamLost as error:
                 tries.lost(claim, error, began=False)
 
+    async def count(self, model: str, body: Body) -> int:
+        """Return the tokens of a `prompt` or `messages`. Takes no slot, so a busy model answers too.
+
+        Raises:
+            BadRequest: neither or both are given. NotFound: the engine cannot tell.
+            ModelNotFound, NoReadyInstance: nobody could be asked.
+        """
+        instance = self._router.select(model)
+        asked = question(dict(body), find_dialect(instance.engine), instance)
+        try:
+            answer = await ask(instance, asked.path, asked.body, timeout_s=COUNT_TIMEOUT_S)
+        except UpstreamLost as error:
+            raise UpstreamError("the engine did not count the tokens") from error
+        found: int = read_count(answer)["count"]
+        return found
+
     # Private
 
     async def _events_of(
@@ -83,7 +101,7 @@ class Caller:
                     for event in split_events(cutter.feed(data)):
                         yield event
         except UpstreamStatus as error:
-            raise error_of(_json_or_none(error.body), error.status) from error
+            raise error_of(json_or_none(error.body), error.status) from error
 
 
 async def ask(
@@ -110,7 +128,7 @@ async def ask(
             f"model {instance.model_name!r}: no answer within {timeout_s:g} s"
         ) from error
     if answer.status >= 400:
-        raise error_of(_json_or_none(answer.body), answer.status)
+        raise error_of(json_or_none(answer.body), answer.status)
     return decode_answer(answer.body)
 
 
@@ -149,14 +167,6 @@ def encode(instance: InstanceView, body: Body) -> bytes:
 
 
 # Private
-
-
-def _json_or_none(body: bytes) -> object:
-    try:
-        found: object = msgspec.json.decode(body)
-    except msgspec.MsgspecError:
-        return None
-    return found
 
 
 class _Tries:

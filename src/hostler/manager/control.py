@@ -4,9 +4,10 @@ import time
 from pathlib import Path
 
 from hostler.core.deployment import Deployment
-from hostler.core.model import ParameterDescription, WorkerType
+from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType
 from hostler.core.worker import (
     OperatorEvent,
+    Until,
     WorkerApplyOutput,
     WorkerApplyRequest,
     WorkerRunData,
@@ -44,6 +45,25 @@ class LocalControl:
 
     def run_data(self, model: str | None) -> list[WorkerRunData]:
         return self.manager.run_data(model)
+
+    async def select_one_instance(
+        self, worker_type: WorkerType | None, model_name: str, healthy_only: bool
+    ) -> WorkerRunData:
+        found = self.manager.wishes.find(model_name, worker_type)
+        return await self.manager.select_one_instance(found.worker_type, found.name, healthy_only)
+
+    async def get_model_metadata(self, model_name: str) -> ModelMetadata:
+        return await self.manager.get_model_metadata({"model": model_name})
+
+    async def wait_model(
+        self, worker_type: WorkerType | None, model_name: str, until: Until, timeout_s: float
+    ) -> list[WorkerRunData]:
+        if until is Until.READY:
+            deployment = self.manager.wishes.find(model_name, worker_type)
+            await self.manager.until_ready(deployment, timeout_s)
+            return self.run_data(deployment.name)
+        await self.manager.until_gone(model_name, timeout_s)
+        return self.run_data(model_name)
 
     async def supported_models(self) -> list[WorkerSupportedModel]:
         return await self.manager.supported_models()

@@ -13,8 +13,8 @@ from hostler.app.config import Config, ModelConfig, state_dir
 from hostler.app.paths import StatePaths
 from hostler.catalog.catalog import Catalog
 from hostler.catalog.sources import sweep
-from hostler.core.deployment import Deployment
-from hostler.core.errors import HostlerError, StartupError, UpstreamTimeout
+from hostler.core.deployment import Deployment, Wish
+from hostler.core.errors import Conflict, HostlerError, StartupError, UpstreamTimeout
 from hostler.core.lifecycle import Instance, State
 from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType, describe
 from hostler.core.worker import (
@@ -102,11 +102,16 @@ class LocalWorkerManager(DirectRequests):
             self._main.cancel()
             self._main = None
             raise
-        await self._started()
+        try:
+            await self._started()
+        except BaseException:  # a listener's: nothing is left running
+            await self.stop(ignore_exception=True)
+            raise
 
     async def stop(self, ignore_exception: bool = False) -> None:
         if self._main is None:
             return
+        self._stopped()
         try:
             self.is_stopping = True
             await self._drain_all()
@@ -132,10 +137,12 @@ class LocalWorkerManager(DirectRequests):
     async def get_model_instances(
         self, worker_type: WorkerType, model_name: str, healthy_only: bool = True
     ) -> list[WorkerRunData]:
+        known = self.wishes.all()
+        name = next((one.name for one in known if model_name in one.aliases), model_name)
         return [
             data
             for data in await self.get_all_model_instances(worker_type, healthy_only)
-            if data.model_name == model_name
+            if data.model_name == name
         ]
 
     async def get_all_model_instances(
@@ -195,7 +202,7 @@ class LocalWorkerManager(DirectRequests):
         deployment = self.shut(request)
         if wait:
             life = self.config.life
-            await self.until_gone(deployment, life.drain_timeout_s + life.kill_grace_s + 5.0)
+            await self.until_gone(deployment.name, life.drain_timeout_s + life.kill_grace_s + 5.0)
 
     def shut(self, request: WorkerStartupRequest | WorkerShutdownRequest) -> Deployment:
         """Write down that a model should stop; its instances drain from now on."""
@@ -212,22 +219,29 @@ class LocalWorkerManager(DirectRequests):
 
         Raises:
             EngineError: one of them was given up, and why. UpstreamTimeout: it took too long.
+            Conflict: it was told to stop meanwhile.
         """
         await self._until(
-            lambda: self.progress.is_ready(deployment),
+            lambda: self._is_ready(deployment),
             timeout_s,
             f"model {deployment.name!r}: start",
         )
 
-    async def until_gone(self, deployment: Deployment, timeout_s: float) -> None:
-        """Return when no process of a deployment is left."""
-        await self._until(
-            lambda: not self.progress.living(deployment),
-            timeout_s,
-            f"model {deployment.name!r}: stop",
-        )
+    async def until_gone(self, model_name: str, timeout_s: float) -> None:
+        """Return when no process of a model is left, also of one that was forgotten meanwhile."""
+
+        def is_gone() -> bool:
+            return all(one.model_name != model_name for one in self.progress.living(None))
+
+        await self._until(is_gone, timeout_s, f"model {model_name!r}: stop")
 
     # Private
+
+    def _is_ready(self, deployment: Deployment) -> bool:
+        now = next((one for one in self.wishes.all() if one.name == deployment.name), None)
+        if deployment.wish is Wish.RUNNING and (now is None or now.wish is Wish.STOPPED):
+            raise Conflict(f"model {deployment.name!r} was told to stop while it was awaited")
+        return self.progress.is_ready(deployment)
 
     def _build(self) -> None:
         """Make the parts; nothing runs yet."""

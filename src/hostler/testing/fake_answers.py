@@ -119,9 +119,12 @@ def _generate(answer: Answer, body: JSON, model: str, claimed: str) -> None:
     """Chat and text completions, whole or streamed, any number of prompts and choices."""
     chat = "messages" in body
     count, reason = fake_text.token_limit(body, answer.script.tokens)
+    thoughts, calls = (answer.script.reasoning, answer.script.tool_calls) if chat else (0, 0)
+    if calls:
+        count, reason = 0, "tool_calls"
     prompts, copies = fake_text.prompts_of(body), int(body.get("n") or 1)
     marks = [fake_text.digest(p, body) for p in prompts for _ in range(copies)]
-    answer.tokens = count * len(marks)
+    answer.tokens = (count + thoughts + 2 * calls) * len(marks)
     read = fake_text.prompt_tokens(body)
     usage = {
         "prompt_tokens": read,
@@ -135,7 +138,9 @@ def _generate(answer: Answer, body: JSON, model: str, claimed: str) -> None:
     choices: list[JSON] = []
     for choice, mark in enumerate(marks):
         text = fake_text.answer(model, mark, count, choice)
-        said: JSON = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        said: JSON = {"text": text}
+        if chat:
+            said = {"message": _message(model, mark, text, choice, answer.script)}
         choices.append({"index": choice, **said, "logprobs": None, "finish_reason": reason})
     kind = "chat.completion" if chat else "text_completion"
     _close_whole(answer, {**base, "object": kind, "choices": choices, "usage": usage})
@@ -162,7 +167,13 @@ def _stream(
         choices = [{"index": choice, **said, "logprobs": None, "finish_reason": finish}]
         return _event({**base, "choices": choices})
 
-    answer.events = [
+    if chat:
+        answer.events = [
+            _event({**base, "choices": [{"index": choice, "delta": delta, "finish_reason": None}]})
+            for choice, mark in enumerate(marks)
+            for delta in _deltas(model, mark, choice, answer.script)
+        ]
+    answer.events += [
         event(choice, fake_text.token(model, mark, n, choice), None, n == 0)
         for n in range(count)
         for choice, mark in enumerate(marks)
@@ -174,6 +185,36 @@ def _stream(
         answer.tail.append(_event({**base, "choices": [], "usage": usage}))
     if ending != "no_done":
         answer.tail.append(DONE)
+
+
+def _message(model: str, mark: str, text: str, choice: int, script: Script) -> JSON:
+    """The message of a whole chat answer."""
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if script.reasoning:
+        thoughts = fake_text.thought(model, mark, script.reasoning, choice)
+        message["reasoning_content"] = "".join(thoughts)
+    if script.tool_calls:
+        message["content"] = None
+        calls = [fake_text.tool_call(mark, number) for number in range(script.tool_calls)]
+        message["tool_calls"] = calls
+    return message
+
+
+def _deltas(model: str, mark: str, choice: int, script: Script) -> list[JSON]:
+    """The thoughts of a streamed chat, one each, and its tool calls, two pieces each."""
+    deltas: list[JSON] = [
+        {"reasoning_content": token}
+        for token in fake_text.thought(model, mark, script.reasoning, choice)
+    ]
+    for number in range(script.tool_calls):
+        call = fake_text.tool_call(mark, number)
+        arguments = call["function"]["arguments"]
+        half = len(arguments) // 2
+        begin = {**call, "function": {**call["function"], "arguments": arguments[:half]}}
+        deltas.append({"tool_calls": [{"index": number, **begin}]})
+        rest = {"index": number, "function": {"arguments": arguments[half:]}}
+        deltas.append({"tool_calls": [rest]})
+    return deltas
 
 
 def _event(data: JSON) -> bytes:

@@ -25,6 +25,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # an answer
     tokens: Count = fake_text.TOKENS
     dimensions: Annotated[int, msgspec.Meta(ge=1)] = fake_text.DIMENSIONS
+    reasoning: Count = 0  # tokens of thought before the answer of a chat
+    tool_calls: Count = 0  # a chat calls so many tools instead of saying anything
     first_delay_ms: Seconds = 0.0  # before the first byte
     delay_ms: Seconds = 0.0  # before each token
     crash_at: Count | None = None

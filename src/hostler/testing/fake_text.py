@@ -69,6 +69,18 @@ def answer(model: str, mark: str, tokens: int = TOKENS, choice: int = 0) -> str:
     return "".join(token(model, mark, n, choice) for n in range(tokens))
 
 
+def thought(model: str, mark: str, tokens: int, choice: int = 0) -> list[str]:
+    """Return the tokens of thought before an answer: as its own, and marked as thought."""
+    return [f"~{token(model, mark, n, choice)}" for n in range(tokens)]
+
+
+def tool_call(mark: str, number: int) -> dict[str, Any]:
+    """Return one whole tool call."""
+    arguments = canonical({"mark": mark, "number": number})
+    function = {"name": f"tool_{number}", "arguments": arguments}
+    return {"id": f"call-{mark}-{number}", "type": "function", "function": function}
+
+
 def token_limit(body: Mapping[str, Any], tokens: int = TOKENS) -> tuple[int, str]:
     """Return how many tokens a request gets and its finish_reason.
 

@@ -39,14 +39,17 @@ async def fetch(
     body: bytes = b"",
     timeout_s: float,
     most_bytes: int = FETCH_BYTES,
+    pool: Pool | None = None,
 ) -> Response:
-    """Ask once, on a connection of its own, and return the whole answer, whatever its status.
+    """Ask once and return the whole answer, whatever its status.
+
+    pool: of this endpoint; without one, on a connection of its own.
 
     Raises:
         UpstreamLost: no answer, or not a whole one, or not in time (`timed_out`).
     """
     sink = Collector(asyncio.get_running_loop(), most_bytes)
-    async with _one_call(endpoint, method, path, headers, body, timeout_s, sink) as call:
+    async with _one_call(endpoint, method, path, headers, body, timeout_s, sink, pool) as call:
         sink.call = call
         try:
             async with asyncio.timeout(timeout_s):
@@ -68,16 +71,18 @@ async def stream(
     body: bytes = b"",
     timeout_s: float,
     idle_s: float,
+    pool: Pool | None = None,
 ) -> AsyncGenerator[bytes, None]:
     """Ask once and give the answer's body as it comes.
 
+    pool: of this endpoint; without one, on a connection of its own.
     timeout_s: until the answer's head is here. idle_s: between two parts of the body.
 
     Raises:
         UpstreamStatus: the answer's status is 400 or more; UpstreamLost: as for `fetch`.
     """
     sink = _Stream()
-    async with _one_call(endpoint, method, path, headers, body, timeout_s, sink) as call:
+    async with _one_call(endpoint, method, path, headers, body, timeout_s, sink, pool) as call:
         sink.call = call
         wait_s = timeout_s
         while True:
@@ -108,16 +113,18 @@ async def _one_call(
     body: bytes,
     timeout_s: float,
     sink: Sink,
+    pool: Pool | None,
 ) -> AsyncIterator[Call]:
-    fields = [*headers, (b"connection", b"close")]
+    fields = [*headers, (b"connection", b"close")] if pool is None else headers
     request = build_request(method, path, host_header(endpoint), fields, body)
-    pool = Pool(endpoint, connect_timeout_s=timeout_s, idle_s=1.0)
-    call = pool.submit(request, sink)
+    used = pool or Pool(endpoint, connect_timeout_s=timeout_s, idle_s=1.0)
+    call = used.submit(request, sink)
     try:
         yield call
     finally:
         call.cancel()
-        await pool.close()
+        if used is not pool:
+            await used.close()
 
 
 class _Stream:
@@ -126,6 +133,7 @@ class _Stream:
     def __init__(self) -> None:
         self.call: Call | None = None
         self.status = 0
+        self._headers: Fields = []
         self._parts: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._news = asyncio.Event()
@@ -151,6 +159,7 @@ class _Stream:
 
     def on_head(self, status: int, headers: Fields) -> None:
         self.status = status
+        self._headers = headers
         self._news.set()
 
     def on_data(self, data: bytes) -> None:
@@ -178,4 +187,4 @@ class _Stream:
         while not (self._is_ended or self._error or self._waiting_bytes > STREAM_BUFFER_BYTES):
             self._news.clear()
             await self._news.wait()
-        raise UpstreamStatus(self.status, b"".join(self._parts))
+        raise UpstreamStatus(self.status, b"".join(self._parts), self._headers)

@@ -47,10 +47,11 @@ class UpstreamLost(Exception):
 class UpstreamStatus(Exception):
     """The server answered with an error status. `body` is what it said."""
 
-    def __init__(self, status: int, body: bytes) -> None:
+    def __init__(self, status: int, body: bytes, headers: Fields) -> None:
         super().__init__(f"answered {status}")
         self.status = status
         self.body = body
+        self.headers = headers
 
 
 class Sink(Protocol):

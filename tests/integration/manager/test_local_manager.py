@@ -127,7 +127,7 @@ def test_closing_a_stream_early_gives_its_slot_back() -> None:
         for _ in range(3):
             stream = manager.generate_stream(HELLO)
             assert (await anext(stream)).text
-            await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()
             assert manager.router.load == {}
 
     run(body, slow)

@@ -12,12 +12,13 @@ from hostler.admin.api import admin_app
 from hostler.admin.control import Status
 from hostler.app.auth import KeyRing, NewKey, new_key
 from hostler.core.deployment import Deployment, Wish, difference
-from hostler.core.errors import AlreadyRunning, ModelNotFound
+from hostler.core.errors import AlreadyRunning, ModelNotFound, UpstreamTimeout
 from hostler.core.lifecycle import State
-from hostler.core.model import ParameterDescription, WorkerType, describe
+from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType, describe
 from hostler.core.worker import (
     InstanceResult,
     OperatorEvent,
+    Until,
     WorkerApplyOutput,
     WorkerApplyRequest,
     WorkerRunData,
@@ -93,6 +94,28 @@ class MemoryControl:
     def run_data(self, model: str | None) -> list[WorkerRunData]:
         self.handled.append("run_data")
         return [one for one in self.instances.values() if model in (None, one.model_name)]
+
+    async def select_one_instance(
+        self, worker_type: WorkerType | None, model_name: str, healthy_only: bool
+    ) -> WorkerRunData:
+        for one in self.instances.values():
+            if one.model_name == model_name and worker_type in (None, one.worker_type):
+                return one
+        raise ModelNotFound
+
+    async def get_model_metadata(self, model_name: str) -> ModelMetadata:
+        self.handled.append("get_model_metadata")
+        if any(model_name in (one.name, *one.aliases) for one in self.deployments()):
+            return ModelMetadata(model=model_name, context_length=4096)
+        raise ModelNotFound
+
+    async def wait_model(
+        self, worker_type: WorkerType | None, model_name: str, until: Until, timeout_s: float
+    ) -> list[WorkerRunData]:
+        found = [one for one in self.instances.values() if one.model_name == model_name]
+        if until is Until.GONE and found:
+            raise UpstreamTimeout
+        return found
 
     async def supported_models(self) -> list[WorkerSupportedModel]:
         return [WorkerSupportedModel(model="qwen", worker_type=WorkerType.LLM, engine="llama.cpp")]

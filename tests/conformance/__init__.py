@@ -1,0 +1,1 @@
+"""What every WorkerManager must do, written against the contract alone."""

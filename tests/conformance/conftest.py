@@ -1,0 +1,14 @@
+"""One started manager an implementation, for all quick tests of the suite."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conformance.rigs import FAKES, RIGS, Rig
+
+
+@pytest.fixture(scope="package", params=list(RIGS))
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    """A manager with models of the fake engine and of Python classes."""
+    with RIGS[request.param](FAKES) as rig:
+        yield rig

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from hostler.core.deployment import Deployment
 from hostler.core.model import ParameterDescription, WorkerType
-from hostler.core.worker import OperatorEvent, Until, WorkerRunData, WorkerSupportedModel
+from hostler.core.worker import OperatorEvent, WorkerRunData, WorkerSupportedModel
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,23 +34,6 @@ class ModelLogQuery(LogQuery, frozen=True, kw_only=True):
 
 class InstanceQuery(Query, frozen=True, kw_only=True):
     model: str | None = None
-
-
-class SelectQuery(Query, frozen=True, kw_only=True):
-    model: str
-    worker_type: WorkerType | None = None
-    healthy_only: bool = True
-
-
-class MetadataQuery(Query, frozen=True, kw_only=True):
-    model: str
-
-
-class WaitQuery(Query, frozen=True, kw_only=True):
-    model: str
-    worker_type: WorkerType | None = None
-    until: Until = Until.READY
-    timeout_s: Annotated[float, Meta(ge=0, le=60)] = 25.0
 
 
 class ParameterQuery(Query, frozen=True, kw_only=True):
@@ -115,7 +98,10 @@ class LogAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SupportedModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """problems: why an engine of another package cannot be used on this server, one line each."""
+
     models: tuple[WorkerSupportedModel, ...]
+    problems: tuple[str, ...] = ()
 
 
 class ParameterList(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,10 +118,7 @@ class EventList(msgspec.Struct, frozen=True, kw_only=True):
 class KeyOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A key to make. models: empty for all. expires_in_s: seconds from now, None for never."""
 
-    """problems: why an engine of another package cannot be used on this server, one line each."""
-
     scopes: tuple[str, ...] = ("inference",)
-    problems: tuple[str, ...] = ()
     name: Annotated[str, Meta(max_length=100)] = ""
     models: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
     expires_in_s: Annotated[float, Meta(gt=0, le=3.2e9)] | None = None

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from hostler.core.deployment import Deployment
 from hostler.core.model import ParameterDescription, WorkerType
-from hostler.core.worker import OperatorEvent, WorkerRunData, WorkerSupportedModel
+from hostler.core.worker import OperatorEvent, Until, WorkerRunData, WorkerSupportedModel
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,6 +34,23 @@ class ModelLogQuery(LogQuery, frozen=True, kw_only=True):
 
 class InstanceQuery(Query, frozen=True, kw_only=True):
     model: str | None = None
+
+
+class SelectQuery(Query, frozen=True, kw_only=True):
+    model: str
+    worker_type: WorkerType | None = None
+    healthy_only: bool = True
+
+
+class MetadataQuery(Query, frozen=True, kw_only=True):
+    model: str
+
+
+class WaitQuery(Query, frozen=True, kw_only=True):
+    model: str
+    worker_type: WorkerType | None = None
+    until: Until = Until.READY
+    timeout_s: Annotated[float, Meta(ge=0, le=60)] = 25.0
 
 
 class ParameterQuery(Query, frozen=True, kw_only=True):

@@ -46,13 +46,14 @@ def pick(
     """
     load = router.load
     usable = {view.instance_id for view in router.usable(deployment.name)}
-    able = [data for data in known if data.instance_id in usable] or (
+    able = [data for data in known if data.instance_id in usable and data.state is State.READY] or (
         [] if healthy_only else [data for data in known if not data.stopped]
     )
     if not able:
         states = ", ".join(f"{data.instance_id} {data.state}" for data in known) or "none started"
         raise NoReadyInstance(f"model {deployment.name!r}: no instance is ready ({states})")
-    return min(able, key=lambda data: (load.get(data.instance_id, 0), data.replica))
+    # a manager behind gateways lends no slots itself: there the workers' own reports decide
+    return min(able, key=lambda data: (load.get(data.instance_id, 0), data.in_flight, data.replica))
 
 
 def supported_models(catalog: Catalog, models_dir: Path) -> list[WorkerSupportedModel]:

@@ -69,7 +69,10 @@ async def apply(call: Call) -> WorkerApplyOutput:
 
 
 async def list_instances(call: Call) -> InstanceList:
-    return InstanceList(instances=tuple(call.services.control.run_data(call.query.model)))
+    control, name = call.services.control, call.query.model
+    if name is not None:
+        name = real_name(control, name)
+    return InstanceList(instances=tuple(control.run_data(name)))
 
 
 async def supported_models(call: Call) -> SupportedModelList:
@@ -86,6 +89,11 @@ async def parameters(call: Call) -> ParameterList:
     control = call.services.control
     found = await control.parameter_descriptions(call.query.worker_type, model)
     return ParameterList(parameters=tuple(found))
+
+
+def real_name(control: ControlPlane, name: str) -> str:
+    """Return the name of the model that has this alias, or the name itself."""
+    return next((one.name for one in control.deployments() if name in one.aliases), name)
 
 
 def find_deployment(

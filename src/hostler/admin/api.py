@@ -50,6 +50,7 @@ from hostler.core.worker import (
     WorkerRunData,
     WorkerStartupRequest,
 )
+from hostler.storage.writer import Writer
 
 FOLLOWERS = 64  # streams of events and logs open at once
 
@@ -227,6 +228,7 @@ def admin_app(
     keyring: Callable[[], KeyRing],
     *,
     on_keys_changed: Callable[[], None],
+    writer: Writer | None = None,
     clock: Callable[[], float] = time.time,
     keep_alive_s: float = 15.0,
     followers: int = FOLLOWERS,
@@ -236,6 +238,7 @@ def admin_app(
 
     keyring: gives the keys of this moment. on_keys_changed: called in the event loop after a key
         was made or revoked; the caller builds a new ring and publishes a snapshot.
+    writer: takes what is written to the store; one of its own when left out.
     keep_alive_s: silence of an event stream after which a comment is sent.
 
     Raises:
@@ -244,6 +247,7 @@ def admin_app(
     services = Services(
         control=control,
         keys=store,
+        writer=writer or Writer("keys"),
         keyring=keyring,
         on_keys_changed=on_keys_changed,
         clock=clock,

@@ -1,10 +1,11 @@
-"""Handlers for API keys. The store answers in a thread: it may wait for its lock."""
+"""Handlers for API keys. They are written in the store's own thread: it may wait for its lock."""
 
 import asyncio
 
 from hostler.admin.messages import KeyCreated, KeyInfo, KeyList
 from hostler.admin.operation import Call
 from hostler.app.auth import ADMIN_KEY_NAME, StoredKey, new_key
+from hostler.app.faults import CrashPoint, crash_point
 from hostler.core.deployment import check_name
 from hostler.core.errors import BadRequest, Conflict, NotFound
 
@@ -29,7 +30,8 @@ async def create_key(call: Call) -> KeyCreated:
         expires_at_s=None if lasts_s is None else clock() + lasts_s,
         clock=clock,
     )
-    await asyncio.to_thread(call.services.keys.save_key, made.stored)
+    await call.services.writer.do(call.services.keys.save_key, made.stored)
+    crash_point(CrashPoint.KEY_SAVED)
     call.services.on_keys_changed()
     return KeyCreated(key=made.plain, info=key_info(made.stored))
 
@@ -40,7 +42,7 @@ async def revoke_key(call: Call) -> KeyInfo:
     if key_id == call.key.key_id:
         raise Conflict("this is the key you are using; revoke it with another admin key")
     keys = call.services.keys
-    if not await asyncio.to_thread(keys.revoke_key, key_id):
+    if not await call.services.writer.do(keys.revoke_key, key_id):
         raise NotFound(f"no key {key_id[:40]!r} here")
     call.services.on_keys_changed()
     stored = await asyncio.to_thread(keys.keys)

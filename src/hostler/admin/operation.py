@@ -21,6 +21,7 @@ from hostler.admin.messages import Query
 from hostler.app.auth import KeyRing, KeyStore, Scope
 from hostler.core.errors import Overloaded, StartupError
 from hostler.core.snapshot import KeyView
+from hostler.storage.writer import Writer
 
 
 class Followers:
@@ -79,6 +80,7 @@ class Services:
 
     control: ControlPlane
     keys: KeyStore
+    writer: Writer
     keyring: Callable[[], KeyRing]
     on_keys_changed: Callable[[], None]
     clock: Callable[[], float]  # wall clock, for expiry dates

@@ -15,13 +15,18 @@ from hostler.admin.control import Status
 from hostler.app.auth import KeyRing, ensure_admin_key
 from hostler.app.config import Config, state_dir
 from hostler.app.paths import StatePaths
+from hostler.app.telemetry import logger
+from hostler.core.errors import StartupError
 from hostler.engines.process import best_isolation
 from hostler.manager.control import LocalControl
 from hostler.manager.local import LocalWorkerManager
 from hostler.storage.sql import SqlStore
 from hostler.storage.store import Store
+from hostler.storage.writer import Writer
 from hostler.wire.asgi import AsgiBridge
 from hostler.wire.server import HttpServer
+
+log = logger(__name__)
 
 
 class Controller(LocalControl):
@@ -51,14 +56,14 @@ async def run_controller(config: Config, stop: asyncio.Event, hasten: asyncio.Ev
     """
     paths = StatePaths(state_dir(config))
     paths.create()
-    store = SqlStore(paths.database)
+    store = SqlStore(paths.database, busy_timeout_s=LOCK_WAIT_S)
     try:
-        ensure_admin_key(store, paths)
+        await Writer("admin key").do(ensure_admin_key, store, paths)
         manager = LocalWorkerManager(config, store=store)
         await manager.start()
         try:
             async with _admin_server(manager, store, paths, config):
-                await stop.wait()
+                await _until(stop, manager)
                 await _end(manager, hasten)
         finally:
             await manager.stop(ignore_exception=True)
@@ -68,6 +73,7 @@ async def run_controller(config: Config, stop: asyncio.Event, hasten: asyncio.Ev
 
 # Private
 
+LOCK_WAIT_S = 0.5  # of one try; the writer tries again
 _BEST_FIRST = ("ready", "suspect", "starting", "fetching", "pending", "draining", "failed")
 
 
@@ -82,7 +88,13 @@ async def _admin_server(
         ring = KeyRing(key.view for key in store.keys())
         manager.keys_changed()
 
-    app = admin_app(Controller(manager), store, lambda: ring, on_keys_changed=keys_changed)
+    app = admin_app(
+        Controller(manager),
+        store,
+        lambda: ring,
+        on_keys_changed=keys_changed,
+        writer=manager.writer,
+    )
     async with asyncio.TaskGroup() as tasks:
         server = HttpServer(AsgiBridge(app, tasks), limits=config.limits, name="admin")
         await server.listen_unix(paths.admin_socket)
@@ -92,6 +104,27 @@ async def _admin_server(
         finally:
             await server.close(0.5)
             holding.cancel()
+
+
+async def _until(stop: asyncio.Event, manager: LocalWorkerManager) -> None:
+    """Return when asked to stop. A part of the manager that died ends the process, loudly: its
+    supervisor starts the next one, which adopts the workers.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        asked = tasks.create_task(stop.wait(), name="stop.asked")
+        watching = tasks.create_task(_watched(manager), name="manager.watch")
+        await asyncio.wait([asked, watching], return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        watching.cancel()
+
+
+async def _watched(manager: LocalWorkerManager) -> None:
+    try:
+        await manager.watch()
+    except Exception as error:  # boundary: the process; nothing here is carried out any more
+        log.error("controller.died", error=error)
+        await manager.abandon()
+        raise StartupError("a part of the controller died; its log says which") from error
 
 
 async def _end(manager: LocalWorkerManager, hasten: asyncio.Event) -> None:

@@ -89,6 +89,8 @@ class LifeConfig(Section, frozen=True, kw_only=True):
     backoff_last_s: float = 60.0
     crash_limit: int = 5  # crashes in crash_window_s that end in a verdict
     crash_window_s: float = 600.0
+    memory_check: bool = True  # a model that does not fit in memory is not started
+    memory_reserve_bytes: int = 64 << 20  # never given to models
 
     def __post_init__(self) -> None:
         if self.load_bytes_per_s < 1:

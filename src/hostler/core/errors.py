@@ -270,6 +270,12 @@ class Draining(Unavailable):
     code = "draining"
 
 
+class PlacementUnavailable(Unavailable):
+    """There is no room for another instance."""
+
+    code = "placement_unavailable"
+
+
 class StorageBusy(Unavailable):
     """The store is locked by another process."""
 

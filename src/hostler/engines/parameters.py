@@ -263,6 +263,15 @@ class FakeParameters(ModelParameters, frozen=True, kw_only=True):
             max_length=65_536,
         ),
     ] = ""
+    memory_bytes: Annotated[
+        int,
+        Meta(
+            title="Memory",
+            description="What it says it needs; it takes none of it.",
+            ge=0,
+            extra={"unit": "bytes"},
+        ),
+    ] = 0
     ledger: Annotated[
         str,
         Meta(

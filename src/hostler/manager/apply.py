@@ -93,12 +93,12 @@ class Applier:
     async def _renew(self, request: WorkerApplyRequest) -> str:
         """New processes one by one beside the old ones; the old specification if they fail."""
         manager = self._manager
-        old, new = manager.wishes.apply(request)
+        old, new = await manager.wishes.apply(request)
         manager.reconciler.pardon(new.worker_key)
         try:
             await self._until_renewed(new, request.timeout_s)
         except (EngineError, UpstreamTimeout) as error:
-            back = manager.wishes.take_back(old)
+            back = await manager.wishes.take_back(old)
             manager.reconciler.pardon(back.worker_key)
             raise EngineError(
                 f"{error.message}; the model goes on with its old specification"

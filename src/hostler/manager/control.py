@@ -26,14 +26,13 @@ class LocalControl:
         self._began_at_s = time.monotonic()
 
     async def start_model(self, request: WorkerStartupRequest) -> tuple[Deployment, bool]:
-        deployment, is_news = self.manager.wishes.start(request)
+        deployment, is_news = await self.manager.order_start(request)
         if is_news:
-            self.manager.reconciler.pardon(deployment.worker_key)
             self._tell("model.start", deployment)
         return deployment, is_news
 
     async def stop_model(self, request: WorkerShutdownRequest) -> Deployment:
-        deployment = self.manager.shut(request)
+        deployment = await self.manager.shut(request)
         self._tell("model.stop", deployment)
         return deployment
 

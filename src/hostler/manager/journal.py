@@ -2,37 +2,53 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 
 from hostler.app.telemetry import logger
-from hostler.core.errors import HostlerError
 from hostler.core.lifecycle import Instance, State
 from hostler.core.worker import OperatorEvent
+from hostler.manager.telling import PASSING
 from hostler.storage.store import EventStore
+from hostler.storage.writer import Writer, told
 
 log = logger(__name__)
 
 
 class Journal:
-    """Writes events to the store, and wakes those who follow."""
+    """Writes events to the store, and wakes those who follow.
+
+    It has a writing thread of its own: a chatty download makes no operator's order wait.
+    """
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
+        self._writer = Writer("events")
         self._news = asyncio.Event()
 
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Take events while the block lasts; every one is kept before it ends."""
+        async with self._writer.running():
+            yield
+
     def tell(self, event: OperatorEvent) -> None:
-        """Keep one event; a full disk costs the event, never what it tells of."""
-        try:
-            self._store.append_event(msgspec.structs.replace(event, at_s=time.time()))
-        except HostlerError as error:
-            log.warning("journal.lost", kind=event.kind, why=error.message)
-        if event.kind != "fetch.progress":
+        """Keep one event; a full or locked disk costs the event, never what it tells of."""
+
+        def kept(error: BaseException | None) -> None:
+            if error is not None:
+                log.warning("journal.lost", kind=event.kind, why=told(error))
+            self._news.set()
+            self._news = asyncio.Event()
+
+        timed = msgspec.structs.replace(event, at_s=time.time())
+        self._writer.post(kept, self._store.append_event, timed)
+        if event.kind not in PASSING:
             log.info(
                 event.kind, model=event.model, instance_id=event.instance_id, why=event.message
             )
-        self._news.set()
-        self._news = asyncio.Event()
 
     def tell_move(self, before: Instance, after: Instance) -> None:
         """Keep one move of an instance: `instance.<state>`."""

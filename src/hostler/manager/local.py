@@ -6,10 +6,11 @@ manager with a store on disk and the admin API in front.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 
 from hostler.app.config import Config, ModelConfig, state_dir
+from hostler.app.faults import CrashPoint, crash_point
 from hostler.app.paths import StatePaths
 from hostler.catalog.catalog import Catalog
 from hostler.catalog.sources import sweep
@@ -28,23 +29,26 @@ from hostler.core.worker import (
 )
 from hostler.engines.base import find_engine
 from hostler.manager.apply import Applier
-from hostler.manager.base import WorkerManager, WorkerManagerFactory
 from hostler.manager.calls import Caller
 from hostler.manager.files import ModelFiles
 from hostler.manager.journal import Journal
-from hostler.manager.progress import Progress
+from hostler.manager.launches import LaunchBook
+from hostler.manager.plan import GONE
+from hostler.manager.progress import Progress, given_up
 from hostler.manager.reconcile import Reconciler
 from hostler.manager.requests import DirectRequests
+from hostler.manager.room import Room
 from hostler.manager.servers import GivenServers
 from hostler.manager.silence import SecondOpinion
 from hostler.manager.views import pick, run_data, supported_models
 from hostler.manager.wishes import Wishes
-from hostler.manager.workers import LocalWorkers
+from hostler.manager.workers import LocalWorkers, is_hopeless
 from hostler.registry.registry import Registry
 from hostler.registry.server import RegistryServer
 from hostler.routing.router import Router
 from hostler.storage.memory import MemoryStore
 from hostler.storage.store import Store
+from hostler.storage.writer import Writer
 
 
 class LocalWorkerManager(DirectRequests):
@@ -86,7 +90,7 @@ class LocalWorkerManager(DirectRequests):
         if self._main is not None:
             raise StartupError("this worker manager is running already")
         self.paths.create()
-        self._build()
+        await self._build()
         up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stop_asked = asyncio.Event()
         # One task holds every part, as task groups must be left where they were entered.
@@ -114,7 +118,8 @@ class LocalWorkerManager(DirectRequests):
         self._stopped()
         try:
             self.is_stopping = True
-            await self._drain_all()
+            if not self._main.done():  # a dead one carries nothing out
+                await self._drain_all()
         except HostlerError:
             if not ignore_exception:
                 raise
@@ -123,6 +128,21 @@ class LocalWorkerManager(DirectRequests):
             self._stop_asked.set()
             main, self._main = self._main, None
             await main
+
+    async def watch(self) -> None:
+        """Return when this manager was stopped.
+
+        Raises:
+            ExceptionGroup: a part of it died. Nothing is carried out any more; the workers still run.
+        """
+        if self._main is not None:
+            await asyncio.shield(self._main)
+
+    async def abandon(self) -> None:
+        """Let go of everything and end no process: the next manager on this store adopts them."""
+        main, self._main = self._main, None
+        if main is not None and main.cancel():
+            await asyncio.wait([main])
 
     def keys_changed(self) -> None:
         """Publish the keys of the store."""
@@ -189,27 +209,33 @@ class LocalWorkerManager(DirectRequests):
     async def model_startup(
         self, request: WorkerStartupRequest, *, wait: bool = True
     ) -> list[WorkerRunData]:
-        deployment, is_news = self.wishes.start(request)
-        if is_news:
-            self.reconciler.pardon(deployment.worker_key)
+        deployment, _ = await self.order_start(request)
         if wait:
             await self.until_ready(deployment, self.config.life.start_timeout_s)
         return self.run_data(deployment.name)
 
+    async def order_start(self, request: WorkerStartupRequest) -> tuple[Deployment, bool]:
+        """Write down that a model should run; a crash loop that was given up is tried anew."""
+        deployment, is_news = await self.wishes.start(request)
+        if is_news or self.reconciler.has_verdict(deployment.worker_key):
+            self.reconciler.pardon(deployment.worker_key)
+        return deployment, is_news
+
     async def model_shutdown(
         self, request: WorkerStartupRequest | WorkerShutdownRequest, *, wait: bool = True
     ) -> None:
-        deployment = self.shut(request)
+        deployment = await self.shut(request)
         if wait:
             life = self.config.life
             await self.until_gone(deployment.name, life.drain_timeout_s + life.kill_grace_s + 5.0)
 
-    def shut(self, request: WorkerStartupRequest | WorkerShutdownRequest) -> Deployment:
-        """Write down that a model should stop; its instances drain from now on."""
-        deployment = self.wishes.stop(request.model, request.worker_type)
-        if isinstance(request, WorkerShutdownRequest) and request.delete_after:
-            self.wishes.forget(deployment)
-        return deployment
+    async def shut(self, request: WorkerStartupRequest | WorkerShutdownRequest) -> Deployment:
+        """Write down that a model should stop; its instances drain. Asked again: they leave now."""
+        forget = isinstance(request, WorkerShutdownRequest) and request.delete_after
+        before = self.wishes.find(request.model, request.worker_type)
+        if before.wish is Wish.STOPPED:
+            self.workers.hurry(before.worker_key)
+        return await self.wishes.stop(request.model, request.worker_type, forget=forget)
 
     async def worker_apply(self, request: WorkerApplyRequest) -> WorkerApplyOutput:
         return await Applier(self).apply(request)
@@ -243,11 +269,13 @@ class LocalWorkerManager(DirectRequests):
             raise Conflict(f"model {deployment.name!r} was told to stop while it was awaited")
         return self.progress.is_ready(deployment)
 
-    def _build(self) -> None:
+    async def _build(self) -> None:
         """Make the parts; nothing runs yet."""
         self.is_stopping = False
+        self.writer = Writer("store")
         self.journal = Journal(self.store)
-        incarnation = self.store.next_incarnation()
+        incarnation = await self.writer.do(self.store.next_incarnation)
+        crash_point(CrashPoint.STARTED)
         self.journal.tell(
             OperatorEvent(
                 kind="manager.start", message=f"for the {incarnation}. time on this store"
@@ -260,7 +288,7 @@ class LocalWorkerManager(DirectRequests):
             moved=self._moved,
         )
         self.keys_changed()
-        self.wishes = Wishes(self.store, self.catalog, self._wished)
+        self.wishes = Wishes(self.store, self.writer, self.catalog, self._wished)
         self.servers = GivenServers(self.registry, self.config.gateway, clock=self.clock)
         files = ModelFiles(
             self.paths.models_dir, self.catalog, tell=self.journal.tell, clock=self.clock
@@ -268,13 +296,16 @@ class LocalWorkerManager(DirectRequests):
         self.workers = LocalWorkers(
             paths=self.paths,
             config=self.config,
-            store=self.store,
+            book=LaunchBook(self.store, self.writer),
             registry=self.registry,
             files=files,
             servers=self.servers,
+            tell=self.journal.tell,
             clock=self.clock,
         )
+        self.room = Room(self.registry, files)
         self.reconciler = Reconciler(
+            has_room=self.room.has_room,
             wishes=lambda: () if self.is_stopping else self.wishes.all(),
             instances=self.registry.instances,
             hands=self.workers,
@@ -289,11 +320,13 @@ class LocalWorkerManager(DirectRequests):
             clock=self.clock,
         )
         self.caller = Caller(self.router, gateway)
-        self.progress = Progress(self.registry, self.reconciler)
+        self.progress = Progress(self.registry, self.reconciler, self.paths)
 
     async def _run(self, up: asyncio.Future[None]) -> None:
         """Hold every part until asked to stop; in reverse order they end."""
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.journal.running())
+            await stack.enter_async_context(self.writer.running())
             await asyncio.to_thread(sweep, self.paths.models_dir)  # what a killed fetch left
             await stack.enter_async_context(self.registry.running())
             await stack.enter_async_context(self.workers.running())
@@ -303,7 +336,7 @@ class LocalWorkerManager(DirectRequests):
             )
             await stack.enter_async_context(opinion.running())
             if self._declare:
-                self.wishes.declare(self._declared)
+                await self.wishes.declare(self._declared)
             self._wished()
             # Only now may gateways look: what they see from the first moment is whole.
             await stack.enter_async_context(
@@ -329,8 +362,13 @@ class LocalWorkerManager(DirectRequests):
     def _moved(self, before: Instance, after: Instance) -> None:
         """Every change of a state passes here, once."""
         self.journal.tell_move(before, after)
+        if after.state in GONE:
+            self.workers.cut(after.instance_id)
         if after.state is State.FAILED:
-            self.reconciler.crashed(after, final=self.workers.is_hopeless(after.instance_id))
+            final = is_hopeless(self.registry.record(after.instance_id))
+            crashes = self.reconciler.crashed(after, final=final)
+            if crashes.verdict:
+                self.journal.tell(given_up(after, len(crashes.at_s), self.paths))
         self.reconciler.wake()
 
     def _wished(self) -> None:
@@ -359,18 +397,3 @@ class LocalWorkerManager(DirectRequests):
                     await news.wait()
         except TimeoutError as error:
             raise UpstreamTimeout(f"{what}: not done after {timeout_s:g} s") from error
-
-
-class LocalWorkerManagerFactory(WorkerManagerFactory):
-    """Keeps one LocalWorkerManager for an application."""
-
-    def __init__(self, config: Config | None = None) -> None:
-        self._manager = LocalWorkerManager(config)
-
-    def create(self) -> WorkerManager:
-        return self._manager
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        async with self._manager:
-            yield

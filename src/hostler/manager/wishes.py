@@ -1,10 +1,15 @@
-"""Wishes: the deployments operators asked for, in the store and at hand. Starts nothing: the plan does."""
+"""Wishes: the deployments operators asked for, in the store and at hand. Starts nothing: the plan does.
 
-from collections.abc import Callable, Sequence
+An order is checked, stored and made known in one piece, in the store's writing thread: so orders that
+arrive together are carried out one after the other, and the event loop waits for none of them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from hostler.app.config import ModelConfig
+from hostler.app.faults import CrashPoint, crash_point
 from hostler.catalog.catalog import Catalog
 from hostler.core.deployment import Deployment, Wish
 from hostler.core.errors import ModelNotFound, NameTaken
@@ -14,17 +19,26 @@ from hostler.core.worker import WorkerApplyRequest, WorkerApplyType, WorkerStart
 from hostler.engines.base import check_parameters, find_engine
 from hostler.manager.resolve import changed, request_of, resolve, settle
 from hostler.storage.store import DeploymentStore
+from hostler.storage.writer import Writer
 
 
 class Wishes:
     """What should be. Every change is on the disk before it is answered."""
 
-    def __init__(self, store: DeploymentStore, catalog: Catalog, moved: Callable[[], None]) -> None:
-        """moved: called after each change."""
+    def __init__(
+        self,
+        store: DeploymentStore,
+        writer: Writer,
+        catalog: Catalog,
+        moved: Callable[[], None],
+    ) -> None:
+        """moved: called in the event loop after each change, before it is answered."""
         self._store = store
+        self._writer = writer
         self._catalog = catalog
         self._moved = moved
-        self._deployments = {d.name: d for d in store.deployments()}
+        # Replaced, never changed: the event loop reads it while the thread writes.
+        self._deployments: Mapping[str, Deployment] = {d.name: d for d in store.deployments()}
 
     def all(self) -> tuple[Deployment, ...]:
         return tuple(self._deployments.values())
@@ -35,55 +49,96 @@ class Wishes:
         Raises:
             ModelNotFound: none; the message names the known ones.
         """
-        found = self._deployments.get(name) or next(
-            (d for d in self._deployments.values() if name in d.aliases), None
+        deployments = self._deployments
+        found = deployments.get(name) or next(
+            (d for d in deployments.values() if name in d.aliases), None
         )
         if found is None or worker_type not in (None, found.worker_type):
-            known = ", ".join(sorted(self._deployments)) or "none"
+            known = ", ".join(sorted(deployments)) or "none"
             raise ModelNotFound(
                 f"model {name!r} was never started here; known: {known}", param="model"
             )
         return found
 
-    def start(
-        self, request: WorkerStartupRequest, *, origin: str = "api"
-    ) -> tuple[Deployment, bool]:
+    async def start(self, request: WorkerStartupRequest) -> tuple[Deployment, bool]:
         """Write down that this model should run; say whether that changes anything.
 
         Raises:
             AlreadyRunning: it runs with another specification. NameTaken, BadRequest, ModelNotFound.
+            StorageBusy, InsufficientStorage: it could not be written down, and is as it was.
         """
-        old = self._deployments.get(request.model)
-        if old is not None and _is_bare(request):
-            new, is_news = self._again(old)
-        else:
-            new, is_news = settle(old, resolve(request, self._catalog, origin=origin))
-        self._check_names(new)
-        if is_news:
-            self._save(new)
-        return new, is_news
+        return await self._writer.do(self._start, request)
 
-    def stop(self, name: str, worker_type: WorkerType | None = None) -> Deployment:
-        """Write down that this model should not run."""
-        old = self.find(name, worker_type)
-        if old.wish is Wish.STOPPED:
-            return old
-        new = msgspec.structs.replace(old, wish=Wish.STOPPED, generation=old.generation + 1)
-        self._save(new)
-        return new
+    async def stop(
+        self, name: str, worker_type: WorkerType | None = None, *, forget: bool = False
+    ) -> Deployment:
+        """Write down that this model should not run. forget: and drop it for good.
 
-    def forget(self, deployment: Deployment) -> None:
-        """Drop a deployment for good."""
-        self._store.delete_deployment(deployment.name, deployment.worker_type)
-        self._deployments.pop(deployment.name, None)
-        self._moved()
+        Raises:
+            ModelNotFound.
+        """
+        return await self._writer.do(self._stop, name, worker_type, forget)
 
-    def apply(self, request: WorkerApplyRequest) -> tuple[Deployment, Deployment]:
+    async def apply(self, request: WorkerApplyRequest) -> tuple[Deployment, Deployment]:
         """Write down a RESTART or UPDATE_PARAMS; return the deployment before and after.
 
         Raises:
             ModelNotFound, BadRequest.
         """
+        return await self._writer.do(self._apply, request)
+
+    async def take_back(self, old: Deployment) -> Deployment:
+        """Return to an earlier specification: the processes started from it are right again."""
+        return await self._writer.do(self._take_back, old)
+
+    async def declare(self, models: Sequence[ModelConfig]) -> None:
+        """Make the config's models, or the default ones when it names none, wishes of this start.
+
+        A model that an earlier config or the defaults wished and this one does not is stopped. Models
+        started through the API keep the wish they had; a default one that was stopped stays stopped.
+        """
+        await self._writer.do(self._declare_all, models)
+
+    def views(self) -> list[ModelView]:
+        """What the data plane should know of the wishes."""
+        return [
+            ModelView(
+                name=d.name,
+                worker_type=d.worker_type,
+                engine=d.engine,
+                wanted=d.wanted_instances,
+                aliases=d.aliases,
+                open_fields=d.open_fields,
+            )
+            for d in self.all()
+        ]
+
+    # Private: in the writing thread
+
+    def _start(self, request: WorkerStartupRequest) -> tuple[Deployment, bool]:
+        old = self._deployments.get(request.model)
+        if old is not None and _is_bare(request):
+            new, is_news = self._again(old)
+        else:
+            new, is_news = settle(old, resolve(request, self._catalog, origin="api"))
+        self._check_names(new)
+        if is_news:
+            self._save(new)
+        return new, is_news
+
+    def _stop(self, name: str, worker_type: WorkerType | None, forget: bool) -> Deployment:
+        new = old = self.find(name, worker_type)
+        if old.wish is not Wish.STOPPED:
+            new = msgspec.structs.replace(old, wish=Wish.STOPPED, generation=old.generation + 1)
+        if forget:
+            self._store.delete_deployment(old.name, old.worker_type)
+            crash_point(CrashPoint.WISH_FORGOTTEN)
+            self._publish({d.name: d for d in self.all() if d.name != old.name})
+        elif new is not old:
+            self._save(new)
+        return new
+
+    def _apply(self, request: WorkerApplyRequest) -> tuple[Deployment, Deployment]:
         old = self.find(request.model)
         changes: dict[str, object] = {"wish": Wish.RUNNING}
         if request.params is not None:
@@ -100,19 +155,13 @@ class Wishes:
         self._save(new)
         return old, new
 
-    def take_back(self, old: Deployment) -> Deployment:
-        """Return to an earlier specification: the processes started from it are right again."""
+    def _take_back(self, old: Deployment) -> Deployment:
         now = self.find(old.name)
         back = msgspec.structs.replace(old, generation=now.generation + 1)
         self._save(back)
         return back
 
-    def declare(self, models: Sequence[ModelConfig]) -> None:
-        """Make the config's models, or the default ones when it names none, wishes of this start.
-
-        A model that an earlier config or the defaults wished and this one does not is stopped. Models
-        started through the API keep the wish they had; a default one that was stopped stays stopped.
-        """
+    def _declare_all(self, models: Sequence[ModelConfig]) -> None:
         origin = "config" if models else "default"
         requests = [request_of(model) for model in models] or [
             WorkerStartupRequest(model=entry.name) for entry in self._catalog.default_models()
@@ -120,25 +169,9 @@ class Wishes:
         named = {request.model for request in requests}
         for old in self.all():
             if old.origin != "api" and old.name not in named:
-                self.stop(old.name)
+                self._stop(old.name, None, forget=False)
         for request in requests:
             self._declare(request, origin)
-
-    def views(self) -> list[ModelView]:
-        """What the data plane should know of the wishes."""
-        return [
-            ModelView(
-                name=d.name,
-                worker_type=d.worker_type,
-                engine=d.engine,
-                wanted=d.wanted_instances,
-                aliases=d.aliases,
-                open_fields=d.open_fields,
-            )
-            for d in self._deployments.values()
-        ]
-
-    # Private
 
     def _declare(self, request: WorkerStartupRequest, origin: str) -> None:
         new = resolve(request, self._catalog, origin=origin)
@@ -146,7 +179,12 @@ class Wishes:
         if old is not None:
             if origin == "default" and old.wish is Wish.STOPPED:
                 return
-            new = changed(old, new)
+            renewed = changed(old, new)
+            if msgspec.structs.replace(new, generation=old.generation) == msgspec.structs.replace(
+                old, process_generation=new.process_generation
+            ):
+                return  # as it was: a restart changes nothing
+            new = renewed
         self._check_names(new)
         self._save(new)
 
@@ -174,9 +212,15 @@ class Wishes:
         old = self._deployments.get(deployment.name)
         if old is not None and old.worker_type is not deployment.worker_type:
             self._store.delete_deployment(old.name, old.worker_type)
+        crash_point(CrashPoint.WISH_ASKED)
         self._store.save_deployment(deployment)
-        self._deployments[deployment.name] = deployment
-        self._moved()
+        crash_point(CrashPoint.WISH_SAVED)
+        self._publish({**self._deployments, deployment.name: deployment})
+        crash_point(CrashPoint.WISH_KNOWN)
+
+    def _publish(self, deployments: Mapping[str, Deployment]) -> None:
+        self._deployments = deployments
+        self._writer.tell(self._moved)
 
 
 def _is_bare(request: WorkerStartupRequest) -> bool:

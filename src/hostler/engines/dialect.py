@@ -295,7 +295,7 @@ DIALECTS: Mapping[str, Dialect] = {
     "llama.cpp": Dialect(
         name="llama.cpp",
         rules=_rules(_LLAMA),
-        paths=_V1_PATHS,
+        paths={r: p for r, p in _V1_PATHS.items() if r not in (Route.EMBEDDINGS, Route.RERANK)},
         idle_s=4.0,  # its server says: keep-alive timeout=5, max=100
         requests_per_connection=90,
         counting=Counting.LLAMA,

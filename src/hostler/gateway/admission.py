@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from hostler.app.auth import KeyRing, Scope, require
 from hostler.app.clock import WallClock
-from hostler.core.errors import BadRequest, ControllerUnavailable, ModelNotFound
+from hostler.core.errors import BadRequest, ControllerUnavailable, ModelNotFound, NotFound
 from hostler.core.request import (
     Body,
     Route,
@@ -130,9 +130,13 @@ class Admission:
         """
         body = self.body(request)
         terms = self.find(read_model(body), key)
-        rules = terms.rules[route]
-        check_body(body, rules, terms, REQUIRED.get(route, ()))
-        terms.dialect.path(route, "")  # NotFound when this engine does not do that
+        if route not in terms.dialect.paths:
+            raise NotFound(
+                f"model {terms.model.name!r} ({terms.model.worker_type.value}, engine "
+                f"{terms.dialect.name}) does not do {route.value}",
+                param="model",
+            )
+        check_body(body, terms.rules[route], terms, REQUIRED.get(route, ()))
         return Job(terms.model, route, body, key_id=key.key_id, request_id=request.request_id)
 
     def engine_job(self, request: Request, key: KeyView, path: str) -> Job:

@@ -19,6 +19,7 @@ from hostler.engines.base import (
     find_engine,
     hide_secrets,
 )
+from hostler.manager.servers import endpoint_of
 
 DEFAULT_ENGINES: Mapping[WorkerType, str] = {
     WorkerType.LLM: "llama.cpp",
@@ -175,5 +176,7 @@ def _check(deployment: Deployment, kind: EngineKind) -> None:
         )
     if kind.name == "openai" and not deployment.urls:
         raise BadRequest(f"model {name!r}: engine 'openai' needs urls", param="urls")
+    for url in deployment.urls:
+        endpoint_of(url)
     if kind.name != "openai" and deployment.urls:
         raise BadRequest(f"model {name!r}: only engine 'openai' takes urls", param="urls")

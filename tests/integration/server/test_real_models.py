@@ -130,6 +130,18 @@ def test_token_counts_equal_what_the_engine_charges(cluster: Cluster, client: Op
     assert text["count"] == len(text["tokens"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("path", "model"), [("/v1/embeddings", CHAT), ("/v1/rerank", CHAT), ("/v1/chat/completions", EMBED)]
+)
+def test_a_model_asked_for_what_it_does_not_do_is_named(
+    cluster: Cluster, path: str, model: str
+) -> None:
+    body = {"model": model, "input": "a", "query": "a", "documents": ["b"], "messages": QUESTION}
+    status, _, answer = cluster.request("POST", path, body)
+    assert status == 404
+    assert model in json.loads(answer)["error"]["message"]
+
+
 def test_the_sdk_gets_a_typed_error_for_an_unknown_model(client: OpenAI) -> None:
     with pytest.raises(NotFoundError, match="known") as caught:
         client.chat.completions.create(model="gpt-9", messages=QUESTION)

@@ -87,6 +87,13 @@ def test_an_unknown_field_is_400_with_what_to_do(cluster: Cluster) -> None:
     assert "temperature" in error["message"]
 
 
+def test_a_url_that_is_none_is_400(cluster: Cluster) -> None:
+    order = {"model": "given", "engine": "openai", "urls": ["nonsense"]}
+    answer = cluster.request("POST", "/api/v1/models", order)
+    assert answer[0] == 400
+    assert error_of(answer)["param"] == "urls"
+
+
 def test_a_body_over_the_limit_is_413(cluster: Cluster) -> None:
     answer = cluster.chat("echo", "x" * 30_000)
     assert answer[0] == 413

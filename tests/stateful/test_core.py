@@ -88,6 +88,7 @@ class Core(RuleBasedStateMachine):
     @rule()
     def look(self) -> None:
         self.paper.reconciler.look()
+        self.check_places()
 
     @rule()
     def look_twice(self) -> None:
@@ -190,17 +191,6 @@ class Core(RuleBasedStateMachine):
         for place, epoch in self.highest.items():
             assert self.paper.epochs[place] == epoch
 
-    @invariant()
-    def a_start_that_comes_twice_is_one_instance(self) -> None:
-        """Of one specification, at most one process of a place is not on its way out."""
-        seen: set[tuple[str, int, int]] = set()
-        for record in self.paper.registry.records():
-            one = record.instance
-            if one.state in (State.PENDING, State.STARTING, *SERVES):
-                place = (one.worker_key, one.replica, one.generation)
-                assert place not in seen, f"two for {place}"
-                seen.add(place)
-
     def teardown(self) -> None:
         """From wherever this ended: what is wished comes about, and stop reaches stopped."""
         if not hasattr(self, "paper"):
@@ -224,6 +214,16 @@ class Core(RuleBasedStateMachine):
 
     def one(self, data: st.DataObject) -> Process:
         return data.draw(st.sampled_from(self.paper.living()))
+
+    def check_places(self) -> None:
+        """After a look, at most one process of a place and specification is not on its way out."""
+        seen: set[tuple[str, int, int]] = set()
+        for record in self.paper.registry.records():
+            one = record.instance
+            if one.state in (State.PENDING, State.STARTING, *SERVES):
+                place = (one.worker_key, one.replica, one.generation)
+                assert place not in seen, f"two for {place}"
+                seen.add(place)
 
     def table(self) -> dict[str, State]:
         return {

@@ -64,7 +64,7 @@ class Writer:
         """Do it later. done: told in the event loop how it ended, None for well."""
         try:
             ordered = self._order(work, *args, **kwargs)
-        except StorageBusy as error:
+        except (StorageBusy, RuntimeError) as error:  # RuntimeError: its thread has ended
             done(error)
             return
         ordered.add_done_callback(

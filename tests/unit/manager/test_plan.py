@@ -11,6 +11,7 @@ from hostler.app.config import LifeConfig
 from hostler.core.deployment import Deployment, Wish
 from hostler.core.lifecycle import Instance, State
 from hostler.core.model import WorkerType
+from hostler.manager.launching import load_deadline_s
 from hostler.manager.plan import Crashes, Drain, Forget, Launch, after_crash, plan
 
 NOBODY: dict[tuple[str, int], Crashes] = {}
@@ -209,3 +210,39 @@ def test_the_backoff_is_bounded() -> None:
         crashes = after_crash(crashes, float(step), life, jitter=1.0)
         waits.append(crashes.next_try_s - step)
     assert max(waits) == life.backoff_last_s
+
+
+def test_an_old_process_that_never_served_leaves_at_once() -> None:
+    loading = seen(State.FETCHING, generation=1)
+    launch, *rest = sorted(
+        plan([wish(process_generation=2)], [loading], 0.0, NOBODY), key=lambda a: type(a).__name__
+    )[::-1]
+    assert isinstance(launch, Launch)
+    assert [drain.instance_id for drain in rest if isinstance(drain, Drain)] == [
+        loading.instance_id
+    ]
+
+
+def test_without_memory_for_two_the_old_one_drains_and_then_the_new_one_starts() -> None:
+    old = [seen(State.READY, replica=replica) for replica in range(2)]
+    renewed, cramped = wish(2, process_generation=2), {"qwen@llm"}
+    (drain,) = plan([renewed], old, 0.0, NOBODY, cramped)
+    assert isinstance(drain, Drain)
+    assert drain.instance_id == old[0].instance_id
+    draining = [msgspec.structs.replace(old[0], state=State.DRAINING), old[1]]
+    assert plan([renewed], draining, 0.0, NOBODY, cramped) == []
+    assert plan([renewed], [old[1]], 0.0, NOBODY, cramped) == [
+        Launch(worker_key="qwen@llm", replica=0)
+    ]
+    loading = [seen(State.STARTING, generation=2, epoch=2), old[1]]
+    assert plan([renewed], loading, 0.0, NOBODY, cramped) == []
+    ready = [seen(State.READY, generation=2, epoch=2), old[1]]
+    (drain,) = plan([renewed], ready, 0.0, NOBODY, cramped)
+    assert isinstance(drain, Drain)
+    assert drain.instance_id == old[1].instance_id
+
+
+def test_F13_a_large_model_has_longer_to_load() -> None:
+    life = LifeConfig(start_timeout_s=600, load_bytes_per_s=50_000_000)
+    assert load_deadline_s(life, 0) == 600
+    assert load_deadline_s(life, 140_000_000_000) == 600 + 2800

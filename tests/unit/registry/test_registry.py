@@ -296,3 +296,28 @@ def test_F33_a_pause_of_the_checker_leaves_silence_where_it_was(
     clock.advance(3600.0)
     registry.judge(3600.0)
     assert {state_of(registry, name) for name in names} == {State.READY}
+
+
+def test_a_worker_that_leaves_registers_and_takes_nothing_new(registry: Registry) -> None:
+    launched(registry)
+    registry.register(msgspec.structs.replace(registration(), draining=True))
+    assert state_of(registry) is State.DRAINING
+
+
+def test_a_worker_that_leaves_by_itself_takes_nothing_new(registry: Registry) -> None:
+    launched(registry)
+    registry.register(registration())
+    registry.beat(msgspec.structs.replace(beat(), draining=True))
+    assert state_of(registry) is State.DRAINING
+
+
+def test_requests_wait_while_the_only_instance_is_replaced(registry: Registry) -> None:
+    launched(registry)
+    registry.register(registration())
+    assert not registry.snapshot.models[0].renewing
+    registry.post("a", Signal.DRAIN)
+    assert registry.snapshot.models[0].renewing
+    launched(registry, "b", epoch=2)
+    assert registry.snapshot.models[0].renewing
+    registry.register(registration("b", epoch=2))
+    assert not registry.snapshot.models[0].renewing

@@ -3,17 +3,17 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from hostler.admin.messages import EventList, ModelList, ModelStatus
 from hostler.app.config import default_state_dir
 from hostler.app.paths import StatePaths
-from hostler.cli.follow import Meter
 from hostler.core.deployment import Wish
 from hostler.core.errors import StartupError
 from hostler.core.snapshot import Endpoint
+from hostler.core.worker import OperatorEvent
 from hostler.wire.client import fetch
 from hostler.wire.upstream import UpstreamLost
 
@@ -24,19 +24,25 @@ _CONTROLLER_WITHIN_S = 30.0
 _ANSWER_S = 10.0
 
 
+class Shown(Protocol):
+    """Takes events as they come."""
+
+    def show(self, event: OperatorEvent) -> None: ...
+
+
 class Arrival:
     """Follows the controller's events until nothing more is to be waited for."""
 
     def __init__(
         self,
         paths: StatePaths,
-        meter: Meter,
+        shown: Shown,
         failing: Callable[[str], str | None],
     ) -> None:
         """failing: says why a process of this role cannot start, None while it may."""
         self._failing = failing
         self._paths = paths
-        self._meter = meter
+        self._shown = shown
         self._endpoint = Endpoint(socket=str(paths.admin_socket))
         self._gateway = Endpoint(socket=str(paths.gateway_socket))
         self.is_first_start = not paths.admin_key.exists()
@@ -105,7 +111,7 @@ class Arrival:
         if found is None:
             return seq
         for event in found.events:
-            self._meter.show(event)
+            self._shown.show(event)
         return found.next
 
     async def _is_settled(self) -> bool:

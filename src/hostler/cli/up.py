@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +13,9 @@ from hostler.app.config import Config, load_config, state_dir
 from hostler.app.paths import StatePaths
 from hostler.app.telemetry import configure_logging
 from hostler.catalog.catalog import Catalog
+from hostler.cli.announce import announcer
 from hostler.cli.arrival import Arrival
 from hostler.cli.exits import CommandFailed, Exit
-from hostler.cli.follow import Meter
 from hostler.cli.listening import listening_socket
 from hostler.cli.supervisor import StateLock, Supervisor, take_over, write_record
 from hostler.core.errors import ConfigError, HostlerError, StartupError
@@ -50,7 +49,9 @@ def up(
         _check_models(settings)
     except (ConfigError, StartupError) as error:
         raise CommandFailed(error.message, Exit.CONFIG) from error
-    configure_logging(json_lines=settings.log_json, level="INFO" if json else "WARNING")
+    configure_logging(
+        json_lines=settings.log_json, level="INFO" if settings.log_json else "WARNING"
+    )
     return asyncio.run(_up(settings))
 
 
@@ -99,13 +100,14 @@ async def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked)
     async with supervisor.running():
-        with Meter(quiet=False) as meter:
-            arrival = Arrival(paths, meter, supervisor.failing)
+        voice = announcer(json_lines=settings.log_json)
+        with voice:
+            arrival = Arrival(paths, voice, supervisor.failing)
             await _first(arrival.wait(), stop.wait())
         if not stop.is_set():
-            _banner(url, paths, arrival, time.monotonic() - began_s)
+            voice.ready(url, paths, arrival, time.monotonic() - began_s)
             await stop.wait()
-        sys.stderr.write("stopping: requests may finish; Ctrl-C again ends at once\n")
+        voice.stopping()
         await _first(supervisor.stop(), hasten.wait())
         supervisor.kill()
     return Exit.INTERRUPTED if hasten.is_set() else Exit.OK
@@ -124,25 +126,3 @@ def _url(settings: Config, port: int) -> str:
     host = settings.server.host
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)
     return f"http://{shown}:{port}"
-
-
-def _banner(url: str, paths: StatePaths, arrival: Arrival, took_s: float) -> None:
-    key = paths.admin_key.read_text().strip()
-    shown = key if arrival.is_first_start else f"in {paths.admin_key}"
-    chat = arrival.name_of("llm") or "MODEL"
-    print(
-        f"\nHostler serves {arrival.ready} of {arrival.wanted} models at {url}/v1 ({took_s:.1f} s)"
-    )
-    for name, reason in arrival.failed.items():
-        print(f"  {name} failed: {reason}")
-    print(f"Key: {shown}\n")
-    where = f" --state-dir {paths.state_dir}" if not arrival.is_default_state else ""
-    print("Try, in another terminal:")
-    print(f'  hostler chat{where} {chat} "What is a hostler?"')
-    print(f"  hostler ps{where}")
-    print(
-        f"  curl {url}/v1/chat/completions -H \"Authorization: Bearer $(cat '{paths.admin_key}')\" \\\n"
-        f'    -H \'Content-Type: application/json\' -d \'{{"model": "{chat}", "temperature": 0.2, '
-        '"messages": [{"role": "user", "content": "Say hello."}]}\''
-    )
-    print("\nCtrl-C stops everything.", flush=True)

@@ -1,5 +1,6 @@
 """How a server starts, and what it says when it cannot."""
 
+import json
 import os
 import subprocess
 import sys
@@ -78,3 +79,15 @@ def test_health_is_answered_before_any_model_is_ready() -> None:
         assert took_s < 15
     finally:
         cluster.close()
+
+
+def test_with_json_every_line_is_one_and_the_key_is_in_none() -> None:
+    cluster = Cluster("log_json = true\n" + fake_model("echo"))
+    with cluster:
+        cluster.wait_for(lambda: "up.ready" in cluster.output.read_text(), 20, "it says ready")
+        assert cluster.stop() == 0
+        told = [json.loads(line) for line in cluster.output.read_text().splitlines()]
+        assert cluster.admin_key not in cluster.output.read_text()
+    (ready,) = [line for line in told if line["event"] == "up.ready"]
+    assert (ready["ready"], ready["wanted"]) == (1, 1)
+    assert "instance.ready" in {line["event"] for line in told}

@@ -1,0 +1,88 @@
+"""What `hostler up` says: bars and a banner for people, JSON lines for programs (`--json`)."""
+
+import sys
+from types import TracebackType
+from typing import Self
+
+from hostler.app.paths import StatePaths
+from hostler.app.telemetry import logger
+from hostler.cli.arrival import Arrival
+from hostler.cli.follow import Meter
+from hostler.core.worker import OperatorEvent
+
+log = logger("hostler.up")
+
+
+class ForPeople(Meter):
+    """Bars on a terminal, plain lines elsewhere, then a banner with what to try."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=False)
+
+    def ready(self, url: str, paths: StatePaths, arrival: Arrival, took_s: float) -> None:
+        _banner(url, paths, arrival, took_s)
+
+    def stopping(self) -> None:
+        sys.stderr.write("stopping: requests may finish; Ctrl-C again ends at once\n")
+
+
+class ForPrograms:
+    """One JSON line a fact. The key's file is named, never the key: such lines end in journals."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return
+
+    def show(self, event: OperatorEvent) -> None:
+        log.info(event.kind, model=event.model, instance_id=event.instance_id, why=event.message)
+
+    def ready(self, url: str, paths: StatePaths, arrival: Arrival, took_s: float) -> None:
+        log.info(
+            "up.ready",
+            url=url,
+            ready=arrival.ready,
+            wanted=arrival.wanted,
+            failed=dict(arrival.failed),
+            admin_key_file=str(paths.admin_key),
+            took_s=round(took_s, 3),
+        )
+
+    def stopping(self) -> None:
+        log.info("up.stopping")
+
+
+def announcer(*, json_lines: bool) -> ForPeople | ForPrograms:
+    """Return the voice for this output."""
+    return ForPrograms() if json_lines else ForPeople()
+
+
+# Private
+
+
+def _banner(url: str, paths: StatePaths, arrival: Arrival, took_s: float) -> None:
+    key = paths.admin_key.read_text().strip()
+    shown = key if arrival.is_first_start else f"in {paths.admin_key}"
+    chat = arrival.name_of("llm") or "MODEL"
+    print(
+        f"\nHostler serves {arrival.ready} of {arrival.wanted} models at {url}/v1 ({took_s:.1f} s)"
+    )
+    for name, reason in arrival.failed.items():
+        print(f"  {name} failed: {reason}")
+    print(f"Key: {shown}\n")
+    where = f" --state-dir {paths.state_dir}" if not arrival.is_default_state else ""
+    print("Try, in another terminal:")
+    print(f'  hostler chat{where} {chat} "What is a hostler?"')
+    print(f"  hostler ps{where}")
+    print(
+        f"  curl {url}/v1/chat/completions -H \"Authorization: Bearer $(cat '{paths.admin_key}')\" \\\n"
+        f'    -H \'Content-Type: application/json\' -d \'{{"model": "{chat}", "temperature": 0.2, '
+        '"messages": [{"role": "user", "content": "Say hello."}]}\''
+    )
+    print("\nCtrl-C stops everything.", flush=True)

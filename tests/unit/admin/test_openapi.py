@@ -8,6 +8,8 @@ from typing import Any
 
 from hostler.admin.api import OPERATIONS
 from hostler.admin.openapi import DATA_PLANE, build_document, openapi_document
+from hostler.core.model import describe
+from hostler.engines.base import ENGINES
 from tests.unit.admin.plane import Plane
 
 
@@ -73,3 +75,17 @@ def test_the_served_document_is_the_built_one(tmp_path: Path) -> None:
         assert answer.json["openapi"] == "3.1.0"
 
     asyncio.run(main())
+
+
+def test_the_parameters_of_every_engine_are_there_as_their_descriptions_say() -> None:
+    schemas = build_document(OPERATIONS)["components"]["schemas"]
+    by_engine = schemas["WorkerStartupRequest"]["properties"]["params"]["x-hostler-engines"]
+    assert set(by_engine) == set(ENGINES)
+    for name, reference in by_engine.items():
+        fields = schemas[reference["$ref"].rsplit("/", 1)[1]]["properties"]
+        described = {one.name: one for one in describe(ENGINES[name].parameters)}
+        assert set(fields) == set(described)
+        for field, one in described.items():
+            assert fields[field].get("minimum") == one.minimum
+            assert fields[field].get("x-unit") == one.unit
+            assert fields[field]["description"] == one.help

@@ -1,13 +1,17 @@
 """Small decisions of commands: names, parameters, addresses, exit codes."""
 
+import msgspec
 import pytest
 
 from hostler.cli.chat import split_names
 from hostler.cli.exits import CommandFailed, Exit, exit_of_error, exit_of_status
-from hostler.cli.follow import go_on_from
+from hostler.cli.follow import Meter, go_on_from
+from hostler.cli.ps import busy
 from hostler.cli.serving import Served, pick_model
 from hostler.core.errors import ConfigError, ModelNotFound, StartupError
+from hostler.core.lifecycle import State
 from hostler.core.model import WorkerType
+from hostler.core.worker import WorkerRunData
 
 CHAT = Served(id="small", worker_type=WorkerType.LLM, aliases=("tiny",))
 OTHER = Served(id="large", worker_type=WorkerType.LLM)
@@ -87,3 +91,22 @@ def test_a_refused_configuration_has_its_own_exit_code() -> None:
     assert exit_of_error(ConfigError("x")) is Exit.CONFIG
     assert exit_of_error(ModelNotFound("x")) is Exit.NOT_FOUND
     assert exit_of_error(StartupError("x")) is Exit.FAILED
+
+
+def test_a_draining_instance_says_how_many_requests_are_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one = WorkerRunData(
+        worker_key="m@llm",
+        worker_type=WorkerType.LLM,
+        model_name="m",
+        instance_id="i1",
+        in_flight=3,
+        limit_model_concurrency=8,
+    )
+    drains = msgspec.structs.replace(one, state=State.DRAINING)
+    assert (busy(one), busy(drains)) == ("3/8", "3 left")
+    meter = Meter(quiet=False)
+    for left in (3, 3, 1):
+        meter.show_drains([one, msgspec.structs.replace(drains, in_flight=left)])
+    assert capsys.readouterr().err.splitlines() == ["m: i1 drains, 3 left", "m: i1 drains, 1 left"]

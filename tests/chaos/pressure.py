@@ -2,7 +2,9 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -10,7 +12,7 @@ import uvloop
 
 from hostler.app.process import tagged
 from hostler.testing.cluster import Cluster
-from hostler.testing.ledger import check_answers, check_ends
+from hostler.testing.ledger import check_answers, check_ends, check_survival
 from hostler.testing.load import Outcome, Seen, Target, ask, chat_body
 
 
@@ -37,6 +39,7 @@ class Pressure:
         name: str = "p",
     ) -> None:
         self.seen: list[Seen] = []
+        self.ended_at_s: dict[str, float] = {}  # by request id
         self._target = target_of(cluster)
         self._models, self._clients = models, clients
         self._tokens, self._pause_s, self._name = tokens, pause_s, name
@@ -67,8 +70,10 @@ class Pressure:
             turn += 1
             request_id = f"{self._name}-{number}-{turn}"
             model = self._models[turn % len(self._models)]
-            body = chat_body(model, request_id, turn % 2 == 0, self._tokens)
+            is_stream = (number // 2 + turn) % 2 == 0  # not in step with instances that take turns
+            body = chat_body(model, request_id, is_stream, self._tokens)
             self.seen.append(await ask(self._target, body, request_id=request_id))
+            self.ended_at_s[request_id] = time.monotonic()
             await asyncio.sleep(self._pause_s)
 
     # Verdicts
@@ -92,6 +97,12 @@ class Pressure:
         assert check_answers(self.seen, {}, self._tokens) == []
         assert check_ends(self.seen) == []
 
+    def assert_survived(self, *, at_least: int) -> None:
+        """Who had no byte yet noticed nothing; the others were told the truth."""
+        self.assert_true(at_least=at_least)
+        assert check_survival(self.seen) == []
+        assert {one.error_code for one in self.seen if one.error_code} <= {"worker_lost"}
+
     def assert_unharmed(self, *, at_least: int) -> None:
         """No client noticed anything."""
         assert self.failed == []
@@ -102,3 +113,14 @@ def engines_of(instance: dict[str, object]) -> list[int]:
     """The processes of an instance's engine: all that carry its tag but the worker itself."""
     found = tagged("HOSTLER_INSTANCE", str(instance["instance_id"]))
     return [pid for pid in found if pid != instance["pid"]]
+
+
+def is_engine(pid: int) -> bool:
+    """A fake engine itself, not its warden or what made its namespace."""
+    try:
+        text = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return (
+        b"hostler.testing.fake_engine" in text and b"warden" not in text and b"unshare" not in text
+    )

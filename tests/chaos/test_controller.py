@@ -16,7 +16,7 @@ import pytest
 
 from hostler.app.process import tagged
 from hostler.testing.cluster import Cluster, fake_model
-from tests.chaos.pressure import Pressure, engines_of
+from tests.chaos.pressure import Pressure, engines_of, is_engine
 
 # Ten times as quick as the defaults, so that a test sees what follows after minutes.
 QUICK = (
@@ -165,14 +165,6 @@ def test_F26_an_agent_killed_takes_its_engine_along_and_never_are_there_two(
     assert len(after) == 3
     assert most == 3, f"{most} engines at once for three places"
     assert time.monotonic() - began_s < 20
-
-
-def is_engine(pid: int) -> bool:
-    try:
-        text = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-    return b"hostler.testing.fake_engine" in text and b"warden" not in text
 
 
 def test_F31_F30_F29_a_stranger_on_the_registry_socket_changes_nothing(cluster: Cluster) -> None:

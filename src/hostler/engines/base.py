@@ -45,6 +45,10 @@ Text = str | Sequence[int]  # a text, or the ids of its tokens
 Message = Mapping[str, Any]  # one OpenAI chat message
 
 
+# How `Engine.exited` begins when the kernel ended the engine for want of memory.
+OOM_TEXT = "oom_killed: the kernel ended it because its memory group was full"
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A chat (`messages`) or a completion (`prompt`). None: the client did not say.
 

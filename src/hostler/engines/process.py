@@ -7,6 +7,7 @@ Between the worker and the program stands `warden.py`, inside a PID namespace wh
 import asyncio
 import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from hostler.app.config import engine_environment
+from hostler.app.memory import OomWatch
 from hostler.app.paths import StatePaths
 from hostler.app.process import ProcessHandle, spawn, sweep, wait_exit
 from hostler.app.telemetry import logger
@@ -26,7 +28,7 @@ from hostler.core.errors import EngineError, HostlerError, IdentityMismatch
 from hostler.core.fleet import WorkerSpec
 from hostler.core.snapshot import Endpoint
 from hostler.engines import warden
-from hostler.engines.base import Started
+from hostler.engines.base import OOM_TEXT, Started
 from hostler.engines.command import Command, check_argv, metric
 from hostler.engines.output import EngineOutput
 from hostler.wire.client import UpstreamLost, fetch
@@ -44,6 +46,9 @@ _DRAIN_POLL_S = 0.1
 _START_MARGIN_S = 1.0  # our deadline comes before the agent's: ours knows the last log lines
 _TOLD_LINES, _TOLD_CHARS = 20, 2000
 _TRY_TIMEOUT_MS = 5000
+
+
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
 class Isolation(StrEnum):
@@ -74,6 +79,7 @@ class ProcessEngine:
         self._handle: ProcessHandle | None = None
         self._control: socket.socket | None = None
         self._busy: int | None = None
+        self._memory: OomWatch | None = None
 
     @property
     def isolation(self) -> Isolation:
@@ -102,13 +108,15 @@ class ProcessEngine:
             metadata=command.metadata,
             endpoint=self._endpoint,
             upstream_model=command.upstream_model,
-            pid=_innermost(handle.pid),
+            pid=self._engine_pid(handle),
         )
 
     async def probe(self) -> bool:
         """Ask its health path; also look how busy it is, if it says so."""
         if self._command is None:
             return False
+        if self._memory is not None:
+            self._memory.look()
         if (await self._ask(self._command.health_path)) is None:
             return False
         await self._look_busy()
@@ -134,6 +142,8 @@ class ProcessEngine:
         if self._handle is None:
             return "it was not started"
         code = await wait_exit(self._handle)
+        if code in _KILLED and self._memory is not None and self._memory.struck():
+            return f"{OOM_TEXT}{self._last_words()}"
         return f"{exit_text(code)}{self._last_words()}"
 
     def last_lines(self, count: int = 50) -> list[str]:
@@ -141,6 +151,11 @@ class ProcessEngine:
         return self._output.last_lines(count)
 
     # Private
+
+    def _engine_pid(self, handle: ProcessHandle) -> int:
+        pid = _innermost(handle.pid)
+        self._memory = OomWatch(pid)
+        return pid
 
     def _launch(self, spec: WorkerSpec, command: Command, argv: list[str]) -> ProcessHandle:
         logs = StatePaths(spec.state_dir).logs_dir if spec.state_dir else None

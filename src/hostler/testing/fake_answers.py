@@ -62,6 +62,7 @@ def needs_task(script: Script) -> bool:
         or script.half_alive
         or script.drip_bytes
         or script.stdout_mb
+        or script.allocate_mb
         or script.ending in ("cut", "reset")
         or (script.crash_at, script.hang_at, script.half_at) != (None, None, None)
     )

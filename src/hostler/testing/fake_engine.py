@@ -1,6 +1,6 @@
 """The fake engine: an OpenAI server whose every byte is known beforehand and that fails as it is told.
 
-    python -m hostler.testing.fake_engine --socket PATH | --port N
+    python -m hostler.testing.fake_engine --socket PATH | --port N [--host ADDRESS]
         [--model NAME] [--script JSON] [--ledger FILE]
 
 Orders are in `fake_script`, answers in `fake_answers`. It must start quickly, so it imports little.
@@ -237,8 +237,8 @@ async def serve(arguments: "Arguments") -> int:
                 Path(arguments.socket).unlink()
             server = await loop.create_unix_server(engine.connect, arguments.socket, backlog=1024)
         else:
-            listener = socket.create_server(("127.0.0.1", arguments.port), backlog=1024)
-            sys.stderr.write(f"listening on 127.0.0.1:{listener.getsockname()[1]}\n")
+            listener = socket.create_server((arguments.host, arguments.port), backlog=1024)
+            sys.stderr.write(f"listening on {arguments.host}:{listener.getsockname()[1]}\n")
             sys.stderr.flush()
             server = await loop.create_server(engine.connect, sock=listener)
         async with contextlib.AsyncExitStack() as stack:
@@ -249,6 +249,7 @@ async def serve(arguments: "Arguments") -> int:
 
 class Arguments(msgspec.Struct, kw_only=True):
     socket: str
+    host: str
     port: int
     model: str
     script: Script
@@ -258,6 +259,7 @@ class Arguments(msgspec.Struct, kw_only=True):
 def parse_arguments(argv: list[str]) -> Arguments:
     parser = ArgumentParser(prog="fake_engine", allow_abbrev=False)
     parser.add_argument("--socket", default="")
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--model", default="fake")
     parser.add_argument("--script", default="{}")

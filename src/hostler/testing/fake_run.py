@@ -14,6 +14,7 @@ async def run_answer(
     """Send the answer as its script says. Cancelled when the client leaves."""
     script = answer.script
     fake_faults.print_megabytes(script.stdout_mb)
+    held = [b"x" * 1_000_000 for _ in range(script.allocate_mb)]
     if script.first_delay_ms:
         await asyncio.sleep(script.first_delay_ms / 1000)
     await _point(0, connection, answer, execution, log)
@@ -21,6 +22,7 @@ async def run_answer(
         await _run_stream(connection, answer, execution, log)
     else:
         await _run_whole(connection, answer, execution, log)
+    held.clear()
 
 
 # Private

@@ -44,6 +44,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drip_bytes: Count = 0  # writes so many bytes at a time, drip_ms apart
     drip_ms: Seconds = 1.0
     stdout_mb: Count = 0  # printed before the answer
+    allocate_mb: Count = 0  # held in memory while it answers
     # the process
     load_s: Seconds = 0.0  # 503 until then
     never_ready: bool = False

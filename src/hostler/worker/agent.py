@@ -27,7 +27,7 @@ from hostler.core.errors import (
     NotFound,
 )
 from hostler.core.fleet import WorkerSpec
-from hostler.engines.base import Engine, ModelWorker, Started, WorkerMaker, load_engine
+from hostler.engines.base import OOM_TEXT, Engine, ModelWorker, Started, WorkerMaker, load_engine
 from hostler.wire.server import Exchange, HttpServer
 from hostler.worker.reports import Condition, Ending, Reporter
 from hostler.worker.server import ServedEngine
@@ -185,7 +185,9 @@ class Agent:
     async def _watch(self, engine: Engine) -> None:
         reason = await engine.exited()
         if not self._is_leaving():
-            self._end(Ending(exit_code=EXIT_ENGINE, reason=f"engine exited: {reason}"))
+            code = "oom_killed" if reason.startswith(OOM_TEXT) else ""
+            text = f"engine exited: {reason}"
+            self._end(Ending(exit_code=EXIT_ENGINE, reason=text, code=code))
 
     def _condition(self) -> Condition:
         return Condition(

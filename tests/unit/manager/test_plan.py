@@ -147,7 +147,7 @@ def carry_out(instances: list[Instance], actions: list[object]) -> list[Instance
 
 
 @given(INSTANCES, st.integers(0, 4), st.sampled_from(list(Wish)))
-def test_planning_twice_orders_nothing_twice(
+def test_F36_planning_twice_orders_nothing_twice(
     instances: list[Instance], replicas: int, wished: Wish
 ) -> None:
     deployment = wish(replicas, process_generation=2, wish=wished)
@@ -161,7 +161,7 @@ def test_planning_twice_orders_nothing_twice(
 
 
 @given(INSTANCES, st.integers(0, 4))
-def test_whatever_is_found_the_plan_leads_to_the_wish(
+def test_F36_whatever_is_found_the_plan_leads_to_the_wish(
     instances: list[Instance], replicas: int
 ) -> None:
     deployment = wish(replicas, process_generation=2)

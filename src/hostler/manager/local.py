@@ -303,7 +303,7 @@ class LocalWorkerManager(DirectRequests):
             tell=self.journal.tell,
             clock=self.clock,
         )
-        self.room = Room(self.registry, files)
+        self.room = Room(self.registry, files, self.workers.memory)
         self.reconciler = Reconciler(
             has_room=self.room.has_room,
             wishes=lambda: () if self.is_stopping else self.wishes.all(),

@@ -62,16 +62,15 @@ class Memory:
             PlacementUnavailable: there is not so much; the message names what would make room.
         """
         need_bytes, free = need_of(spec), self._free_bytes()
-        if self._life.memory_check and need_bytes and free is not None:
-            taken = {one: private_bytes(self._pid_of(one)) for one in self._promises}
-            missing = missing_bytes(
-                need_bytes, free, self._promises, taken, self._life.memory_reserve_bytes
+        if (missing := self._missing(need_bytes, free)) > 0:
+            raise PlacementUnavailable(
+                self._refusal(spec.model_name, need_bytes, free or 0, missing)
             )
-            if missing > 0:
-                raise PlacementUnavailable(
-                    self._refusal(spec.model_name, need_bytes, free, missing)
-                )
         self._promises[spec.instance_id] = Promise(model=spec.model_name, need_bytes=need_bytes)
+
+    def fits(self, need_bytes: int) -> bool:
+        """Whether a claim of so much would be granted now."""
+        return self._missing(need_bytes, self._free_bytes()) <= 0
 
     def adopt(self, spec: WorkerSpec) -> None:
         """As claim, for a process that runs already: it is never refused."""
@@ -82,6 +81,13 @@ class Memory:
         self._promises.pop(instance_id, None)
 
     # Private
+
+    def _missing(self, need_bytes: int, free: int | None) -> int:
+        if not self._life.memory_check or not need_bytes or free is None:
+            return 0
+        taken = {one: private_bytes(self._pid_of(one)) for one in self._promises}
+        reserve = self._life.memory_reserve_bytes
+        return missing_bytes(need_bytes, free, self._promises, taken, reserve)
 
     def _refusal(self, model: str, need: int, free: int, missing: int) -> str:
         others = sorted(self._promises.values(), key=lambda one: -one.need_bytes)

@@ -7,6 +7,7 @@ from hostler.core.deployment import Deployment
 from hostler.core.errors import HostlerError
 from hostler.engines.base import find_engine
 from hostler.manager.files import ModelFiles
+from hostler.manager.memory import Memory
 from hostler.registry.registry import Registry
 
 
@@ -16,16 +17,20 @@ class Room:
     free_bytes: says what memory is free; may be replaced.
     """
 
-    def __init__(self, registry: Registry, files: ModelFiles) -> None:
+    def __init__(self, registry: Registry, files: ModelFiles, memory: Memory) -> None:
         self.free_bytes: Callable[[], int | None] = free_memory_bytes
         self._registry = registry
         self._files = files
+        self._memory = memory
 
     def has_room(self, deployment: Deployment) -> bool:
         """True also when the need or the free memory is not known."""
         if deployment.urls:
             return True
-        return fits(self._need_bytes(deployment), self.free_bytes()) is not False
+        need = self._need_bytes(deployment)
+        if need is None:
+            return True
+        return fits(need, self.free_bytes()) is not False and self._memory.fits(need)
 
     # Private
 

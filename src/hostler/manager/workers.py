@@ -68,7 +68,7 @@ class LocalWorkers:
         self._clock = clock
         self._tasks: asyncio.TaskGroup | None = None
         self._handles: dict[str, ProcessHandle] = {}
-        self._memory = Memory(config.life, self.pid)
+        self.memory = Memory(config.life, self.pid)
         self._launches: dict[str, Launch] = {}
         self._logs = LogKeeper(paths.logs_dir)
         self._lives: dict[str, asyncio.Task[None]] = {}
@@ -192,7 +192,7 @@ class LocalWorkers:
         """Write the intent down, then start the process."""
         instance_id = instance.instance_id
         spec = specify(instance, deployment, path, paths=self._paths, config=self._config)
-        self._memory.claim(spec)
+        self.memory.claim(spec)
         launch = intent(instance, spec)
         await self._book.intend(launch)
         self._registry.expect(instance_id, expected_of(launch), epoch=instance.epoch)
@@ -305,7 +305,7 @@ class LocalWorkers:
             )
             self._handles[launch.instance_id] = handle
             self._launches[launch.instance_id] = launch
-            self._memory.adopt(launch.spec)
+            self.memory.adopt(launch.spec)
             self._registry.add(instance, expected_of(launch), adopted=True)
             self._registry.post(
                 launch.instance_id, Signal.LAUNCH, "adopted: its process runs already"
@@ -353,7 +353,7 @@ class LocalWorkers:
         if what == "life":
             self._lives[instance_id] = task
             task.add_done_callback(lambda _: self._lives.pop(instance_id, None))
-            task.add_done_callback(lambda _: self._memory.release(instance_id))
+            task.add_done_callback(lambda _: self.memory.release(instance_id))
 
 
 def is_hopeless(record: Record | None) -> bool:

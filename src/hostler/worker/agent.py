@@ -192,7 +192,7 @@ class Agent:
     def _condition(self) -> Condition:
         return Condition(
             engine_ok=self._engine_ok,
-            is_leaving=self._is_leaving(),
+            is_leaving=self._is_leaving_as_asked(),
             in_flight=self._in_flight() or 0,
             memory_bytes=self._memory_bytes(),
         )
@@ -215,6 +215,11 @@ class Agent:
 
     def _is_leaving(self) -> bool:
         return self._ending is not None and self._ending.done()
+
+    def _is_leaving_as_asked(self) -> bool:
+        """One whose engine died does not drain: its goodbye says what it is."""
+        ending = self._ending
+        return ending is not None and ending.done() and ending.result().exit_code == 0
 
     # Orders
 

@@ -20,6 +20,8 @@ TypeOption = Annotated[
     WorkerType | None, TYPE, Parameter(help="Needed when two types share the name.")
 ]
 
+_SHOWN_LINES = 50  # of the log of an instance that failed
+
 
 def stop(
     name: str,
@@ -145,6 +147,9 @@ def show(name: str, /, *, worker_type: TypeOption = None, common: Common = NO_OP
         ((one.name, told_value(wish.params, one), one.type, one.help) for one in described),
         empty="no parameters",
     )
+    if "failed" in status.states:
+        for log in api.logs(status.name, status.worker_type, _SHOWN_LINES).logs:
+            print("\n".join([f"last lines of {log.instance_id}:", *map(clean, log.lines)]))
     return Exit.OK
 
 

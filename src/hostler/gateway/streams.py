@@ -34,7 +34,12 @@ class StreamWatch:
         return self.is_done and self.is_finished and not self.is_failed
 
     def see(self, events: bytes) -> bytes:
-        """Take whole events; return what may go to the client now: all but a [DONE] too early."""
+        """Take whole events; return what may go to the client now: all but a [DONE] too early.
+
+        llama.cpp has `data: null` in a stream of several answers, over which the SDKs stumble.
+        """
+        if self._owed > 1 and _NULL in events:
+            events = events.replace(_NULL, b"")
         if b'"finish_reason":"' in events or b'"finish_reason": "' in events:
             self._note_finishes(events)
         if b'"error"' in events:
@@ -62,6 +67,8 @@ class StreamWatch:
 
 
 # Private
+
+_NULL = b"data: null\n\n"
 
 
 def _payloads(events: bytes, mark: bytes) -> list[Mapping[str, Any]]:

@@ -24,6 +24,7 @@ class AnswerReader:
         self._first_at_s: float | None = None
         self._latest_at_s = started_at_s
         self._usage: Usage | None = None
+        self._usages: dict[int, Usage] = {}  # of single answers, where the engine says it so
         self._finishes: dict[int, str] = {}
         self._timings: Mapping[str, Any] = {}
         self.done = False
@@ -35,7 +36,7 @@ class AnswerReader:
             UpstreamError: the event is an error object or not what it should be.
         """
         parsed = parse_event(event)
-        if parsed is None or not parsed.data:
+        if parsed is None or parsed.data in (b"", b"null"):  # null: see gateway/streams.py
             return []
         if parsed.data == b"[DONE]":
             self.done = True
@@ -43,10 +44,11 @@ class AnswerReader:
         chunk = _decode(parsed.data)
         if chunk.get("error"):
             raise error_of(chunk, 502)
-        self._usage = usage_of(chunk) or self._usage
         self._timings = chunk.get("timings") or self._timings
         try:
-            found = [self._read_choice(choice) for choice in chunk.get("choices") or ()]
+            choices = chunk.get("choices") or ()
+            self._note_usage(usage_of(chunk), [choice.get("index") or 0 for choice in choices])
+            found = [self._read_choice(choice) for choice in choices]
         except (AttributeError, KeyError, TypeError) as error:
             raise UpstreamError("the engine's answer is not a stream of choices") from error
         outputs = [output for output in found if output is not None]
@@ -92,6 +94,21 @@ class AnswerReader:
         )
 
     # Private
+
+    def _note_usage(self, usage: Usage | None, indices: list[int]) -> None:
+        """Usage beside one of several answers is that one's (llama.cpp): the whole is their sum."""
+        if usage is None:
+            return
+        if self._choices == 1 or len(indices) != 1:
+            self._usage = usage
+            return
+        self._usages[indices[0]] = usage
+        said = self._usages.values()
+        self._usage = Usage(
+            prompt_tokens=sum(one.prompt_tokens for one in said),
+            completion_tokens=sum(one.completion_tokens for one in said),
+            total_tokens=sum(one.total_tokens for one in said),
+        )
 
     def _read_choice(self, choice: Mapping[str, Any]) -> ModelOutput | None:
         index = choice.get("index") or 0

@@ -23,7 +23,8 @@ from hostler.wire.client import UpstreamLost, fetch
 
 CONFIG = "[life]\norphan_grace_s = 60.0\ndrain_timeout_s = 3.0\nkill_grace_s = 1.0\n"
 KEPT = "kept"  # named by the config: it runs all through, in one and the same process
-PATIENCE_S = 15.0  # three times the bound, for a busy machine
+CONVERGED_S = 15.0  # three times the bound, for a busy machine
+PATIENCE_S = 40.0  # with a start
 
 START = {
     CrashPoint.WISH_ASKED,
@@ -175,7 +176,7 @@ def test_F76_a_crash_at_any_point_converges_after_a_restart(
         assert kept <= folder.workers()  # adopted, not started again
         assert len(folder.workers()) == len(names)
         assert list((folder.state / "run").glob("*.json")), "each worker has its specification"
-        assert took_s < PATIENCE_S
+        assert took_s < CONVERGED_S
 
 
 def test_F76_there_are_enough_crash_points_and_none_fires_unasked() -> None:

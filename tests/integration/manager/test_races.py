@@ -1,4 +1,4 @@
-"""Orders that arrive together: one story comes of them, and never two processes for one place."""
+"""Orders that race, and orders that cannot be: one story comes of them, never two processes a place."""
 
 import asyncio
 import random
@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -249,5 +250,29 @@ def test_F73_two_starts_for_the_last_room_and_one_gets_it() -> None:
             await manager.model_shutdown(WorkerShutdownRequest(model=loser))
             await manager.model_startup(WorkerStartupRequest(model=loser))  # there is room now
             assert len(workers_of(manager)) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 3, 4, 12, 24])
+def test_F70_a_truncated_file_is_told_and_no_engine_sees_it(
+    kept_bytes: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(
+        (b"GGUF" + (3).to_bytes(4, "little") + (9).to_bytes(8, "little") * 2)[:kept_bytes]
+    )
+    request = WorkerStartupRequest(
+        model="m", worker_type=WorkerType.LLM, engine="llama.cpp", source=str(path)
+    )
+
+    async def main() -> None:
+        async with managed() as manager:
+            with pytest.raises(HostlerError, match=r"m\.gguf"):
+                await manager.model_startup(request)
+            (record,) = manager.registry.records()
+            assert (record.instance.state, record.error_code) == (State.FAILED, "model_corrupt")
+            assert workers_of(manager) == []
+            assert list(manager.paths.logs_dir.glob("*")) == []  # no process wrote a line
 
     asyncio.run(main())

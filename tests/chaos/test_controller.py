@@ -20,7 +20,7 @@ from tests.chaos.pressure import Pressure, engines_of, is_engine
 
 # Ten times as quick as the defaults, so that a test sees what follows after minutes.
 QUICK = (
-    "[heartbeat]\ninterval_s = 0.3\nsuspect_after_s = 0.9\nlost_after_s = 3.0\n"
+    "[heartbeat]\ninterval_s = 0.3\nsuspect_after_s = 0.9\nlost_after_s = 2.0\n"
     "[life]\norphan_grace_s = 3.0\nbackoff_first_s = 0.2\ncrash_limit = 100\ndrain_timeout_s = 3.0\n"
 )
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
@@ -66,7 +66,7 @@ def test_F22_a_controller_that_does_not_answer_costs_no_request_and_no_worker(
             cluster.wait_for(
                 lambda: ready_text(cluster) == (200, "degraded"), 15, "/ready says degraded"
             )
-            time.sleep(2.0)  # together well over the grace of orphans
+            time.sleep(0.5)  # together well over the grace of orphans
         finally:
             cluster.kill("controller", signal.SIGCONT)
         cluster.wait_for(lambda: ready_text(cluster) == (200, "ok"), 15, "/ready says ok again")
@@ -81,7 +81,7 @@ def test_F23_lost_beats_alone_evict_nobody_and_start_no_second_copy(cluster: Clu
     with Pressure(cluster) as pressure:
         registry.rename(aside)  # no worker can report any more
         try:
-            ends_s = time.monotonic() + 6.0  # twice the time after which one is lost, or an orphan
+            ends_s = time.monotonic() + 4.5  # longer than it takes to be lost, or an orphan
             while time.monotonic() < ends_s:
                 assert pids(cluster) == before
                 time.sleep(0.1)
@@ -100,7 +100,7 @@ def test_F23_an_agent_that_is_stopped_while_its_engine_serves_is_not_replaced(
     with Pressure(cluster, clients=4) as pressure:
         cluster.kill_pid(victim["pid"], signal.SIGSTOP)
         try:
-            time.sleep(5.0)
+            time.sleep(3.5)
             assert {one["instance_id"] for one in cluster.ready("echo")} == set(before)
         finally:
             cluster.kill_pid(victim["pid"], signal.SIGCONT)
@@ -123,9 +123,12 @@ def test_F24_one_silent_worker_is_replaced_and_most_of_them_are_not(cluster: Clu
     for pid in stopped:
         cluster.kill_pid(pid, signal.SIGSTOP)
     try:
-        time.sleep(6.0)  # twice the time after which one alone is lost
+        time.sleep(4.0)  # twice the time after which one alone is lost
         assert {one["instance_id"] for one in cluster.instances()} == set(before)
-        assert cluster.chat("echo", "who is left?")[0] == 200
+        texts = (f"who is left? {number}" for number in range(1000))
+        cluster.wait_for(
+            lambda: cluster.chat("echo", next(texts))[0] == 200, 20, "the gateway finds who is left"
+        )
     finally:
         for pid in stopped:
             cluster.kill_pid(pid, signal.SIGCONT)
@@ -222,12 +225,12 @@ def test_F33_everything_stopped_for_a_while_and_continued_in_any_order(
         time.sleep(0.5)
         for pid in everything:
             cluster.kill_pid(pid, signal.SIGSTOP)
-        time.sleep(5.0)  # longer than lost_after_s and than the grace of orphans
+        time.sleep(3.5)  # longer than lost_after_s and than the grace of orphans
         random.Random(seed).shuffle(everything)
         for pid in everything:
             cluster.kill_pid(pid, signal.SIGCONT)
             time.sleep(0.01)
-        time.sleep(2.0)
+        time.sleep(1.0)
         assert settled(cluster) == before
     pressure.assert_unharmed(at_least=50)
 
@@ -287,7 +290,7 @@ def test_F34_the_wall_clock_may_jump_hours_and_years(tmp_path: Path) -> None:
         with Pressure(shifted, clients=4) as pressure:
             for jump in ("+1h", "-1h", "+10y", "-10y", "+0"):
                 clock.write_text(jump + "\n")
-                time.sleep(1.5)
+                time.sleep(1.0)
                 assert pids(shifted) == before, jump
                 if jump in ("+1h", "+10y"):
                     assert status_of_key() == 401, jump  # its date has passed

@@ -26,7 +26,8 @@ from hostler.testing.cluster import Cluster, fake_model, is_root
 from hostler.testing.load import Outcome, ask, chat_body
 from tests.chaos.pressure import Pressure, engines_of, is_engine, target_of
 
-LIFE = "[life]\nbackoff_first_s = 0.1\nstart_timeout_s = 4.0\ndrain_timeout_s = 3.0\n"
+LIFE = "[life]\nbackoff_first_s = 0.1\ndrain_timeout_s = 3.0\n"
+SHORT = "start_timeout_s = 4.0\n"
 MANY = "crash_limit = 1000\n"  # what is killed here on purpose is no crash loop
 TAG = "HOSTLER_INSTANCE"
 MEMORY = Path("/sys/fs/cgroup/memory")
@@ -59,7 +60,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Cluster]:
     """A server that gives models up after five crashes, as by default."""
-    with Cluster(LIFE + fake_model("good", tokens=6)) as running:
+    with Cluster(LIFE + SHORT + fake_model("good", tokens=6)) as running:
         yield running
 
 
@@ -165,7 +166,7 @@ def test_F07_a_deadly_request_takes_two_workers_at_most_and_harms_nobody(cluster
     pressure.assert_survived(at_least=100)
 
 
-def test_F09_two_thousand_clients_that_leave_are_nobody_s_failure(cluster: Cluster) -> None:
+def test_F09_a_thousand_clients_that_leave_are_nobody_s_failure(cluster: Cluster) -> None:
     settled(cluster)
 
     def counted(name: str) -> float:
@@ -179,7 +180,7 @@ def test_F09_two_thousand_clients_that_leave_are_nobody_s_failure(cluster: Clust
 
     async def leave(client: int) -> int:
         left = 0
-        for turn in range(100):
+        for turn in range(50):
             body = chat_body("echo", f"leave {client} {turn} [[delay_ms=40]]", True)
             seen = await ask(
                 target_of(cluster), body, request_id=f"left-{client}-{turn}", leave_after_bytes=1
@@ -190,9 +191,9 @@ def test_F09_two_thousand_clients_that_leave_are_nobody_s_failure(cluster: Clust
     async def main() -> int:
         return sum(await asyncio.gather(*(leave(client) for client in range(20))))
 
-    assert uvloop.run(main()) == 2000
+    assert uvloop.run(main()) == 1000
     assert [counted(name) for name in signs] == before
-    assert counted("hostler_requests_total") - left_before >= 1990
+    assert counted("hostler_requests_total") - left_before >= 990
     assert len(cluster.ready("echo")) == 4
     _, _, text = cluster.request("GET", "/metrics")
     assert re.search(r'^hostler_usable_instances\{model="echo"\} 4', text.decode(), re.M)
@@ -237,13 +238,19 @@ def test_F10_an_engine_that_the_kernel_ends_for_want_of_memory_is_told_as_that(
             "it is gone",
         )
         settled(cluster)
-    events = cluster.json("GET", "/api/v1/events?model=slow&limit=200")["events"]
-    (told,) = [
-        event["message"]
-        for event in events
-        if event["instance_id"] == victim["instance_id"] and event["kind"] == "instance.failed"
-    ]
-    assert "oom_killed" in told, told
+    told: list[str] = []
+
+    def is_told() -> bool:
+        found = cluster.json("GET", "/api/v1/events?model=slow&limit=1000")["events"]
+        told[:] = [
+            event["message"]
+            for event in found
+            if (event["instance_id"], event["kind"]) == (victim["instance_id"], "instance.failed")
+        ]
+        return bool(told)
+
+    cluster.wait_for(is_told, 10, "its end is in the events")
+    assert "oom_killed" in told[0], told
     assert [status for status, _, _ in answers] == [200] * 4  # the other one had the memory
 
 
@@ -252,7 +259,7 @@ def test_F12_a_crash_loop_ends_after_five_starts_and_starves_nobody(strict: Clus
     assert start(strict, "later") < 300
     strict.wait_for(lambda: len(strict.ready("later")) == 1, 10, "the other model starts")
     strict.wait_for(lambda: starts(strict, "loop") == 5, 20, "five starts")
-    time.sleep(4.0)  # the next wait would have been 1.6 s
+    time.sleep(3.0)  # the next wait would have been 1.6 s
     assert starts(strict, "loop") == 5
     (failed,) = of_model(strict, "loop")
     assert failed["state"] == "failed"

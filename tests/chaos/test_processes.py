@@ -230,11 +230,11 @@ def test_F10_an_engine_that_the_kernel_ends_for_want_of_memory_is_told_as_that(
     victim = cluster.ready("slow")[0]
     with memory_group(100_000_000) as group:
         (group / "cgroup.procs").write_text(str(engine_of(victim)))
-        time.sleep(1.5)  # its agent sees where it is now
+        time.sleep(3.0)  # its agent sees where it is now
         answers = [cluster.chat("slow", f"[[allocate_mb=300]] [[tokens=2]] {n}") for n in range(4)]
         cluster.wait_for(
             lambda: victim["instance_id"] not in {i["instance_id"] for i in cluster.ready("slow")},
-            10,
+            25,
             "it is gone",
         )
         settled(cluster)
@@ -249,7 +249,7 @@ def test_F10_an_engine_that_the_kernel_ends_for_want_of_memory_is_told_as_that(
         ]
         return bool(told)
 
-    cluster.wait_for(is_told, 10, "its end is in the events")
+    cluster.wait_for(is_told, 25, "its end is in the events")
     assert "oom_killed" in told[0], told
     assert [status for status, _, _ in answers] == [200] * 4  # the other one had the memory
 

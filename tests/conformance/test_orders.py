@@ -198,6 +198,12 @@ def test_stopping_what_was_never_started_is_not_found(rig: Rig, model: str) -> N
         rig.run(lambda: rig.manager.worker_apply(apply(WorkerApplyType.STOP, model)))
 
 
+def test_an_order_names_the_model_itself_not_an_alias(rig: Rig) -> None:
+    with pytest.raises(ModelNotFound):
+        rig.run(lambda: rig.manager.model_shutdown(WorkerShutdownRequest(model="parrot")))
+    assert len(rig.run(lambda: rig.manager.get_model_instances(LLM, "echo"))) == 2
+
+
 def test_a_stop_lets_a_running_stream_end(rig: Rig) -> None:
     async def main() -> None:
         async with extra(rig.manager):

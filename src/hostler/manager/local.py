@@ -40,7 +40,7 @@ from hostler.manager.requests import DirectRequests
 from hostler.manager.room import Room
 from hostler.manager.servers import GivenServers
 from hostler.manager.silence import SecondOpinion
-from hostler.manager.views import pick, run_data, supported_models
+from hostler.manager.views import check_own_name, pick, real_name, run_data, supported_models
 from hostler.manager.wishes import Wishes
 from hostler.manager.workers import LocalWorkers, is_hopeless
 from hostler.registry.registry import Registry
@@ -157,8 +157,7 @@ class LocalWorkerManager(DirectRequests):
     async def get_model_instances(
         self, worker_type: WorkerType, model_name: str, healthy_only: bool = True
     ) -> list[WorkerRunData]:
-        known = self.wishes.all()
-        name = next((one.name for one in known if model_name in one.aliases), model_name)
+        name = real_name(self.wishes, model_name)
         return [
             data
             for data in await self.get_all_model_instances(worker_type, healthy_only)
@@ -233,6 +232,7 @@ class LocalWorkerManager(DirectRequests):
         """Write down that a model should stop; its instances drain. Asked again: they leave now."""
         forget = isinstance(request, WorkerShutdownRequest) and request.delete_after
         before = self.wishes.find(request.model, request.worker_type)
+        check_own_name(before, request.model)
         if before.wish is Wish.STOPPED:
             self.workers.hurry(before.worker_key)
         return await self.wishes.stop(request.model, request.worker_type, forget=forget)

@@ -7,7 +7,7 @@ import msgspec
 from hostler.catalog.catalog import Catalog
 from hostler.catalog.needs import supported
 from hostler.core.deployment import Deployment
-from hostler.core.errors import NoReadyInstance
+from hostler.core.errors import ModelNotFound, NoReadyInstance
 from hostler.core.lifecycle import State
 from hostler.core.model import describe
 from hostler.core.snapshot import Endpoint
@@ -54,6 +54,24 @@ def pick(
         raise NoReadyInstance(f"model {deployment.name!r}: no instance is ready ({states})")
     # a manager behind gateways lends no slots itself: there the workers' own reports decide
     return min(able, key=lambda data: (load.get(data.instance_id, 0), data.in_flight, data.replica))
+
+
+def real_name(wishes: Wishes, name: str) -> str:
+    """Return the name of the model that has this alias, or the name itself."""
+    return next((one.name for one in wishes.all() if name in one.aliases), name)
+
+
+def check_own_name(deployment: Deployment, name: str) -> None:
+    """Return when a deployment was meant by its own name, as an order must.
+
+    Raises:
+        ModelNotFound: by an alias.
+    """
+    if deployment.name != name:
+        raise ModelNotFound(
+            f"{name!r} is an alias of model {deployment.name!r}: an order names the model itself",
+            param="model",
+        )
 
 
 def supported_models(catalog: Catalog, models_dir: Path) -> list[WorkerSupportedModel]:

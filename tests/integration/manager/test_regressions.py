@@ -353,3 +353,53 @@ def test_a_failing_hand_or_probe_stops_no_loop_and_a_dead_loop_is_told() -> None
 
     with pytest.raises(ExceptionGroup):
         run(body)
+
+
+def test_a_wish_that_changes_while_files_are_fetched_calls_the_fetch_off() -> None:
+    async def body(manager: LocalWorkerManager) -> None:
+        asked, left = asyncio.Event(), asyncio.Event()
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.set()
+            await reader.read()  # until the other side goes
+            left.set()
+            writer.close()
+
+        async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            wish = WorkerStartupRequest(
+                model="far",
+                engine="llama.cpp",
+                source=f"http://127.0.0.1:{port}/far.gguf#sha256={'0' * 64}",
+            )
+            await manager.model_startup(wish, wait=False)
+            async with asyncio.timeout(10):
+                await asked.wait()
+                assert [d.state for d in manager.run_data("far")] == [State.FETCHING]
+                await manager.model_shutdown(WorkerShutdownRequest(model="far"))
+                await left.wait()
+        assert manager.run_data("far") == []
+
+    run(body)
+
+
+def test_F29_a_beat_of_an_older_epoch_is_told_stale_and_its_process_leaves() -> None:
+    one = ModelConfig(name="echo", type=WorkerType.LLM, engine="fake")
+
+    async def body(manager: LocalWorkerManager) -> None:
+        (old,) = manager.run_data("echo")
+        record = manager.registry.record(old.instance_id)
+        assert record is not None
+        # A newer process has the identity now, as after a split of two controllers.
+        manager.registry.expect(old.instance_id, record.expected, epoch=old.epoch + 1)
+        async with asyncio.timeout(30):
+            while manager.registry.record(old.instance_id) is not None:
+                await manager.registry.news().wait()
+            await manager.until_ready(manager.wishes.find("echo"), 20)
+        log = manager.paths.worker_log(old.instance_id).read_text()
+        assert "stale_epoch" in log
+        (new,) = manager.run_data("echo")
+        assert new.pid != old.pid
+        assert (await manager.generate(HELLO)).success
+
+    run(body, one)

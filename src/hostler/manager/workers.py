@@ -214,26 +214,25 @@ class LocalWorkers:
     async def _watch(self, launch: Launch, handle: ProcessHandle) -> None:
         """Wait for the process to end; say why; leave nothing of it behind."""
         instance_id, deadline_s = launch.instance_id, launch.spec.start_timeout_s
-        deadline = asyncio.timeout(deadline_s)
+        began_s = self._clock()
         record = self._registry.record(instance_id)
         telling = Telling(record.instance, self._tell, self._clock) if record else None
-        try:
-            async with deadline:
-                while True:
-                    code = await wait_exit(handle, timeout_s=_LOOK_EVERY_S)
-                    if not handle.alive():
-                        break
-                    record = self._registry.record(instance_id)
-                    if record is None or record.instance.state is not State.STARTING:
-                        deadline.reschedule(None)
-                    elif telling is not None:
-                        telling.loading(handle.pid, deadline_s)
-            lines = last_lines(self._paths.worker_log(instance_id))
-            reason, error_code = exit_reason(code, lines), (error_told(lines) or ("", ""))[0]
-        except TimeoutError:
-            handle.kill()
-            await wait_exit(handle, timeout_s=self._config.life.kill_grace_s)
-            reason, error_code = f"it was not ready after {deadline_s:g} s", "start_timeout"
+        while True:
+            code = await wait_exit(handle, timeout_s=_LOOK_EVERY_S)
+            if not handle.alive():
+                lines = last_lines(self._paths.worker_log(instance_id))
+                reason, error_code = exit_reason(code, lines), (error_told(lines) or ("", ""))[0]
+                break
+            record = self._registry.record(instance_id)
+            if record is None or record.instance.state is not State.STARTING:
+                telling = None
+            elif self._clock() - began_s > deadline_s:
+                handle.kill()
+                await wait_exit(handle, timeout_s=self._config.life.kill_grace_s)
+                reason, error_code = f"it was not ready after {deadline_s:g} s", "start_timeout"
+                break
+            elif telling is not None:
+                telling.loading(handle.pid, deadline_s)
         crash_point(CrashPoint.EXIT_SEEN)
         record = self._registry.record(instance_id)
         if record is not None and record.instance.state is State.DRAINING:

@@ -131,7 +131,8 @@ def test_token_counts_equal_what_the_engine_charges(cluster: Cluster, client: Op
 
 
 @pytest.mark.parametrize(
-    ("path", "model"), [("/v1/embeddings", CHAT), ("/v1/rerank", CHAT), ("/v1/chat/completions", EMBED)]
+    ("path", "model"),
+    [("/v1/embeddings", CHAT), ("/v1/rerank", CHAT), ("/v1/chat/completions", EMBED)],
 )
 def test_a_model_asked_for_what_it_does_not_do_is_named(
     cluster: Cluster, path: str, model: str

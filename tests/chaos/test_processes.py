@@ -338,8 +338,10 @@ def test_F14_a_hundred_starts_and_stops_leave_no_zombie() -> None:
     async def main() -> None:
         await asyncio.gather(*(lane(start) for start in (0, 25, 50, 75)))
 
+    me = Path("/proc/self").resolve().name
+    before = zombies(me)  # workers that other tests abandoned for a later manager to adopt
     asyncio.run(main())
-    assert zombies(Path("/proc/self").resolve().name) == []
+    assert [row for row in zombies(me) if row not in before] == []
 
 
 def zombies(*parents: str) -> list[list[str]]:

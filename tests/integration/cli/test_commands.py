@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from hostler.cli.exits import Exit
-from hostler.cli.main import main
 from tests.integration.cli.serving import served
 from tests.unit.admin.plane import Plane
 
@@ -32,23 +31,29 @@ def url(plane: Plane, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run one command; return exit code, stdout, stderr."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run one command in a process of its own, as a person does; return code, stdout, stderr."""
     for name in ("HOSTLER_URL", "HOSTLER_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOSTLER_STATE_DIR", str(tmp_path / "state"))
 
     def run_command(*arguments: str) -> tuple[int, str, str]:
-        code = main(list(arguments))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        done = subprocess.run(
+            [sys.executable, "-m", "hostler", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        return done.returncode, done.stdout, done.stderr
 
     return run_command
 
 
 def test_a_model_is_started_listed_shown_and_stopped(url: str, run: Run) -> None:
     code, _, progress = run("model", "start", "qwen", "--replicas", "2", "--param", "threads=2")
-    assert code == Exit.OK
+    assert code == Exit.OK, progress
     assert "qwen@llm: ready" in progress
     code, out, _ = run("model", "list")
     assert code == Exit.OK

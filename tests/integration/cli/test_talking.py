@@ -130,6 +130,8 @@ def test_documents_are_ranked(cluster: Cluster) -> None:
 
 
 def test_tokens_are_counted(cluster: Cluster) -> None:
+    # A test above has crashed its engine.
+    cluster.wait_for(lambda: len(cluster.ready("talker")) == 1, 20, "talker is back")
     done = run(cluster, "tokens", "one two three", "-m", "talker")
     assert done.returncode == Exit.OK, done.stderr
     assert int(done.stdout) > 0

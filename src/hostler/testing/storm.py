@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +23,7 @@ from hostler.testing.ledger import AccessLine, assert_invariants
 from hostler.testing.load import Seen, Target, run_load
 
 MODELS = ("alpha", "beta")
+LOGGED_S = 5.0
 _IN_FLIGHT = re.compile(r"^hostler_in_flight(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
@@ -84,7 +85,7 @@ class Storm:
         assert_invariants(
             seen,
             [one for one in executions if one.request_id in asked],
-            [line for line in self.access_lines() if line.request_id in asked],
+            self.access_lines(asked),
             tokens=6,
             survivable=True,
         )
@@ -104,16 +105,27 @@ class Storm:
         assert values, "the gateway's /metrics has no hostler_in_flight"
         return sum(float(value) for value in values)
 
-    def access_lines(self) -> list[AccessLine]:
-        """What the gateway wrote down of each request."""
+    def access_lines(self, asked: Set[str]) -> list[AccessLine]:
+        """What the gateway wrote down of these requests: it holds lines back to write many at once.
+
+        Waits for the lines that are missing, up to LOGGED_S; the oracle judges what has come.
+        """
+        ends_at_s = time.monotonic() + LOGGED_S
+        while True:
+            found = [line for line in self._logged() if line.request_id in asked]
+            if {line.request_id for line in found} >= asked or time.monotonic() > ends_at_s:
+                return found
+            time.sleep(0.05)
+
+    # Private
+
+    def _logged(self) -> list[AccessLine]:
         found = []
         log = self._cluster.state_dir / "logs" / "gateway.log"
         for line in log.read_text(errors="replace").splitlines():
             if '"request_id"' in line and (fields := _fields(line)) is not None:
                 found.append(msgspec.convert(fields, AccessLine))
         return found
-
-    # Private
 
     async def _load(self, fault: str, requests: int, clients: int) -> list[Seen]:
         address = urlsplit(self._cluster.url)

@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from hostler.app.auth import Scope, require
+from hostler.app.background import Background, begin
 from hostler.app.component import BaseComponent, ComponentType
 from hostler.app.config import Config
 from hostler.core.errors import (
@@ -102,8 +103,8 @@ class Gateway(BaseComponent):
         async with asyncio.TaskGroup() as group:
             self._tasks = group
             work = [
-                group.create_task(prober.run(), name="gateway.probe"),
-                group.create_task(self._sweep(), name="gateway.sweep"),
+                begin(group, Background.PROBE, prober.run()),
+                begin(group, Background.SWEEP, self._sweep()),
             ]
             try:
                 yield

@@ -18,6 +18,7 @@ from hostler.wire.server import HttpServer
 # Objects made between two looks for cycles: with 700, as Python has it, looking took 3 % of the CPU.
 GARBAGE_OBJECTS = 20_000
 
+BROKEN_DRAIN_S = 1.0
 FAREWELL_S = 0.5  # between the last error of a drain and the cut
 FIRST_SNAPSHOT_S = 0.5  # a controller that lives tells it sooner; without one, /health must answer
 
@@ -56,7 +57,8 @@ async def run_gateway(
             gc.set_threshold(GARBAGE_OBJECTS, 20, 20)
             await stop.wait()
         finally:
-            drain_s = config.life.drain_timeout_s
+            # With a part of it dead it ends soon: a whole one takes the connections that wait.
+            drain_s = config.life.drain_timeout_s if stop.is_set() else BROKEN_DRAIN_S
             # What still runs then is told so, and has a moment to read it.
             asyncio.get_running_loop().call_later(drain_s, gateway.relays.end_all, Draining())
             await asyncio.gather(*(server.close(drain_s + FAREWELL_S) for server in servers))

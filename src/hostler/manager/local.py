@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
+from hostler.app.background import Background, begin
 from hostler.app.config import Config, ModelConfig, state_dir
 from hostler.app.faults import CrashPoint, crash_point
 from hostler.app.paths import StatePaths
@@ -344,7 +345,7 @@ class LocalWorkerManager(DirectRequests):
             )
             await stack.enter_async_context(self.reconciler.running())
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            follow = tasks.create_task(self._follow(), name="router")
+            follow = begin(tasks, Background.ROUTER, self._follow())
             up.set_result(None)
             try:
                 await self._stop_asked.wait()

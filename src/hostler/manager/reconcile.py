@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+from hostler.app.background import Background, begin
 from hostler.app.config import LifeConfig
 from hostler.app.telemetry import logger
 from hostler.core.deployment import Deployment
@@ -89,7 +90,7 @@ class Reconciler:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as tasks:
-            loop = tasks.create_task(self._loop(), name="reconcile")
+            loop = begin(tasks, Background.RECONCILE, self._loop())
             yield
             loop.cancel()
 

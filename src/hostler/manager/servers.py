@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from hostler.app.background import Background, begin
 from hostler.app.config import GatewayConfig, environment
 from hostler.app.telemetry import logger
 from hostler.core.deployment import Deployment
@@ -75,7 +76,7 @@ class GivenServers:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as tasks:
-            loop = tasks.create_task(self._loop(), name="given servers")
+            loop = begin(tasks, Background.SERVERS, self._loop())
             yield
             loop.cancel()
 

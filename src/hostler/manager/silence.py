@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from hostler.app.background import Background, begin
 from hostler.app.config import HeartbeatConfig
 from hostler.app.telemetry import logger
 from hostler.core.errors import HostlerError
@@ -51,7 +52,7 @@ class SecondOpinion:
     async def running(self) -> AsyncIterator[None]:
         """Ask while the block lasts."""
         async with asyncio.TaskGroup() as tasks:
-            loop = tasks.create_task(self._loop(), name="second opinion")
+            loop = begin(tasks, Background.SILENCE, self._loop())
             yield
             loop.cancel()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from hostler.app.background import Background, begin
 from hostler.app.config import Config
 from hostler.app.faults import CrashPoint, crash_point
 from hostler.app.paths import StatePaths
@@ -136,10 +137,9 @@ class LocalWorkers:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._adopt()
-            trimming = tasks.create_task(
-                self._logs.keep(lambda: {r.instance.instance_id for r in self._registry.records()}),
-                name="logs",
-            )
+            known = self._registry.records
+            keeping = self._logs.keep(lambda: {r.instance.instance_id for r in known()})
+            trimming = begin(tasks, Background.LOGS, keeping)
             settling = tasks.create_task(self._settle(), name="settle")
             try:
                 yield

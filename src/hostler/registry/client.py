@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from hostler.app.background import Background, begin
 from hostler.core.errors import (
     Conflict,
     ControllerUnavailable,
@@ -114,7 +115,7 @@ class SnapshotMirror:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as tasks:
-            watch = tasks.create_task(self._watch(), name="mirror")
+            watch = begin(tasks, Background.MIRROR, self._watch())
             yield
             watch.cancel()
 

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from hostler.app.background import Background, begin
 from hostler.app.config import HeartbeatConfig
 from hostler.app.telemetry import logger
 from hostler.core.errors import Conflict, StaleEpoch, UnknownInstance
@@ -257,7 +258,7 @@ class Registry:
     async def running(self) -> AsyncIterator[None]:
         """Judge silence while the block lasts."""
         async with asyncio.TaskGroup() as tasks:
-            watch = tasks.create_task(self._judge(), name="registry")
+            watch = begin(tasks, Background.REGISTRY, self._judge())
             yield
             watch.cancel()
 

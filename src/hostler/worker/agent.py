@@ -17,6 +17,7 @@ import msgspec
 import psutil
 import uvloop
 
+from hostler.app.background import Background, begin
 from hostler.app.config import HttpLimits, quiet_openmp
 from hostler.app.telemetry import configure_logging, logger
 from hostler.core.errors import (
@@ -87,7 +88,7 @@ class Agent:
         self._arm_signals()
         await self._server.listen_unix(Path(self._spec.agent_socket))
         async with asyncio.TaskGroup() as tasks:
-            life = tasks.create_task(self._live(), name="agent.live")
+            life = begin(tasks, Background.LIFE, self._live())
             ending = await self._ending
             if self._started is None:
                 life.cancel()  # still loading
@@ -119,9 +120,9 @@ class Agent:
         self._arm_signals()  # llama.cpp has set its own
         log.info("engine.started", engine=spec.engine, model=spec.model_name)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._report(self._started), name="agent.report")
-            tasks.create_task(self._probe(self._engine), name="agent.probe")
-            tasks.create_task(self._watch(self._engine), name="agent.watch")
+            begin(tasks, Background.REPORT, self._report(self._started))
+            begin(tasks, Background.ENGINE_PROBE, self._probe(self._engine))
+            begin(tasks, Background.ENGINE_WATCH, self._watch(self._engine))
 
     def _fail(self, error: HostlerError) -> None:
         """End because the engine did not start; say why on stderr, one line for programs."""

@@ -79,6 +79,7 @@ class GatewayConfig(Section, frozen=True, kw_only=True):
 
 class LifeConfig(Section, frozen=True, kw_only=True):
     orphan_grace_s: float = 20.0  # workers without a controller end after this
+    hung_after_s: float = 10.0  # a controller or gateway silent for so long is restarted
     drain_timeout_s: float = 30.0  # in-flight requests may finish until then
     kill_grace_s: float = 5.0  # from SIGTERM to SIGKILL
     start_timeout_s: float = 600.0  # a worker must be ready then, and a large model later:
@@ -95,6 +96,8 @@ class LifeConfig(Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.load_bytes_per_s < 1:
             raise ConfigError(f"life: need load_bytes_per_s >= 1, got {self.load_bytes_per_s}")
+        if self.hung_after_s < 2:  # they tell of themselves once a second
+            raise ConfigError(f"life: need hung_after_s >= 2, got {self.hung_after_s:g}")
 
 
 class ModelConfig(Section, frozen=True, kw_only=True):

@@ -31,6 +31,7 @@ class StatePaths:
         self.registry_socket = self.run_dir / "registry.sock"
         self.admin_socket = self.run_dir / "admin.sock"
         self.gateway_socket = self.run_dir / "gateway.sock"
+        self.pulse_socket = self.run_dir / "pulse.sock"
 
     def create(self) -> None:
         """Make the folders, readable by their owner alone.

@@ -13,9 +13,11 @@ import msgspec
 import uvloop
 from cyclopts import Parameter
 
-from hostler.app.config import Config, load_config, state_dir
+from hostler.app.config import Config, load_config
+from hostler.app.config import state_dir as _state_dir
 from hostler.app.orphan import orphan_watch
 from hostler.app.paths import StatePaths
+from hostler.app.pulse import telling
 from hostler.app.telemetry import configure_logging
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.core.fleet import WorkerSpec
@@ -38,11 +40,12 @@ def controller(
     from hostler.admin.process import run_controller
 
     settings = load_config(config, {"state_dir": state_dir})
+    paths = StatePaths(_state_dir(settings))
 
     async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
         await run_controller(settings, stop, hasten)
 
-    return _run(settings, main, supervised=supervised)
+    return _run(settings, main, paths, paths.admin_socket, supervised=supervised)
 
 
 def gateway(
@@ -68,7 +71,7 @@ def gateway(
     async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
         await run_gateway(paths, settings, sock, stop)
 
-    return _run(settings, main, supervised=supervised)
+    return _run(settings, main, paths, paths.gateway_socket, supervised=supervised)
 
 
 def worker(*, spec: Annotated[Path, Parameter(help="JSON file written by a controller.")]) -> int:
@@ -92,13 +95,18 @@ Main = Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]
 
 
 def _paths(settings: Config) -> StatePaths:
-    paths = StatePaths(state_dir(settings))
+    paths = StatePaths(_state_dir(settings))
     paths.create()
     return paths
 
 
-def _run(settings: Config, main: Main, *, supervised: bool) -> int:
-    """Run a server until SIGTERM or SIGINT; a second one hastens the end."""
+def _run(
+    settings: Config, main: Main, paths: StatePaths, serving: Path, *, supervised: bool
+) -> int:
+    """Run a server until SIGTERM or SIGINT; a second one hastens the end.
+
+    serving: the Unix socket on which it answers once it has started.
+    """
     configure_logging(json_lines=settings.log_json)
 
     async def body() -> None:
@@ -113,6 +121,7 @@ def _run(settings: Config, main: Main, *, supervised: bool) -> int:
         async with AsyncExitStack() as stack:
             if supervised:
                 await stack.enter_async_context(orphan_watch(stop, settings.life.orphan_grace_s))
+                await stack.enter_async_context(telling(paths.pulse_socket, serving))
             await main(stop, hasten)
 
     try:

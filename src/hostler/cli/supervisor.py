@@ -21,6 +21,7 @@ import msgspec
 from hostler.app.config import Config, child_environment, write_settings
 from hostler.app.paths import StatePaths
 from hostler.app.process import ProcessHandle, spawn, sweep, tagged, wait_exit
+from hostler.app.pulse import EVERY_S, hearing
 from hostler.app.telemetry import logger
 from hostler.cli.target import UpRecord
 from hostler.core.errors import StartupError
@@ -30,7 +31,7 @@ from hostler.manager.workers import INSTANCE_TAG, ROLE_TAG, STATE_TAG
 log = logger(__name__)
 
 _RETRY_FIRST_S, _RETRY_LAST_S = 0.1, 5.0
-_STEADY_S = 30.0  # a process that ran so long starts its back-off anew
+_STEADY_S = 30.0  # a process that ran so long can start; its deaths are counted anew
 _GATEWAY_END_S = 2.0
 _DEATHS_TOLD = 3  # at a start; the first ones may be the passing kind
 
@@ -92,6 +93,7 @@ class Supervisor:
         self._sock = sock
         self._settings = paths.run_dir / "settings.json"
         self._running: dict[str, ProcessHandle] = {}
+        self._heard: set[int] = set()  # the processes that told of themselves since we looked
         self._stopping = False
         self._deaths: Counter[str] = Counter()
 
@@ -99,7 +101,10 @@ class Supervisor:
     async def running(self) -> AsyncIterator[None]:
         """Keep both processes up while the block lasts. The block ends them with `stop`."""
         write_settings(self._config, self._settings)
-        async with asyncio.TaskGroup() as tasks:
+        async with (
+            hearing(self._paths.pulse_socket, self._heard.add),
+            asyncio.TaskGroup() as tasks,
+        ):
             keepers = [
                 tasks.create_task(self._keep("controller"), name="keep controller"),
                 tasks.create_task(self._keep("gateway"), name="keep gateway"),
@@ -145,20 +150,38 @@ class Supervisor:
     async def _keep(self, role: str) -> None:
         wait_s = _RETRY_FIRST_S
         while not self._stopping:
-            began_s = time.monotonic()
             handle = self._spawn(role)
             self._running[role] = handle
-            code = None
-            while handle.alive():
-                code = await wait_exit(handle, timeout_s=3600.0)
+            began_s = time.monotonic()
+            code, is_sound = await self._attend(role, handle)
             if self._stopping:
                 return
             self._deaths[role] += 1
+            if is_sound:  # only what cannot even start is held back longer and longer
+                wait_s = _RETRY_FIRST_S
             if time.monotonic() - began_s > _STEADY_S:
-                wait_s, self._deaths[role] = _RETRY_FIRST_S, 0
+                self._deaths[role] = 0
             log.warning(f"{role}.died", code=code, restart_in_s=wait_s, log=str(self._log(role)))
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, _RETRY_LAST_S)
+
+    async def _attend(self, role: str, handle: ProcessHandle) -> tuple[int | None, bool]:
+        """Wait for the end of a process; return its code, and whether it ever told of itself.
+
+        One that told and then is silent for too long is ended: nothing it holds can be served any
+        more, and the socket it listens on outlives it. Only time in which we ran ourselves counts.
+        """
+        code, is_sound, silent_s = None, False, 0.0
+        while handle.alive():
+            code = await wait_exit(handle, timeout_s=EVERY_S)
+            if handle.pid in self._heard:
+                self._heard.discard(handle.pid)
+                is_sound, silent_s = True, 0.0
+            elif is_sound:
+                silent_s += EVERY_S
+            if silent_s >= self._config.life.hung_after_s and handle.kill():
+                log.error(f"{role}.hangs", pid=handle.pid, silent_s=silent_s)
+        return code if code is not None else handle.reap(), is_sound
 
     def _spawn(self, role: str) -> ProcessHandle:
         argv = [sys.executable, "-m", "hostler", role, f"--config={self._settings}", "--supervised"]

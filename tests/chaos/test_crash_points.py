@@ -20,11 +20,15 @@ from hostler.core.snapshot import Endpoint
 from hostler.manager.workers import ROLE_TAG, STATE_TAG
 from hostler.testing.cluster import fake_model
 from hostler.wire.client import UpstreamLost, fetch
+from tests.chaos.figures import tell
 
 CONFIG = "[life]\norphan_grace_s = 60.0\ndrain_timeout_s = 3.0\nkill_grace_s = 1.0\n"
 KEPT = "kept"  # named by the config: it runs all through, in one and the same process
-CONVERGED_S = 15.0  # three times the bound, for a busy machine
+CONVERGED_S = 5.0  # the bound, from the start of the new controller; some 1 to 3 s are taken
+BUSY_S = 15.0  # of one point, on a machine that does something else as well
 PATIENCE_S = 40.0  # with a start
+
+TOOK_S: list[float] = []
 
 START = {
     CrashPoint.WISH_ASKED,
@@ -163,8 +167,9 @@ def test_F76_a_crash_at_any_point_converges_after_a_restart(
             status, name = order(folder, point)
         assert armed.wait(PATIENCE_S) == -9, folder.story()
     with folder.controller():
-        wait(lambda: folder.ask("GET", "/api/v1/status")[0] == 200, "it answers", folder)
-        took_s = wait(folder.has_converged, f"converged after {point.value}", folder)
+        up_s = wait(lambda: folder.ask("GET", "/api/v1/status")[0] == 200, "it answers", folder)
+        took_s = up_s + wait(folder.has_converged, f"converged after {point.value}", folder)
+        tell(f"F76 {point.value}: answers after {up_s:.2f} s, converged after {took_s:.2f} s")
         names = folder.names()
         if status in (200, 202):  # what was acknowledged is so
             assert (name in names) == (point in START)
@@ -176,7 +181,21 @@ def test_F76_a_crash_at_any_point_converges_after_a_restart(
         assert kept <= folder.workers()  # adopted, not started again
         assert len(folder.workers()) == len(names)
         assert list((folder.state / "run").glob("*.json")), "each worker has its specification"
-        assert took_s < CONVERGED_S
+        TOOK_S.append(took_s)
+        assert took_s < BUSY_S
+
+
+@pytest.mark.slow
+def test_F76_most_points_converge_within_the_bound() -> None:
+    """After all the points above: one may meet a busy moment, half of them do not."""
+    took_s = sorted(TOOK_S)
+    if not took_s:
+        pytest.skip("no crash point was passed before")
+    tell(
+        f"F76: {len(took_s)} crash points, converged after {took_s[0]:.2f} to {took_s[-1]:.2f} s, "
+        f"median {took_s[len(took_s) // 2]:.2f} s"
+    )
+    assert took_s[len(took_s) // 2] < CONVERGED_S
 
 
 def test_F76_there_are_enough_crash_points_and_none_fires_unasked() -> None:

@@ -21,6 +21,7 @@ from hostler.app.background import Background, begin
 from hostler.app.config import HttpLimits, quiet_openmp
 from hostler.app.telemetry import configure_logging, logger
 from hostler.core.errors import (
+    Conflict,
     EngineError,
     HostlerError,
     ModelFormatError,
@@ -30,6 +31,7 @@ from hostler.core.errors import (
 from hostler.core.fleet import WorkerSpec
 from hostler.engines.base import OOM_TEXT, Engine, ModelWorker, Started, WorkerMaker, load_engine
 from hostler.wire.server import Exchange, HttpServer
+from hostler.worker.identity import claim
 from hostler.worker.reports import Condition, Ending, Reporter
 from hostler.worker.server import ServedEngine
 
@@ -84,6 +86,22 @@ class Agent:
 
     async def run(self) -> int:
         """Live until something ends it."""
+        holder = claim(self._spec)
+        if holder is None:
+            return self._refuse()
+        with holder:
+            return await self._run()
+
+    # Private
+
+    def _refuse(self) -> int:
+        """Leave everything of the process that has our identity alone: sockets, engine, name."""
+        text = f"another process is instance {self._spec.instance_id} already"
+        _tell_error(Conflict(text))
+        log.error("worker.second_claim", instance_id=self._spec.instance_id)
+        return EXIT_ENGINE
+
+    async def _run(self) -> int:
         self._ending = asyncio.get_running_loop().create_future()
         self._arm_signals()
         await self._server.listen_unix(Path(self._spec.agent_socket))
@@ -97,8 +115,6 @@ class Agent:
             await self._reports.say_goodbye(ending)
             await self._server.close(0.0)
         return ending.exit_code
-
-    # Private
 
     async def _live(self) -> None:
         """Start the engine, then report, probe and watch it side by side until cancelled."""
@@ -125,11 +141,9 @@ class Agent:
             begin(tasks, Background.ENGINE_WATCH, self._watch(self._engine))
 
     def _fail(self, error: HostlerError) -> None:
-        """End because the engine did not start; say why on stderr, one line for programs."""
+        """End because the engine did not start; say why."""
         wrong_files = isinstance(error, ModelFormatError | ModelSourceError)
-        line = msgspec.json.encode({"code": error.code, "message": error.message}).decode()
-        sys.stderr.write(f"hostler-error: {line}\n")
-        sys.stderr.flush()
+        _tell_error(error)
         code = EXIT_MODEL if wrong_files else EXIT_ENGINE
         self._end(Ending(exit_code=code, reason=error.message, code=error.code))
 
@@ -267,6 +281,13 @@ class Agent:
             memory_bytes=self._memory_bytes(),
             beats=self._reports.beats,
         )
+
+
+def _tell_error(error: HostlerError) -> None:
+    """Say why on stderr, one line for programs."""
+    line = msgspec.json.encode({"code": error.code, "message": error.message}).decode()
+    sys.stderr.write(f"hostler-error: {line}\n")
+    sys.stderr.flush()
 
 
 def make_engine(spec: WorkerSpec) -> Engine:

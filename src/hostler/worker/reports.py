@@ -48,6 +48,7 @@ class Reporter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_registered = False
+        self.is_refused = False  # the controller has another process for this instance, or none
         self.beats = 0
         self._spec = spec
         self._condition = condition
@@ -75,9 +76,11 @@ class Reporter:
             try:
                 answer = await (self._register(started) if registering else self._beat())
             except StaleEpoch as error:
+                self.is_refused = True
                 return Ending(reason=f"{error.code}: {error.message}")
             except UnknownInstance as error:
                 if registering:
+                    self.is_refused = True
                     return Ending(reason=f"{error.code}: {error.message}")
                 self.is_registered = False  # a new controller: it may adopt us
                 continue
@@ -97,7 +100,11 @@ class Reporter:
                 pass
 
     async def say_goodbye(self, ending: Ending) -> None:
-        """Tell the controller why this worker leaves, if it can be told."""
+        """Tell the controller why this worker leaves, if it can be told. One that was refused is
+        silent: its words would be taken for those of the process that has its identity.
+        """
+        if self.is_refused:
+            return
         departure = Departure(
             instance_id=self._spec.instance_id,
             epoch=self._spec.epoch,

@@ -270,3 +270,33 @@ def test_apply_updates_parameters_or_leaves_the_old_ones_and_says_why(rig: Rig) 
                 )
 
     rig.run(main)
+
+
+def test_a_failed_model_is_started_again_with_a_mended_specification(rig: Rig) -> None:
+    async def main() -> None:
+        manager = rig.manager
+        bad = order(params={"script": json.dumps({"lie_model": "another-model"})})
+        try:
+            with pytest.raises(EngineError, match="another-model"):
+                await manager.model_startup(bad)
+            (ready,) = [
+                data
+                for data in await manager.model_startup(order(params={"tokens": 4}))
+                if not data.stopped
+            ]
+            assert ready.state is State.READY
+            with pytest.raises(AlreadyRunning, match="hostler model update extra"):
+                await manager.model_startup(bad)  # one that serves is not replaced by a start
+        finally:
+            await forget(manager)
+
+    rig.run(main)
+
+
+@pytest.mark.parametrize("kind", list(WorkerApplyType))
+def test_an_apply_of_another_type_finds_nobody(rig: Rig, kind: WorkerApplyType) -> None:
+    with pytest.raises(ModelNotFound):
+        rig.run(
+            lambda: rig.manager.worker_apply(apply(kind, "echo", worker_type=WorkerType.RERANKER))
+        )
+    assert len(rig.run(lambda: rig.manager.get_model_instances(LLM, "echo"))) == 2

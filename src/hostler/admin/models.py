@@ -137,7 +137,9 @@ def model_status(
         states=dict(states),
         reason=reasons[-1] if reasons else "",
         deployment=msgspec.structs.replace(
-            deployment, params=hide_secrets(deployment.engine, deployment.params)
+            deployment,
+            params=hide_secrets(deployment.engine, deployment.params),
+            fallback=None,  # its parameters may be secret, too
         ),
         instances=tuple(mine) if whole else (),
     )

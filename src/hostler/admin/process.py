@@ -44,7 +44,10 @@ class Controller(LocalControl):
             controller_pid=os.getpid(),
             isolation=best_isolation().value,
             models=dict(best),
-            details={"settled": self.manager.registry.settled},
+            details={
+                "settled": not self.manager.registry.unheard,
+                "snapshot": self.manager.registry.snapshot.version,
+            },
         )
 
 

@@ -35,6 +35,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     process_generation: the generation of the last change that needs new processes; instances carry the
         one they were started from, so a change that is taken back finds its old processes still right.
     origin: who wished it: `config`, `default` or `api`.
+    fallback: while a change is being carried out: the deployment to go back to when it does not work.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 1
     process_generation: int = 1
     origin: str = "api"
+    fallback: "Deployment | None" = None
 
     def __post_init__(self) -> None:
         check_name(self.name)

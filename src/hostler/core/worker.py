@@ -107,11 +107,16 @@ class WorkerApplyType(StrEnum):
 
 
 class WorkerApplyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Do one thing with every instance of a model."""
+    """Do one thing with every instance of a model.
+
+    worker_type: when given, the model must be of it. source, params, replicas, concurrency: for
+    UPDATE_PARAMS; what is None stays.
+    """
 
     model: str
     apply_type: WorkerApplyType
-    worker_type: WorkerType = WorkerType.LLM
+    worker_type: WorkerType | None = None
+    source: str | None = None
     params: Mapping[str, Any] | None = None
     replicas: int | None = None
     concurrency: int | None = None

@@ -5,8 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from hostler.core.deployment import Deployment
-from hostler.core.errors import EngineError, UpstreamTimeout
+from hostler.core.errors import Conflict, EngineError, UpstreamTimeout
 from hostler.core.worker import (
     InstanceResult,
     WorkerApplyOutput,
@@ -16,23 +15,18 @@ from hostler.core.worker import (
     WorkerShutdownRequest,
     WorkerStartupRequest,
 )
-from hostler.manager.progress import Progress
-from hostler.manager.reconcile import Reconciler
+from hostler.manager.renewals import Renewals
+from hostler.manager.views import check_own_name
 from hostler.manager.wishes import Wishes
-from hostler.registry.registry import Registry
 
 
 class Applied(Protocol):
     """The manager, as far as it is needed here."""
 
     wishes: Wishes
-    reconciler: Reconciler
-    registry: Registry
-    progress: Progress
+    renewals: Renewals
 
     def run_data(self, model_name: str | None = None) -> list[WorkerRunData]: ...
-
-    async def until_ready(self, deployment: Deployment, timeout_s: float) -> None: ...
 
     async def model_startup(self, request: WorkerStartupRequest) -> list[WorkerRunData]: ...
 
@@ -48,7 +42,9 @@ class Applier:
     async def apply(self, request: WorkerApplyRequest) -> WorkerApplyOutput:
         """Do it and say what became of every instance. A model that is not known raises."""
         began_s = time.monotonic()
-        self._manager.wishes.find(request.model)
+        found = self._manager.wishes.find(request.model, request.worker_type)
+        check_own_name(found, request.model)
+        name = found.name
         orders: dict[WorkerApplyType, Callable[[WorkerApplyRequest], Awaitable[str]]] = {
             WorkerApplyType.START: self._start,
             WorkerApplyType.STOP: self._stop,
@@ -61,7 +57,7 @@ class Applier:
                 message = await orders[request.apply_type](request)
         except TimeoutError:
             success, message = False, f"not done after {request.timeout_s:g} s; it goes on"
-        except (EngineError, UpstreamTimeout) as error:
+        except (EngineError, Conflict, UpstreamTimeout) as error:
             success, message = False, error.message
         return WorkerApplyOutput(
             success=success,
@@ -74,49 +70,25 @@ class Applier:
                     state=data.state,
                     message=data.reason,
                 )
-                for data in self._manager.run_data(self._manager.wishes.find(request.model).name)
+                for data in self._manager.run_data(name)
             ),
         )
 
     # Private
 
     async def _start(self, request: WorkerApplyRequest) -> str:
-        deployment = self._manager.wishes.find(request.model)
+        deployment = self._manager.wishes.find(request.model, request.worker_type)
         await self._manager.model_startup(WorkerStartupRequest(model=deployment.name))
         return "every instance is ready"
 
     async def _stop(self, request: WorkerApplyRequest) -> str:
-        deployment = self._manager.wishes.find(request.model)
+        deployment = self._manager.wishes.find(request.model, request.worker_type)
         await self._manager.model_shutdown(WorkerShutdownRequest(model=deployment.name))
         return "every instance is stopped"
 
     async def _renew(self, request: WorkerApplyRequest) -> str:
         """New processes one by one beside the old ones; the old specification if they fail."""
         manager = self._manager
-        old, new = await manager.wishes.apply(request)
-        manager.reconciler.pardon(new.worker_key)
-        try:
-            await self._until_renewed(new, request.timeout_s)
-        except (EngineError, UpstreamTimeout) as error:
-            back = await manager.wishes.take_back(old)
-            manager.reconciler.pardon(back.worker_key)
-            raise EngineError(
-                f"{error.message}; the model goes on with its old specification"
-            ) from error
+        new = await manager.wishes.apply(request)
+        await manager.renewals.done(new)
         return "every instance is ready with the new specification"
-
-    async def _until_renewed(self, new: Deployment, timeout_s: float) -> None:
-        """As until_ready, but one failed try is enough, and the old processes are gone too."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    self._manager.progress.check(new, tries=1)
-                    living = self._manager.progress.living(new)
-                    old = [i for i in living if i.generation != new.process_generation]
-                    if not old and self._manager.progress.is_ready(new):
-                        return
-                    await self._manager.registry.news().wait()
-        except TimeoutError as error:
-            raise UpstreamTimeout(
-                f"model {new.name!r}: not renewed after {timeout_s:g} s"
-            ) from error

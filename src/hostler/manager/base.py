@@ -24,6 +24,7 @@ from hostler.manager.whole import Whole
 P = ParamSpec("P")
 T = TypeVar("T")
 Listener = Callable[["WorkerManager"], Awaitable[None] | None]
+NOT_RUNNING = "this worker manager is not running: await its start() first"
 LOOP_CHECK_S = 0.5  # how often a waiting thread looks whether the manager's loop still runs
 
 
@@ -227,6 +228,15 @@ class WorkerManager(ABC):
         finally:
             answer.cancel()
 
+    def check_running(self) -> None:
+        """Return between the end of `start` and the beginning of `stop`.
+
+        Raises:
+            StartupError: this is another time; what to do about it.
+        """
+        if self._loop is None:
+            raise StartupError(NOT_RUNNING)
+
     # Private
 
     async def _started(self) -> None:
@@ -242,9 +252,7 @@ class WorkerManager(ABC):
             asyncio.get_running_loop()
         except RuntimeError:
             if self._loop is None or not self._loop.is_running():
-                raise StartupError(
-                    "this worker manager is not running: await its start() first"
-                ) from None
+                raise StartupError(NOT_RUNNING) from None
             return self._loop
         raise RuntimeError("a sync_* method would block the event loop: await the async one")
 

@@ -38,7 +38,9 @@ class ModelFiles:
         self._fetching: dict[str, asyncio.Lock] = {}
 
     def present(self, deployment: Deployment) -> Path | None:
-        """The files' place when they are all there."""
+        """The files' place when they are all there; None also for an engine without files."""
+        if not find_engine(deployment.engine).needs_files:
+            return None
         return is_present(deployment.source, self._models_dir)
 
     async def provide(

@@ -16,7 +16,7 @@ from hostler.app.paths import StatePaths
 from hostler.catalog.catalog import Catalog
 from hostler.catalog.sources import sweep
 from hostler.core.deployment import Deployment, Wish
-from hostler.core.errors import Conflict, HostlerError, StartupError, UpstreamTimeout
+from hostler.core.errors import HostlerError, StartupError, UpstreamTimeout
 from hostler.core.lifecycle import Instance, State
 from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType, describe
 from hostler.core.worker import (
@@ -37,11 +37,13 @@ from hostler.manager.launches import LaunchBook
 from hostler.manager.plan import GONE
 from hostler.manager.progress import Progress, given_up
 from hostler.manager.reconcile import Reconciler
+from hostler.manager.renewals import Renewals
 from hostler.manager.requests import DirectRequests
 from hostler.manager.room import Room
 from hostler.manager.servers import GivenServers
 from hostler.manager.silence import SecondOpinion
 from hostler.manager.views import check_own_name, pick, real_name, run_data, supported_models
+from hostler.manager.waiting import Waiting
 from hostler.manager.wishes import Wishes
 from hostler.manager.workers import LocalWorkers, is_hopeless
 from hostler.registry.registry import Registry
@@ -158,6 +160,7 @@ class LocalWorkerManager(DirectRequests):
     async def get_model_instances(
         self, worker_type: WorkerType, model_name: str, healthy_only: bool = True
     ) -> list[WorkerRunData]:
+        self.check_running()
         name = real_name(self.wishes, model_name)
         return [
             data
@@ -168,6 +171,7 @@ class LocalWorkerManager(DirectRequests):
     async def get_all_model_instances(
         self, worker_type: WorkerType, healthy_only: bool = True
     ) -> list[WorkerRunData]:
+        self.check_running()
         return [
             data
             for data in self.run_data()
@@ -177,6 +181,7 @@ class LocalWorkerManager(DirectRequests):
     async def select_one_instance(
         self, worker_type: WorkerType, model_name: str, healthy_only: bool = True
     ) -> WorkerRunData:
+        self.check_running()
         deployment = self.wishes.find(model_name, worker_type)
         return pick(self.router, deployment, self.run_data(deployment.name), healthy_only)
 
@@ -189,11 +194,13 @@ class LocalWorkerManager(DirectRequests):
         return record.metadata if record else None
 
     async def supported_models(self) -> list[WorkerSupportedModel]:
+        self.check_running()
         return await asyncio.to_thread(supported_models, self.catalog, self.paths.models_dir)
 
     async def parameter_descriptions(
         self, worker_type: WorkerType | None, model_name: str
     ) -> list[ParameterDescription]:
+        self.check_running()
         entry = self.catalog.find(model_name)
         known = [d for d in self.wishes.all() if model_name in (d.name, *d.aliases)]
         if known:
@@ -209,14 +216,16 @@ class LocalWorkerManager(DirectRequests):
     async def model_startup(
         self, request: WorkerStartupRequest, *, wait: bool = True
     ) -> list[WorkerRunData]:
+        self.check_running()
         deployment, _ = await self.order_start(request)
         if wait:
-            await self.until_ready(deployment, self.config.life.start_timeout_s)
+            await self.until_ready(deployment)
         return self.run_data(deployment.name)
 
     async def order_start(self, request: WorkerStartupRequest) -> tuple[Deployment, bool]:
         """Write down that a model should run; a crash loop that was given up is tried anew."""
-        deployment, is_news = await self.wishes.start(request)
+        failed = self.progress.has_failed(request.model)
+        deployment, is_news = await self.wishes.start(request, has_failed=failed)
         if is_news or self.reconciler.has_verdict(deployment.worker_key):
             self.reconciler.pardon(deployment.worker_key)
         return deployment, is_news
@@ -224,10 +233,10 @@ class LocalWorkerManager(DirectRequests):
     async def model_shutdown(
         self, request: WorkerStartupRequest | WorkerShutdownRequest, *, wait: bool = True
     ) -> None:
+        self.check_running()
         deployment = await self.shut(request)
         if wait:
-            life = self.config.life
-            await self.until_gone(deployment.name, life.drain_timeout_s + life.kill_grace_s + 5.0)
+            await self.until_gone(deployment.name, self._stop_limit_s())
 
     async def shut(self, request: WorkerStartupRequest | WorkerShutdownRequest) -> Deployment:
         """Write down that a model should stop; its instances drain. Asked again: they leave now."""
@@ -239,36 +248,18 @@ class LocalWorkerManager(DirectRequests):
         return await self.wishes.stop(request.model, request.worker_type, forget=forget)
 
     async def worker_apply(self, request: WorkerApplyRequest) -> WorkerApplyOutput:
+        self.check_running()
         return await Applier(self).apply(request)
 
-    async def until_ready(self, deployment: Deployment, timeout_s: float) -> None:
-        """Return when every wished instance of a deployment is ready.
-
-        Raises:
-            EngineError: one of them was given up, and why. UpstreamTimeout: it took too long.
-            Conflict: it was told to stop meanwhile.
-        """
-        await self._until(
-            lambda: self._is_ready(deployment),
-            timeout_s,
-            f"model {deployment.name!r}: start",
-        )
+    async def until_ready(self, deployment: Deployment, timeout_s: float | None = None) -> None:
+        """As `Waiting.until_ready`."""
+        await self.waiting.until_ready(deployment, timeout_s)
 
     async def until_gone(self, model_name: str, timeout_s: float) -> None:
-        """Return when no process of a model is left, also of one that was forgotten meanwhile."""
-
-        def is_gone() -> bool:
-            return all(one.model_name != model_name for one in self.progress.living(None))
-
-        await self._until(is_gone, timeout_s, f"model {model_name!r}: stop")
+        """As `Waiting.until_gone`."""
+        await self.waiting.until_gone(model_name, timeout_s)
 
     # Private
-
-    def _is_ready(self, deployment: Deployment) -> bool:
-        now = next((one for one in self.wishes.all() if one.name == deployment.name), None)
-        if deployment.wish is Wish.RUNNING and (now is None or now.wish is Wish.STOPPED):
-            raise Conflict(f"model {deployment.name!r} was told to stop while it was awaited")
-        return self.progress.is_ready(deployment)
 
     async def _build(self) -> None:
         """Make the parts; nothing runs yet."""
@@ -307,6 +298,7 @@ class LocalWorkerManager(DirectRequests):
         self.room = Room(self.registry, files, self.workers.memory)
         self.reconciler = Reconciler(
             has_room=self.room.has_room,
+            unheard=lambda: self.registry.unheard,
             wishes=lambda: () if self.is_stopping else self.wishes.all(),
             instances=self.registry.instances,
             hands=self.workers,
@@ -322,6 +314,21 @@ class LocalWorkerManager(DirectRequests):
         )
         self.caller = Caller(self.router, gateway)
         self.progress = Progress(self.registry, self.reconciler, self.paths)
+        self.waiting = Waiting(
+            life=self.config.life,
+            wishes=self.wishes,
+            registry=self.registry,
+            reconciler=self.reconciler,
+            progress=self.progress,
+            files=files,
+        )
+        self.renewals = Renewals(
+            wishes=self.wishes,
+            registry=self.registry,
+            progress=self.progress,
+            reconciler=self.reconciler,
+            tell=self.journal.tell,
+        )
 
     async def _run(self, up: asyncio.Future[None]) -> None:
         """Hold every part until asked to stop; in reverse order they end."""
@@ -344,6 +351,7 @@ class LocalWorkerManager(DirectRequests):
                 RegistryServer(self.registry, self.paths.registry_socket).running()
             )
             await stack.enter_async_context(self.reconciler.running())
+            await stack.enter_async_context(self.renewals.running())
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             follow = begin(tasks, Background.ROUTER, self._follow())
             up.set_result(None)
@@ -374,27 +382,17 @@ class LocalWorkerManager(DirectRequests):
 
     def _wished(self) -> None:
         self.registry.describe(self.wishes.views())
+        self.renewals.look()
         self.reconciler.wake()
 
     async def _drain_all(self) -> None:
-        life = self.config.life
         self.reconciler.wake()
         try:
-            await self._until(
-                lambda: not self.progress.living(None),
-                life.drain_timeout_s + life.kill_grace_s + 5.0,
-                "stop",
-            )
+            await self.waiting.until_gone(None, self._stop_limit_s())
         except UpstreamTimeout:
             await self.workers.hasten()
             raise
 
-    async def _until(self, is_true: Callable[[], bool], timeout_s: float, what: str) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not is_true():
-                    news = self.registry.news()
-                    self.reconciler.wake()
-                    await news.wait()
-        except TimeoutError as error:
-            raise UpstreamTimeout(f"{what}: not done after {timeout_s:g} s") from error
+    def _stop_limit_s(self) -> float:
+        life = self.config.life
+        return life.drain_timeout_s + life.kill_grace_s + 5.0

@@ -56,10 +56,12 @@ def plan(
     now_s: float,
     crashes: Mapping[Place, Crashes],
     cramped: Collection[str] = (),
+    unheard: Collection[str] = (),
 ) -> list[Action]:
     """Return the actions that lead from `seen` to `wanted`.
 
     cramped: the worker keys of models that have no memory for one process more.
+    unheard: ids of adopted instances that have not spoken yet: most probably they serve.
     One replacement at a time in a model whose processes are to be renewed: the new one is ready before
     the old one drains, so a model with a free slot of memory serves all through. A cramped one first
     lets the old process go.
@@ -67,10 +69,11 @@ def plan(
     by_place: dict[Place, list[Instance]] = {}
     for instance in seen:
         by_place.setdefault((instance.worker_key, instance.replica), []).append(instance)
+    serving = {i.instance_id for i in seen if i.state in SERVING or i.instance_id in unheard}
     actions: list[Action] = []
     for deployment in wanted:
         is_cramped = deployment.worker_key in cramped
-        actions.extend(_plan_deployment(deployment, by_place, now_s, crashes, is_cramped))
+        actions.extend(_plan_deployment(deployment, by_place, now_s, crashes, is_cramped, serving))
     for instances in by_place.values():  # what is left belongs to nobody
         for instance in instances:
             actions.extend(_away(instance, "it is not wished any more"))
@@ -101,11 +104,12 @@ def _plan_deployment(
     now_s: float,
     crashes: Mapping[Place, Crashes],
     is_cramped: bool,
+    serving: Collection[str],
 ) -> Iterator[Action]:
     key = deployment.worker_key
     places = [(key, replica) for replica in range(deployment.wanted_instances)]
     mine = {place: by_place.pop(place, []) for place in places}
-    renewing = any(_is_renewing(deployment, instances) for instances in mine.values())
+    renewing = any(_is_renewing(deployment, instances, serving) for instances in mine.values())
     if is_cramped:
         renewing = renewing or not all(map(_serves, mine.values()))
     for place, instances in mine.items():
@@ -113,7 +117,7 @@ def _plan_deployment(
         gone = [i for i in instances if i.state in GONE]
         right = [i for i in living if i.generation == deployment.process_generation]
         other = [i for i in living if i.generation != deployment.process_generation]
-        old = [i for i in other if i.state in SERVING]
+        old = [i for i in other if i.instance_id in serving]
         yield from _drains([i for i in other if i not in old], "changed before it served")
         failed = max(
             (i for i in gone if i.state is State.FAILED), key=lambda i: i.epoch, default=None
@@ -141,11 +145,13 @@ def _plan_deployment(
         yield Launch(worker_key=key, replica=place[1], replaces=replaces)
 
 
-def _is_renewing(deployment: Deployment, instances: Sequence[Instance]) -> bool:
+def _is_renewing(
+    deployment: Deployment, instances: Sequence[Instance], serving: Collection[str]
+) -> bool:
     """Whether a new process of this place is on its way while the old one still serves."""
     right = deployment.process_generation
     living = [i for i in instances if i.state not in GONE and i.state is not State.DRAINING]
-    old = any(i.generation != right and i.state in SERVING for i in living)
+    old = any(i.generation != right and i.instance_id in serving for i in living)
     return old and any(i.generation == right for i in living)
 
 

@@ -6,7 +6,7 @@ from hostler.core.errors import EngineError
 from hostler.core.lifecycle import Instance, State
 from hostler.core.worker import OperatorEvent
 from hostler.manager.logs import engine_lines
-from hostler.manager.plan import GONE
+from hostler.manager.plan import GONE, SERVING
 from hostler.manager.reconcile import Reconciler
 from hostler.registry.registry import Registry
 
@@ -51,6 +51,11 @@ class Progress:
             if i.state is State.READY and i.generation == deployment.process_generation
         ]
         return len({i.replica for i in right}) >= deployment.wanted_instances
+
+    def has_failed(self, model_name: str) -> bool:
+        """Whether some instance of it stands failed, and none serves: the wish as it is does not work."""
+        states = {i.state for i in self._registry.instances() if i.model_name == model_name}
+        return State.FAILED in states and not states & SERVING
 
     def check(self, deployment: Deployment, *, tries: int | None = None) -> None:
         """Raise when a wished instance was given up, or failed `tries` times in a row."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -48,14 +48,19 @@ class Reconciler:
         life: LifeConfig,
         clock: Callable[[], float],
         has_room: Callable[[Deployment], bool] = lambda deployment: True,
+        unheard: Callable[[], Collection[str]] = lambda: (),
     ) -> None:
-        """has_room: whether one process more of a model fits in memory beside what runs."""
+        """has_room: whether one process more of a model fits in memory beside what runs.
+
+        unheard: the ids of adopted instances that have not spoken yet.
+        """
         self._wishes = wishes
         self._instances = instances
         self._hands = hands
         self._life = life
         self._clock = clock
         self._has_room = has_room
+        self._unheard = unheard
         self._crashes: dict[Place, Crashes] = {}
         self._wake = asyncio.Event()
 
@@ -99,7 +104,7 @@ class Reconciler:
         wishes, seen = self._wishes(), self._instances()
         changed = [d for d in wishes if any(_is_old(i, d) for i in seen)]
         cramped = {d.worker_key for d in changed if not self._has_room(d)}
-        actions = plan(wishes, seen, self._clock(), self._crashes, cramped)
+        actions = plan(wishes, seen, self._clock(), self._crashes, cramped, self._unheard())
         by_key = {deployment.worker_key: deployment for deployment in wishes}
         for action in actions:
             try:

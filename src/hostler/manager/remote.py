@@ -35,6 +35,7 @@ from hostler.core.worker import (
     WorkerStartupRequest,
     WorkerSupportedModel,
 )
+from hostler.manager.base import NOT_RUNNING
 from hostler.manager.gateway_calls import GatewayCalls, endpoint_of
 from hostler.manager.requests import Requests
 
@@ -207,7 +208,7 @@ class RemoteWorkerManager(Requests):
     @property
     def _calls(self) -> GatewayCalls:
         if self._open_calls is None:
-            raise StartupError("this worker manager is not running: await its start() first")
+            raise StartupError(NOT_RUNNING)
         return self._open_calls
 
     async def _instances(self, query: dict[str, str]) -> list[WorkerRunData]:

@@ -95,6 +95,7 @@ class DirectRequests(Requests):
 
     @property
     def transport(self) -> Transport:
+        self.check_running()
         return self.caller
 
     @abstractmethod
@@ -102,6 +103,7 @@ class DirectRequests(Requests):
         """What an instance said of its model when it registered."""
 
     async def get_model_metadata(self, params: Params) -> ModelMetadata:
+        self.check_running()
         model, _ = read_params(params)
         found = self.metadata_of(self.router.select(model).instance_id)
         if found is None:

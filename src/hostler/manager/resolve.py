@@ -86,8 +86,12 @@ def resolve(request: WorkerStartupRequest, catalog: Catalog, *, origin: str = "a
     return deployment
 
 
-def settle(old: Deployment | None, new: Deployment) -> tuple[Deployment, bool]:
+def settle(
+    old: Deployment | None, new: Deployment, *, has_failed: bool = False
+) -> tuple[Deployment, bool]:
     """Return the deployment to keep when `new` is asked for, and whether it changes anything.
+
+    has_failed: `old` was given up: nothing is lost when `new` takes its place.
 
     Raises:
         AlreadyRunning: `old` runs with another specification.
@@ -98,6 +102,8 @@ def settle(old: Deployment | None, new: Deployment) -> tuple[Deployment, bool]:
     if old.wish is Wish.RUNNING:
         if not differences:
             return old, False
+        if has_failed:
+            return changed(old, new), True
         shown = {
             name: (getattr(_shown(old), name), getattr(_shown(new), name)) for name in differences
         }
@@ -110,10 +116,21 @@ def settle(old: Deployment | None, new: Deployment) -> tuple[Deployment, bool]:
     return changed(old, new), True
 
 
+def check_source(kind: EngineKind, source: str) -> None:
+    """Return when an engine's files can come from there, as far as that can be said by looking.
+
+    Raises:
+        BadRequest: it has no files, or the source is empty.
+    """
+    if not kind.needs_files or not source:
+        why = "need wheel:, hf:, https: or a path" if kind.needs_files else "it has no files"
+        raise BadRequest(f"source {source!r} for engine {kind.name!r}: {why}", param="source")
+
+
 def changed(old: Deployment, new: Deployment) -> Deployment:
     """Return `new` as the next generation of `old`."""
     differences = difference(old, new)
-    generation = old.generation + 1
+    generation = max(old.generation + 1, new.generation)
     renewed = any(name in PROCESS_FIELDS for name in differences)
     return msgspec.structs.replace(
         new,

@@ -17,7 +17,7 @@ from hostler.core.model import WorkerType
 from hostler.core.snapshot import ModelView
 from hostler.core.worker import WorkerApplyRequest, WorkerApplyType, WorkerStartupRequest
 from hostler.engines.base import check_parameters, find_engine
-from hostler.manager.resolve import changed, request_of, resolve, settle
+from hostler.manager.resolve import changed, check_source, request_of, resolve, settle
 from hostler.storage.store import DeploymentStore
 from hostler.storage.writer import Writer
 
@@ -60,14 +60,18 @@ class Wishes:
             )
         return found
 
-    async def start(self, request: WorkerStartupRequest) -> tuple[Deployment, bool]:
+    async def start(
+        self, request: WorkerStartupRequest, *, has_failed: bool = False
+    ) -> tuple[Deployment, bool]:
         """Write down that this model should run; say whether that changes anything.
+
+        has_failed: it was given up, so that another specification takes the place of the one it has.
 
         Raises:
             AlreadyRunning: it runs with another specification. NameTaken, BadRequest, ModelNotFound.
             StorageBusy, InsufficientStorage: it could not be written down, and is as it was.
         """
-        return await self._writer.do(self._start, request)
+        return await self._writer.do(self._start, request, has_failed)
 
     async def stop(
         self, name: str, worker_type: WorkerType | None = None, *, forget: bool = False
@@ -79,17 +83,20 @@ class Wishes:
         """
         return await self._writer.do(self._stop, name, worker_type, forget)
 
-    async def apply(self, request: WorkerApplyRequest) -> tuple[Deployment, Deployment]:
-        """Write down a RESTART or UPDATE_PARAMS; return the deployment before and after.
+    async def apply(self, request: WorkerApplyRequest) -> Deployment:
+        """Write down a RESTART or UPDATE_PARAMS, and what to go back to when it does not work.
 
         Raises:
             ModelNotFound, BadRequest.
         """
         return await self._writer.do(self._apply, request)
 
-    async def take_back(self, old: Deployment) -> Deployment:
-        """Return to an earlier specification: the processes started from it are right again."""
-        return await self._writer.do(self._take_back, old)
+    async def conclude(self, new: Deployment, *, works: bool) -> Deployment | None:
+        """Write down how a change ended: it stays, or what was before it is wished again.
+
+        Return what is wished now; None: it was changed, stopped or forgotten meanwhile.
+        """
+        return await self._writer.do(self._conclude, new, works=works)
 
     async def declare(self, models: Sequence[ModelConfig]) -> None:
         """Make the config's models, or the default ones when it names none, wishes of this start.
@@ -109,18 +116,20 @@ class Wishes:
                 wanted=d.wanted_instances,
                 aliases=d.aliases,
                 open_fields=d.open_fields,
+                renewing=d.fallback is not None and d.fallback.wanted_instances > 0,
             )
             for d in self.all()
         ]
 
     # Private: in the writing thread
 
-    def _start(self, request: WorkerStartupRequest) -> tuple[Deployment, bool]:
+    def _start(self, request: WorkerStartupRequest, has_failed: bool) -> tuple[Deployment, bool]:
         old = self._deployments.get(request.model)
         if old is not None and _is_bare(request):
             new, is_news = self._again(old)
         else:
-            new, is_news = settle(old, resolve(request, self._catalog, origin="api"))
+            asked = self._numbered(resolve(request, self._catalog, origin="api"))
+            new, is_news = settle(old, asked, has_failed=has_failed)
         self._check_names(new)
         if is_news:
             self._save(new)
@@ -129,7 +138,9 @@ class Wishes:
     def _stop(self, name: str, worker_type: WorkerType | None, forget: bool) -> Deployment:
         new = old = self.find(name, worker_type)
         if old.wish is not Wish.STOPPED:
-            new = msgspec.structs.replace(old, wish=Wish.STOPPED, generation=old.generation + 1)
+            new = msgspec.structs.replace(
+                old, wish=Wish.STOPPED, generation=old.generation + 1, fallback=None
+            )
         if forget:
             self._store.delete_deployment(old.name, old.worker_type)
             crash_point(CrashPoint.WISH_FORGOTTEN)
@@ -138,13 +149,18 @@ class Wishes:
             self._save(new)
         return new
 
-    def _apply(self, request: WorkerApplyRequest) -> tuple[Deployment, Deployment]:
-        old = self.find(request.model)
-        changes: dict[str, object] = {"wish": Wish.RUNNING}
+    def _apply(self, request: WorkerApplyRequest) -> Deployment:
+        old = self.find(request.model, request.worker_type)
+        # what is not proven yet is nothing to go back to
+        fallback = old.fallback or old
+        changes: dict[str, object] = {"wish": Wish.RUNNING, "fallback": fallback}
         if request.params is not None:
             params = {**old.params, **request.params}
             check_parameters(find_engine(old.engine), params)
             changes["params"] = params
+        if request.source is not None:
+            check_source(find_engine(old.engine), request.source)
+            changes["source"] = request.source
         if request.replicas is not None:
             changes["replicas"] = request.replicas
         if request.concurrency is not None:
@@ -153,13 +169,18 @@ class Wishes:
         if request.apply_type is WorkerApplyType.RESTART:
             new = msgspec.structs.replace(new, process_generation=new.generation)
         self._save(new)
-        return old, new
+        return new
 
-    def _take_back(self, old: Deployment) -> Deployment:
-        now = self.find(old.name)
-        back = msgspec.structs.replace(old, generation=now.generation + 1)
-        self._save(back)
-        return back
+    def _conclude(self, new: Deployment, *, works: bool) -> Deployment | None:
+        now = self._deployments.get(new.name)
+        if now is None or now.generation != new.generation or now.fallback is None:
+            return None
+        if works:
+            end = msgspec.structs.replace(now, fallback=None)
+        else:
+            end = msgspec.structs.replace(now.fallback, generation=now.generation + 1)
+        self._save(end)
+        return end
 
     def _declare_all(self, models: Sequence[ModelConfig]) -> None:
         origin = "config" if models else "default"
@@ -174,19 +195,28 @@ class Wishes:
             self._declare(request, origin)
 
     def _declare(self, request: WorkerStartupRequest, origin: str) -> None:
-        new = resolve(request, self._catalog, origin=origin)
+        new = self._numbered(resolve(request, self._catalog, origin=origin))
         old = self._deployments.get(new.name)
         if old is not None:
             if origin == "default" and old.wish is Wish.STOPPED:
                 return
             renewed = changed(old, new)
-            if msgspec.structs.replace(new, generation=old.generation) == msgspec.structs.replace(
-                old, process_generation=new.process_generation
-            ):
-                return  # as it was: a restart changes nothing
+            now = msgspec.structs.replace(
+                old,
+                generation=new.generation,
+                process_generation=new.process_generation,
+                fallback=None,
+            )
+            if new == now:
+                return  # as it was: a restart of ours changes nothing, and stops no change under way
             new = renewed
         self._check_names(new)
         self._save(new)
+
+    def _numbered(self, new: Deployment) -> Deployment:
+        """Return it with a generation that no process of an earlier life of this name has."""
+        first = self._store.last_generation(new.name, new.worker_type) + 1
+        return msgspec.structs.replace(new, generation=first, process_generation=first)
 
     def _again(self, old: Deployment) -> tuple[Deployment, bool]:
         """`start NAME` of a known model: as it was."""

@@ -103,9 +103,9 @@ class Registry:
         return [record.instance for record in self._records.values()]
 
     @property
-    def settled(self) -> bool:
-        """Whether every adopted worker has said who it is, or was given up."""
-        return not self._settling
+    def unheard(self) -> frozenset[str]:
+        """The adopted workers that have not said yet who they are, and were not given up."""
+        return frozenset(self._settling)
 
     def news(self) -> asyncio.Event:
         """What is set at the next change."""

@@ -8,7 +8,7 @@ import msgspec
 from hostler.app.auth import StoredKey
 from hostler.core.deployment import Deployment
 from hostler.core.launch import Launch
-from hostler.core.model import WorkerType
+from hostler.core.model import WorkerType, worker_key
 from hostler.core.worker import OperatorEvent
 from hostler.storage.store import EVENTS_KEPT
 
@@ -35,7 +35,14 @@ class MemoryStore:
 
     def delete_deployment(self, name: str, worker_type: WorkerType) -> bool:
         with self._lock:
-            return self._deployments.pop((name, worker_type.value), None) is not None
+            gone = self._deployments.pop((name, worker_type.value), None)
+            if gone is not None:
+                self._counters[f"generation:{gone.worker_key}"] = gone.generation
+            return gone is not None
+
+    def last_generation(self, name: str, worker_type: WorkerType) -> int:
+        with self._lock:
+            return self._counters[f"generation:{worker_key(name, worker_type)}"]
 
     def launches(self) -> tuple[Launch, ...]:
         with self._lock:

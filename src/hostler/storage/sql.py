@@ -19,7 +19,7 @@ from hostler.app.auth import StoredKey
 from hostler.core.deployment import Deployment
 from hostler.core.errors import StartupError, StorageFailed
 from hostler.core.launch import Launch
-from hostler.core.model import WorkerType
+from hostler.core.model import WorkerType, worker_key
 from hostler.core.worker import OperatorEvent
 from hostler.storage import tables
 from hostler.storage.database import Line, connect, open_database, translated
@@ -74,7 +74,19 @@ class SqlStore:
         table = tables.deployments
         where = sa.and_(table.c.name == name, table.c.worker_type == worker_type.value)
         with self._state.writing() as connection:
-            return connection.execute(sa.delete(table).where(where)).rowcount > 0
+            gone = connection.execute(sa.delete(table).where(where).returning(table.c.body))
+            if (body := gone.scalar_one_or_none()) is None:
+                return False
+            one = msgspec.json.decode(body, type=Deployment)
+            name = f"generation:{one.worker_key}"
+            _put(connection, tables.counters, name=name, value=one.generation)
+            return True
+
+    def last_generation(self, name: str, worker_type: WorkerType) -> int:
+        table = tables.counters
+        counter = f"generation:{worker_key(name, worker_type)}"
+        rows = self._reads.rows(sa.select(table.c.value).where(table.c.name == counter))
+        return int(rows[0][0]) if rows else 0
 
     def launches(self) -> tuple[Launch, ...]:
         table = tables.launches

@@ -1,4 +1,4 @@
-"""Store: what survives a restart. Wishes, keys, launched processes, events and two counters.
+"""Store: what survives a restart. Wishes, keys, launched processes, events and counters.
 
 A room takes the small protocol it needs (`KeyStore`, `EventStore`...); `Store` is all of them.
 An implementation is `storage.sql.SqlStore` (SQLite) or `storage.memory.MemoryStore`; both pass
@@ -30,7 +30,10 @@ class DeploymentStore(Protocol):
         """Add it, or replace the one of the same name and type."""
 
     def delete_deployment(self, name: str, worker_type: WorkerType) -> bool:
-        """Forget it. False: it was not there."""
+        """Forget it, but for its generation. False: it was not there."""
+
+    def last_generation(self, name: str, worker_type: WorkerType) -> int:
+        """The generation of the last one of this name and type that was deleted; 0: there was none."""
 
 
 class LaunchStore(Protocol):

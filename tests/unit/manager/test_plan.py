@@ -109,6 +109,21 @@ def test_instances_of_a_forgotten_wish_drain() -> None:
     assert isinstance(drain, Drain)
 
 
+def test_an_adopted_process_that_has_not_spoken_is_not_sent_away_by_a_change() -> None:
+    renewed = wish(process_generation=2)
+    silent = seen(State.STARTING, generation=1)
+    new = seen(State.STARTING, generation=2, epoch=2)
+    (drain,) = plan([renewed], [silent, new], 0.0, NOBODY)
+    assert drain == Drain(instance_id=silent.instance_id, reason="changed before it served")
+    unheard = {silent.instance_id}
+    assert plan([renewed], [silent, new], 0.0, NOBODY, unheard=unheard) == []
+    (launch,) = plan([renewed], [silent], 0.0, NOBODY, unheard=unheard)
+    assert isinstance(launch, Launch)
+    ready = msgspec.structs.replace(new, state=State.READY)
+    (drain,) = plan([renewed], [silent, ready], 0.0, NOBODY, unheard=unheard)
+    assert isinstance(drain, Drain)
+
+
 STATES = st.sampled_from(list(State))
 INSTANCES = st.lists(
     st.builds(

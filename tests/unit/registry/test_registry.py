@@ -190,9 +190,9 @@ def test_F25_an_adopted_worker_that_died_is_not_waited_for(registry: Registry) -
         adopted=True,
     )
     registry.post("a", Signal.LAUNCH)
-    assert not registry.settled
+    assert registry.unheard
     registry.post("a", Signal.EXITED)
-    assert registry.settled
+    assert not registry.unheard
 
 
 @pytest.mark.parametrize(

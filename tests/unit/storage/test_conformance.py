@@ -140,6 +140,17 @@ def test_epochs_grow_for_each_replica_alone_also_when_the_model_was_forgotten(st
     assert [store.next_incarnation() for _ in range(2)] == [1, 2]
 
 
+def test_a_generation_is_remembered_when_its_deployment_is_deleted(store: Store) -> None:
+    assert store.last_generation("a", WorkerType.LLM) == 0
+    for generation in (7, 9):
+        store.save_deployment(deployment("a", generation=generation))
+        assert store.delete_deployment("a", WorkerType.LLM)
+        assert store.last_generation("a", WorkerType.LLM) == generation
+    assert not store.delete_deployment("a", WorkerType.LLM)
+    assert store.last_generation("a", WorkerType.LLM) == 9
+    assert store.last_generation("a", WorkerType.RERANKER) == 0
+
+
 SQL = "x'; DROP TABLE deployments; --"
 
 

@@ -47,7 +47,7 @@ def test_F79_a_lock_that_opens_in_time_costs_only_time() -> None:
 
 def test_F79_every_waiting_write_is_refused_in_time_and_left_undone() -> None:
     async def main() -> None:
-        writer = Writer("w", patience_s=0.2)
+        writer = Writer("w", patience_s=0.5)
         done: list[int] = []
 
         def locked() -> None:
@@ -57,7 +57,7 @@ def test_F79_every_waiting_write_is_refused_in_time_and_left_undone() -> None:
         async with asyncio.TaskGroup() as tasks:
             first = tasks.create_task(refused(writer, locked))
             others = [tasks.create_task(refused(writer, lambda: done.append(1))) for _ in range(20)]
-        assert time.monotonic() - began_s < 2.0  # all together, not one after the other
+        assert time.monotonic() - began_s < 5.0  # all together, not one after the other
         assert first.result()
         assert all(one.result() for one in others)
         assert done == []

@@ -1,0 +1,113 @@
+"""Waiting: until a model is ready, or gone, for as long as that may take. Orders nothing."""
+
+import asyncio
+from collections.abc import Callable
+
+from hostler.app.config import LifeConfig
+from hostler.catalog.needs import size_bytes
+from hostler.core.deployment import Deployment, Wish
+from hostler.core.errors import Conflict, UpstreamTimeout
+from hostler.core.lifecycle import State
+from hostler.manager.files import ModelFiles
+from hostler.manager.launching import load_deadline_s
+from hostler.manager.progress import Progress
+from hostler.manager.reconcile import Reconciler
+from hostler.manager.wishes import Wishes
+from hostler.registry.registry import Registry
+
+
+class Waiting:
+    """Looks at every news of the registry whether it is so."""
+
+    def __init__(
+        self,
+        *,
+        life: LifeConfig,
+        wishes: Wishes,
+        registry: Registry,
+        reconciler: Reconciler,
+        progress: Progress,
+        files: ModelFiles,
+    ) -> None:
+        self._life = life
+        self._wishes = wishes
+        self._registry = registry
+        self._reconciler = reconciler
+        self._progress = progress
+        self._files = files
+
+    def start_limit_s(self, deployment: Deployment) -> float:
+        """How long its processes may take to be ready, once its files are here: by their size."""
+        path = self._files.present(deployment)
+        try:
+            return load_deadline_s(self._life, size_bytes(path) if path else 0)
+        except OSError:  # they were deleted meanwhile
+            return load_deadline_s(self._life, 0)
+
+    async def until_ready(self, deployment: Deployment, timeout_s: float | None = None) -> None:
+        """Return when every wished instance of a deployment is ready.
+
+        timeout_s: None: `start_limit_s` from the last moment at which files were fetched, which
+            takes as long as bytes come (a fetch that stands still fails by itself).
+
+        Raises:
+            EngineError: one of them was given up, and why. UpstreamTimeout: it took too long.
+            Conflict: it was told to stop meanwhile.
+        """
+
+        def limit_s() -> float:
+            return self.start_limit_s(deployment) if timeout_s is None else timeout_s
+
+        def is_fetching() -> bool:
+            if timeout_s is not None:
+                return False
+            living = self._progress.living(deployment)
+            return any(one.state is State.FETCHING for one in living)
+
+        what = f"model {deployment.name!r}: start"
+        await self._until(lambda: self._is_ready(deployment), limit_s, what, is_fetching)
+
+    async def until_gone(self, model_name: str | None, timeout_s: float) -> None:
+        """Return when no process of a model (None: of any) is left, also of a forgotten one.
+
+        Raises:
+            UpstreamTimeout
+        """
+
+        def is_gone() -> bool:
+            living = self._progress.living(None)
+            return all(model_name not in (None, one.model_name) for one in living)
+
+        what = "stop" if model_name is None else f"model {model_name!r}: stop"
+        await self._until(is_gone, lambda: timeout_s, what)
+
+    # Private
+
+    def _is_ready(self, deployment: Deployment) -> bool:
+        now = next((one for one in self._wishes.all() if one.name == deployment.name), None)
+        if deployment.wish is Wish.RUNNING and (now is None or now.wish is Wish.STOPPED):
+            raise Conflict(f"model {deployment.name!r} was told to stop while it was awaited")
+        return self._progress.is_ready(deployment)
+
+    async def _until(
+        self,
+        is_true: Callable[[], bool],
+        limit_s: Callable[[], float],
+        what: str,
+        is_paused: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """is_paused: the time does not run now, and begins anew after that."""
+        loop, told_s = asyncio.get_running_loop(), 0.0
+        try:
+            async with asyncio.timeout(None) as scope:
+                while not is_true():
+                    if is_paused():
+                        scope.reschedule(None)
+                    elif scope.when() is None:
+                        told_s = limit_s()
+                        scope.reschedule(loop.time() + told_s)
+                    news = self._registry.news()
+                    self._reconciler.wake()
+                    await news.wait()
+        except TimeoutError as error:
+            raise UpstreamTimeout(f"{what}: not done after {told_s:g} s") from error

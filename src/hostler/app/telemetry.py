@@ -20,6 +20,8 @@ from typing import TextIO
 
 import msgspec
 
+from hostler.app.outlet import dropped_lines, has_caught_up, never_waiting
+
 OFTEN_S = 0.1  # the longest that a line of `Log.often` is held
 OFTEN_LINES = 256  # so many are held at most
 
@@ -84,9 +86,12 @@ def configure_logging(
 ) -> None:
     """Send every log line of this process to one stream (stderr), redacted. Call it once, first.
 
+    Lines that the stream's reader does not take are dropped; `log.dropped` says how many.
+
     json_lines: one JSON object a line; else `time level event field=value`, for people.
     """
-    handler = LineHandler(stream or sys.stderr, json_line if json_lines else plain_line)
+    sink = never_waiting(stream or sys.stderr)
+    handler = LineHandler(sink, json_line if json_lines else plain_line)
     handler.setFormatter(JsonFormatter() if json_lines else PlainFormatter())
     root = logging.getLogger()
     for old in list(root.handlers):
@@ -94,6 +99,15 @@ def configure_logging(
     root.addHandler(handler)
     root.setLevel(level)
     logging.captureWarnings(True)
+
+
+def dropped_log_lines() -> int:
+    """How many log lines of this process nobody took."""
+    return sum(
+        dropped_lines(handler.stream)
+        for handler in logging.root.handlers
+        if isinstance(handler, LineHandler)
+    )
 
 
 def redact(text: str) -> str:
@@ -165,6 +179,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
         super().__init__(stream)
         self._render = render
         self._held: deque[Fact] = deque()
+        self._told_dropped = 0
 
     def hold(self, fact: Fact) -> None:
         """Write this later, with others: one write costs as much as rendering many lines."""
@@ -179,6 +194,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
         if self._held:
             self.flush()
         super().emit(record)
+        self._tell_dropped()
 
     def flush(self) -> None:
         """Write what is held. Called at the end of the process too, by `logging.shutdown`."""
@@ -189,9 +205,21 @@ class LineHandler(logging.StreamHandler[TextIO]):
             try:
                 if lines:
                     self.stream.write("\n".join(lines) + "\n")
+                    self._tell_dropped()
                 super().flush()
             except (OSError, ValueError):
                 pass  # a full disk or a closed stream: nobody is left to tell
+
+    def _tell_dropped(self) -> None:
+        """Say that lines were dropped, when the reader has caught up."""
+        dropped = dropped_lines(self.stream)
+        if dropped == self._told_dropped or not has_caught_up(self.stream):
+            return
+        fields = {"lines": dropped - self._told_dropped, "in_all": dropped}
+        self._told_dropped = dropped
+        self.stream.write(
+            self._render((time.time(), "warning", "log.dropped", __name__, "", fields)) + "\n"
+        )
 
 
 # Private

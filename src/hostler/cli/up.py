@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from cyclopts import Parameter
 
 from hostler.app.auth import check_bind
 from hostler.app.config import Config, load_config, state_dir
+from hostler.app.outlet import never_waiting
 from hostler.app.paths import StatePaths
 from hostler.app.telemetry import configure_logging
 from hostler.catalog.catalog import Catalog
@@ -49,6 +51,8 @@ def up(
         _check_models(settings)
     except (ConfigError, StartupError) as error:
         raise CommandFailed(error.message, Exit.CONFIG) from error
+    # A terminal that is stopped, or a pipe that nobody reads, must not stop the supervisor.
+    sys.stdout, sys.stderr = never_waiting(sys.stdout), never_waiting(sys.stderr)
     configure_logging(
         json_lines=settings.log_json, level="INFO" if settings.log_json else "WARNING"
     )

@@ -16,6 +16,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from hostler.app.telemetry import dropped_log_lines
+
 OTHER = "other"
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -105,6 +107,11 @@ class GatewayMetrics(Collector):
         )
         yield _histogram("hostler_request_seconds", "From request to last byte.", self.durations)
         yield _histogram("hostler_first_byte_seconds", "To the first byte.", self.first_bytes)
+        yield CounterMetricFamily(
+            "hostler_log_lines_dropped",
+            "Log lines that nobody took.",
+            value=dropped_log_lines(),
+        )
         for name, help_text, values in self.gauges():
             gauge = GaugeMetricFamily(name, help_text, labels=["model"])
             for model, value in values.items():

@@ -1,4 +1,4 @@
-"""Write docs/reference/faults.md: each fault we know of, and the tests that carry its id.
+"""Write docs/reference/faults.md: each fault and invariant we know of, and the tests that carry its id.
 
 python scripts/faults.py            write the page
 python scripts/faults.py --check    say whether it is current; exit code 1 if not
@@ -10,10 +10,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from fault_rows import ROWS
+from invariant_rows import INVARIANTS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "faults.md"
-NAME = re.compile(r"^\s*(?:async )?def (test_((?:F\d{2,3}_)+)\w+)", re.MULTILINE)
+NAME = re.compile(r"^\s*(?:async )?def (test_((?:[FI]\d{2,3}_)+)\w+)", re.MULTILINE)
 HEAD = """<!-- Written by scripts/faults.py from the tests' names; change those, then run it. -->
 # Faults and their tests
 
@@ -21,6 +22,16 @@ What goes wrong in systems like this one, and the tests that show what this one 
 first in every plan. A row without a test is not claimed.
 
 | row | priority | what goes wrong | tests |
+|---|---|---|---|
+"""
+ALWAYS = """
+## What is always so
+
+Checked at the end of runs whatever they are about (docs/design/oracle.md): *load* by `hostler.testing.ledger`
+wherever a test asks a server under load, *run* by `hostler.testing.oracle` for every server and manager that
+a test starts.
+
+| invariant | what is always so | checked | tests of its own |
 |---|---|---|---|
 """
 
@@ -38,7 +49,7 @@ def tests_by_row() -> dict[str, list[str]]:
 def page() -> str:
     """Return the whole page."""
     found = tests_by_row()
-    known = {row for row, _, _ in ROWS}
+    known = {row for row, _, _ in (*ROWS, *INVARIANTS)}
     if strangers := sorted(found.keys() - known):
         raise SystemExit(f"tests carry ids that are no row: {', '.join(strangers)}")
     lines = []
@@ -46,7 +57,12 @@ def page() -> str:
         tests = "<br>".join(f"`{name}`" for name in found.get(row, ())) or "none yet"
         lines.append(f"| {row} | {priority} | {text.replace('|', '/')} | {tests} |")
     with_tests = sum(row in found for row, _, _ in ROWS)
-    return HEAD + "\n".join(lines) + f"\n\n{with_tests} of {len(ROWS)} rows have a test.\n"
+    told = HEAD + "\n".join(lines) + f"\n\n{with_tests} of {len(ROWS)} rows have a test.\n"
+    always = [
+        f"| {row} | {text} | {where} | {'<br>'.join(f'`{name}`' for name in found.get(row, ()))} |"
+        for row, text, where in INVARIANTS
+    ]
+    return told + ALWAYS + "\n".join(always) + "\n"
 
 
 def main(arguments: list[str]) -> int:

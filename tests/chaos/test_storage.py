@@ -208,6 +208,7 @@ def test_F84_planted_secrets_are_nowhere_after_a_busy_run() -> None:
         secrets = [*CANARIES.values()]
         secrets += [made["key"].split("_")[2], cluster.admin_key.split("_")[2]]
         told = busy(cluster, made["key"])
+        cluster.assert_truth()  # the dead ones are known as dead, and replaced
         cluster.wait_for(lambda: len(cluster.ready("echo")) == 2, 30, "the dead ones are replaced")
         told.append(cluster.request("GET", "/metrics")[2])
         for path in ("status", "models", "instances", "keys", "events"):

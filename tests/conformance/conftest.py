@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conformance.rigs import FAKES, RIGS, Rig
+from tests.leftovers import nothing_is_left_of_the_package as nothing_is_left_of_the_package
 
 
 @pytest.fixture(scope="package", params=list(RIGS))

@@ -16,6 +16,7 @@ from hostler.app.process import tagged
 from hostler.core.worker import WorkerStartupRequest
 from hostler.manager.workers import STATE_TAG
 from hostler.testing.cluster import Cluster
+from hostler.testing.embedded import assert_manager_truth
 from tests.models import models_dir
 
 T = TypeVar("T")
@@ -127,6 +128,7 @@ class LocalRig(Rig):
                 for deployment in manager.wishes.all():
                     await manager.model_startup(WorkerStartupRequest(model=deployment.name))
                 yield manager
+                await assert_manager_truth(manager)
             assert tagged(STATE_TAG, folder) == {}, "a process outlived its manager"
 
     @asynccontextmanager

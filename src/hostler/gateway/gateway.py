@@ -31,6 +31,7 @@ from hostler.gateway.metrics import CONTENT_TYPE, OTHER, GatewayMetrics
 from hostler.gateway.probes import Prober, identity_proof
 from hostler.gateway.relay import Relays
 from hostler.gateway.routes import Auth, GatewayRoute, RouteTable
+from hostler.gateway.table import gateway_table
 from hostler.routing.router import Router
 from hostler.wire.exchange import Exchange
 from hostler.wire.http1 import Head
@@ -161,6 +162,7 @@ class Gateway(BaseComponent):
             yield route(method, "/health", self._health, Auth.OPEN)
             yield route(method, "/ready", self._ready, Auth.OPEN)
         yield route("GET", "/metrics", self._show_metrics, Auth.METRICS)
+        yield route("GET", "/status", self._show_table, Auth.METRICS)
         yield route("GET", "/v1/models", self._list_models, Auth.INFERENCE)
         yield route("GET", "/v1/models/*", self._show_model, Auth.INFERENCE)
         yield work("/v1/chat/completions", Route.CHAT)
@@ -207,6 +209,10 @@ class Gateway(BaseComponent):
 
     def _show_metrics(self, exchange: Exchange, key: KeyView | None) -> None:
         exchange.send(200, self.metrics.text(), [(b"content-type", CONTENT_TYPE)])
+
+    def _show_table(self, exchange: Exchange, key: KeyView | None) -> None:
+        table = gateway_table(self._source.snapshot, self.router, connected=self._source.connected)
+        exchange.send(200, msgspec.json.encode(table), [JSON_FIELD, _NO_STORE])
 
     def _list_models(self, exchange: Exchange, key: KeyView | None) -> None:
         models = [describe_model(model) for model in self._admission.models_for(_known(key))]

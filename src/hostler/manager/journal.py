@@ -56,6 +56,7 @@ class Journal:
             "from": before.state.value,
             "replica": after.replica,
             "epoch": after.epoch,
+            "generation": after.generation,
             "took_s": round(after.since_s - before.since_s, 3),
         }
         self.tell(

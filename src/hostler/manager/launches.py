@@ -29,6 +29,7 @@ class LaunchBook:
     def __init__(self, store: Store, writer: Writer) -> None:
         self._store = store
         self._writer = writer
+        self._stale: set[str] = set()  # records that could not be deleted
 
     def all(self) -> tuple[Launch, ...]:
         return self._store.launches()
@@ -54,11 +55,18 @@ class LaunchBook:
         crash_point(CrashPoint.PID_SAVED)
 
     def drop(self, instance_id: str) -> None:
-        """Delete the record, a little later. One that stays is cleaned up by the next controller."""
+        """Delete the record, a little later. One that stays goes with the next one, or is cleaned up
+        by the next controller.
+        """
 
         def dropped(error: BaseException | None) -> None:
             if error is not None:
+                self._stale.add(instance_id)
                 log.warning("launch.record_stays", instance_id=instance_id, why=told(error))
+                return
+            stale, self._stale = self._stale, set()
+            for other in stale:
+                self.drop(other)
 
         self._writer.post(dropped, self._store.delete_launch, instance_id)
 

@@ -1,6 +1,7 @@
 """Cluster: a real `hostler up` with all its processes, in a folder and on a port of its own.
 
-For tests that kill things: every process can be found by its role, and none is left at the end.
+For tests that kill things: every process can be found by its role, and none is left at the end, also when
+the test process itself is killed. Every run is judged by the oracle (`truth.py`) before and after its stop.
 """
 
 import http.client
@@ -21,6 +22,8 @@ from urllib.parse import urlsplit
 from hostler.app.config import child_environment
 from hostler.app.process import ProcessHandle, sweep, tagged
 from hostler.manager.workers import INSTANCE_TAG, ROLE_TAG, STATE_TAG
+from hostler.testing.truth import CONVERGED_S, Truth
+from hostler.testing.watch import CLUSTER_TAG
 
 START_S = 60.0
 STOP_S = 60.0
@@ -40,6 +43,7 @@ class Cluster:
         self.env = dict(env or {})
         self.output = self.root / "up.log"
         self.up: subprocess.Popen[bytes] | None = None
+        self.truth = Truth(self.root, self.state_dir, self.request)
 
     def __enter__(self) -> "Cluster":
         try:
@@ -55,14 +59,30 @@ class Cluster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        breaches: list[str] = []
         try:
-            self.stop()
+            if error is None and self.up is not None and self.up.poll() is None:
+                self.assert_truth()
+            code = self.stop()
+            breaches = self.truth.judge_end(is_stopped=code == 0)
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
-            left = self.clear()
-            if error is not None:
+            self.clear()
+            self.truth.watch.stop()
+            if error is not None or breaches:
                 sys.stderr.write(self.story())
             shutil.rmtree(self.root, ignore_errors=True)
-        assert error is not None or not left, f"processes were left after the stop: {left}"
+        assert error is not None or not breaches, "\n".join(["the oracle:", *breaches])
+
+    def assert_truth(self, within_s: float = CONVERGED_S) -> None:
+        """Wait until what the server says is what is, and see that nothing forbidden has happened.
+
+        Raises:
+            AssertionError: with every breach, by the numbers of the invariants.
+        """
+        self.truth.judge_now(within_s)
 
     def close(self) -> None:
         """Stop it, and see that nothing is left."""
@@ -75,10 +95,12 @@ class Cluster:
         argv = [sys.executable, "-m", "hostler", "up", "--port=0"]
         argv += [f"--state-dir={self.state_dir}", f"--config={self.config}"]
         (self.state_dir / "up.json").unlink(missing_ok=True)  # of a server that was killed
+        self.truth.watch.start()
+        self.truth.asked_to_end_s = None
         with self.output.open("ab") as output:
             self.up = subprocess.Popen(
                 argv,
-                env=child_environment(self.env),
+                env=child_environment({**self.env, CLUSTER_TAG: str(self.root)}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -95,6 +117,7 @@ class Cluster:
         if self.up is None:
             return None
         if self.up.poll() is None:
+            self.truth.asked_to_end_s = time.monotonic()
             self.up.send_signal(number)
             self.up.wait(STOP_S)
         code, self.up = self.up.returncode, None
@@ -102,6 +125,7 @@ class Cluster:
 
     def clear(self) -> list[int]:
         """End whatever still carries this folder's tag; return what that was."""
+        self.truth.asked_to_end_s = self.truth.asked_to_end_s or time.monotonic()
         if self.up is not None:
             self.up.kill()
             self.up.wait(STOP_S)
@@ -141,6 +165,7 @@ class Cluster:
     def kill_pid(self, pid: int, number: int = signal.SIGKILL) -> None:
         """Send a signal to one process of this cluster."""
         if (handle := ProcessHandle.of(pid)) is not None:
+            self.truth.deeds.hit.add(pid)
             handle.signal(number)
 
     # Asking
@@ -172,12 +197,16 @@ class Cluster:
         connection = http.client.HTTPConnection(
             address.hostname or "", address.port, timeout=timeout_s
         )
+        write = self.truth.deeds.begin(method, path, body)
         try:
             data = None if body is None else json.dumps(body).encode()
             connection.request(method, path, data, sent)
             answer = connection.getresponse()
             fields = {name.lower(): value for name, value in answer.getheaders()}
-            return answer.status, fields, answer.read()
+            told = answer.read()
+            if write is not None:
+                self.truth.deeds.end(write, answer.status, told)
+            return answer.status, fields, told
         finally:
             connection.close()
 

@@ -58,6 +58,7 @@ MATRIX = {
     ("HEAD", "/health"): OPEN,
     ("HEAD", "/ready"): OPEN,
     ("GET", "/metrics"): METRIC,
+    ("GET", "/status"): METRIC,
     ("GET", "/v1/models"): INFERENCE,
     ("GET", "/v1/models/*"): INFERENCE,
     ("POST", "/v1/chat/completions"): INFERENCE,

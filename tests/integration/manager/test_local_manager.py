@@ -37,6 +37,7 @@ from hostler.core.errors import (
 )
 from hostler.core.lifecycle import State
 from hostler.manager.workers import STATE_TAG
+from hostler.testing.embedded import assert_manager_truth
 from hostler.testing.fake_text import expected_texts
 
 ECHO = ModelConfig(name="echo", type=WorkerType.LLM, engine="fake", replicas=2, concurrency=2)
@@ -54,6 +55,7 @@ async def managed(*models: ModelConfig) -> AsyncIterator[LocalWorkerManager]:
             for deployment in manager.wishes.all():
                 await manager.until_ready(deployment, 30)
             yield manager
+            await assert_manager_truth(manager)
         assert tagged(STATE_TAG, folder) == {}, "a process outlived its manager"
 
 

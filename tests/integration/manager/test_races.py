@@ -28,6 +28,7 @@ from hostler.manager.wishes import Wishes
 from hostler.manager.workers import INSTANCE_TAG, ROLE_TAG, STATE_TAG
 from hostler.storage.memory import MemoryStore
 from hostler.storage.writer import Writer
+from hostler.testing.embedded import assert_manager_truth
 
 CALLERS = 16
 ECHO = WorkerStartupRequest(model="echo", worker_type=WorkerType.LLM, engine="fake")
@@ -142,6 +143,7 @@ async def managed(**life: float | bool | int) -> AsyncIterator[LocalWorkerManage
         config = Config(state_dir=folder, life=LifeConfig(**fields))  # type: ignore[arg-type]
         async with LocalWorkerManager(config, models=(), declare=False) as manager:
             yield manager
+            await assert_manager_truth(manager)
         assert tagged(STATE_TAG, folder) == {}, "a process outlived its manager"
 
 

@@ -398,7 +398,8 @@ def test_F29_a_beat_of_an_older_epoch_is_told_stale_and_its_process_leaves() -> 
         record = manager.registry.record(old.instance_id)
         assert record is not None
         # A newer process has the identity now, as after a split of two controllers.
-        manager.registry.expect(old.instance_id, record.expected, epoch=old.epoch + 1)
+        newer = await asyncio.to_thread(manager.store.next_epoch, old.worker_key, old.replica)
+        manager.registry.expect(old.instance_id, record.expected, epoch=newer)
         async with asyncio.timeout(30):
             while manager.registry.record(old.instance_id) is not None:
                 await manager.registry.news().wait()

@@ -1,0 +1,57 @@
+"""What a gateway goes by: the snapshot it holds and what it thinks of each instance. Reads only."""
+
+import msgspec
+
+from hostler.core.lifecycle import State
+from hostler.core.snapshot import Snapshot
+from hostler.routing.router import Router
+
+
+class InstanceRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One instance, as this gateway sees it.
+
+    routable: it may get a request now. down: probes found it dead. ejected: requests failed there, so
+    it is asked last for a while.
+    """
+
+    instance_id: str
+    model: str
+    epoch: int
+    state: State
+    in_flight: int
+    routable: bool
+    down: bool
+    ejected: bool
+
+
+class GatewayTable(msgspec.Struct, frozen=True, kw_only=True):
+    """One gateway's table. (incarnation, version): of the controller's snapshot it holds."""
+
+    incarnation: int
+    version: int
+    connected: bool  # it hears the controller
+    instances: tuple[InstanceRow, ...]
+
+
+def gateway_table(snapshot: Snapshot, router: Router, *, connected: bool) -> GatewayTable:
+    """Return the table as it is now."""
+    usable = {i.instance_id for model in router.models() for i in router.usable(model.name)}
+    health, load = router.health, router.load
+    return GatewayTable(
+        incarnation=snapshot.incarnation,
+        version=snapshot.version,
+        connected=connected,
+        instances=tuple(
+            InstanceRow(
+                instance_id=one.instance_id,
+                model=one.model_name,
+                epoch=one.epoch,
+                state=one.state,
+                in_flight=load.get(one.instance_id, 0),
+                routable=one.instance_id in usable,
+                down=health.is_down(one.instance_id),
+                ejected=health.is_out(one.instance_id),
+            )
+            for one in snapshot.instances
+        ),
+    )

@@ -69,7 +69,7 @@ def gateway(
     sock = socket.socket(fileno=0) if inherit else listening_socket(settings.server)
 
     async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
-        await run_gateway(paths, settings, sock, stop)
+        await run_gateway(paths, settings, sock, stop, hasten)
 
     return _run(settings, main, paths, paths.gateway_socket, supervised=supervised)
 

@@ -28,6 +28,7 @@ class WorkerRunData(msgspec.Struct, frozen=True, kw_only=True):
     engine: str = ""
     state: State = State.PENDING
     reason: str = ""
+    error_code: str = ""  # of a failed one: as in docs/reference/errors.md
     replica: int = 0
     epoch: int = 1
     pid: int | None = None

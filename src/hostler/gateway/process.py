@@ -24,12 +24,16 @@ FIRST_SNAPSHOT_S = 0.5  # a controller that lives tells it sooner; without one, 
 
 
 async def run_gateway(
-    paths: StatePaths, config: Config, sock: socket.socket, stop: asyncio.Event
+    paths: StatePaths,
+    config: Config,
+    sock: socket.socket,
+    stop: asyncio.Event,
+    hasten: asyncio.Event | None = None,
 ) -> None:
     """Serve on a bound socket, and on the gateway's own Unix socket, until `stop` is set.
 
-    Stopping: no new connections, requests under way may finish for `drain_timeout_s`, then they end
-    with the error `draining`.
+    Stopping: no new connections, requests under way may finish for `drain_timeout_s`, or until
+    `hasten` is set; then they end with the error `draining`.
     """
     mirror = SnapshotMirror(paths.registry_socket, monotonic)
     gateway = Gateway(config, mirror, paths.admin_socket)
@@ -59,9 +63,7 @@ async def run_gateway(
         finally:
             # With a part of it dead it ends soon: a whole one takes the connections that wait.
             drain_s = config.life.drain_timeout_s if stop.is_set() else BROKEN_DRAIN_S
-            # What still runs then is told so, and has a moment to read it.
-            asyncio.get_running_loop().call_later(drain_s, gateway.relays.end_all, Draining())
-            await asyncio.gather(*(server.close(drain_s + FAREWELL_S) for server in servers))
+            await _close(servers, gateway, drain_s, hasten or asyncio.Event())
 
 
 # Private
@@ -76,3 +78,22 @@ async def _first_of(
         await asyncio.wait(tasks, timeout=s, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
+
+
+async def _close(
+    servers: list[HttpServer], gateway: Gateway, drain_s: float, hasten: asyncio.Event
+) -> None:
+    """Let requests finish; what still runs then is told so, and has a moment to read it."""
+    async with asyncio.TaskGroup() as group:
+        wait_s = drain_s + FAREWELL_S + 1.0
+        closing = [group.create_task(one.close(wait_s), name="gateway.close") for one in servers]
+        hurry = group.create_task(hasten.wait(), name="gateway.hasten")
+        both = group.create_task(asyncio.wait(closing), name="gateway.drain")
+        await asyncio.wait([both, hurry], timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+        if not both.done():
+            gateway.relays.end_all(Draining())
+            await asyncio.wait([both], timeout=FAREWELL_S)
+        for task in (hurry, both, *closing):
+            task.cancel()
+    for server in servers:
+        await server.close(0.0)

@@ -108,6 +108,7 @@ def _one(
         engine=expected.engine,
         state=instance.state,
         reason=instance.reason,
+        error_code=record.error_code,
         replica=instance.replica,
         epoch=instance.epoch,
         pid=record.pid or workers.pid(instance.instance_id),

@@ -54,7 +54,7 @@ class HttpServer:
         self._on_head = on_head
         self._connections: set[ServerConnection] = set()
         self._servers: list[asyncio.Server] = []
-        self._unix_paths: list[Path] = []
+        self._unix_paths: list[tuple[Path, int]] = []  # with the inode of ours
         self._sweep_handle: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
         self._id_prefix = secrets.token_hex(6)
@@ -104,7 +104,7 @@ class HttpServer:
         except BaseException:  # boundary: the socket must not leak; the error goes on
             sock.close()
             raise
-        self._unix_paths.append(path)
+        self._unix_paths.append((path, path.stat().st_ino))
 
     async def close(self, drain_s: float) -> None:
         """Stop accepting, close idle connections, let busy ones finish for `drain_s`, then cut."""
@@ -112,8 +112,9 @@ class HttpServer:
         for server in self._servers:
             server.close()
         self._servers.clear()
-        for path in self._unix_paths:
-            path.unlink(missing_ok=True)
+        for path, inode in self._unix_paths:
+            if path.exists() and path.stat().st_ino == inode:  # not that of who came after us
+                path.unlink(missing_ok=True)
         self._unix_paths.clear()
         for connection in list(self._connections):
             connection.close_if_idle()

@@ -49,7 +49,7 @@ async def drip(worker: Worker) -> bytes:
     return received
 
 
-def test_sigterm_lets_running_requests_finish_and_exits_0() -> None:
+def test_F75_sigterm_lets_running_requests_finish_and_exits_0() -> None:
     async def main() -> None:
         async with controller() as fleet:
             worker = await start(fleet)
@@ -70,7 +70,7 @@ def test_sigterm_lets_running_requests_finish_and_exits_0() -> None:
     asyncio.run(main())
 
 
-def test_a_drain_ends_at_its_deadline_and_a_second_signal_ends_it_at_once() -> None:
+def test_F75_a_drain_ends_at_its_deadline_and_a_second_signal_ends_it_at_once() -> None:
     async def main() -> None:
         async with controller() as fleet:
             for drain_s, signals, longest_s in ((0.5, 1, 3.0), (60.0, 2, 3.0)):
@@ -159,7 +159,7 @@ def test_a_worker_that_is_not_wanted_any_more_ends_itself() -> None:
     asyncio.run(main())
 
 
-def test_a_start_that_takes_too_long_or_is_called_off_ends() -> None:
+def test_F75_a_start_that_takes_too_long_or_is_called_off_ends() -> None:
     async def main() -> None:
         async with controller() as fleet:
             slow = await fleet.launch(spec(fleet, "LoadsSlowly", start_timeout_s=0.5))

@@ -58,6 +58,9 @@ class ControlPlane(Protocol):
     async def worker_apply(self, request: WorkerApplyRequest) -> WorkerApplyOutput:
         """Do it, and return when it is done or `request.timeout_s` has passed."""
 
+    def start_limit_s(self, deployment: Deployment) -> float:
+        """How long its processes may take to be ready, by the size of the files that are here."""
+
     def deployments(self) -> list[Deployment]:
         """Every wish, by name."""
 

@@ -73,6 +73,8 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     states: how many instances in each state. ready, wanted: instances.
     reason: why an instance failed or is not ready, of the latest one that says so.
+    start_limit_s: how long its processes may take to be ready once its files are here; told of a single
+        model only.
     """
 
     name: str
@@ -84,6 +86,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     deployment: Deployment
     instances: tuple[WorkerRunData, ...] = ()
+    start_limit_s: float | None = None
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

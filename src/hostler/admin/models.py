@@ -31,18 +31,14 @@ from hostler.engines.base import engine_problems, find_engine, hide_secrets
 async def list_models(call: Call) -> ModelList:
     control = call.services.control
     everyone = control.run_data(None)
-    return ModelList(
-        models=tuple(
-            model_status(deployment, everyone, whole=False) for deployment in control.deployments()
-        )
-    )
+    return ModelList(models=tuple(model_status(wish, everyone) for wish in control.deployments()))
 
 
 async def show_model(call: Call) -> ModelStatus:
     control = call.services.control
     name = call.path_value("name")
     found = find_deployment(control, name, call.query.worker_type)
-    return model_status(found, control.run_data(found.name))
+    return _whole(control, found)
 
 
 async def start_model(call: Call) -> ModelAccepted:
@@ -121,10 +117,8 @@ def find_deployment(
     return found[0]
 
 
-def model_status(
-    deployment: Deployment, instances: list[WorkerRunData], *, whole: bool = True
-) -> ModelStatus:
-    """Put a wish and its instances side by side. whole: with the instances themselves."""
+def model_status(deployment: Deployment, instances: list[WorkerRunData]) -> ModelStatus:
+    """Put a wish beside its instances, in numbers."""
     mine = [one for one in instances if one.worker_key == deployment.worker_key]
     states = Counter(one.state.value for one in mine)
     reasons = [one.reason for one in sorted(mine, key=lambda one: one.epoch) if one.reason]
@@ -141,11 +135,20 @@ def model_status(
             params=hide_secrets(deployment.engine, deployment.params),
             fallback=None,  # its parameters may be secret, too
         ),
-        instances=tuple(mine) if whole else (),
     )
 
 
 # Private
+
+
+def _whole(control: ControlPlane, deployment: Deployment) -> ModelStatus:
+    """The status of one model, with its instances."""
+    known = control.run_data(deployment.name)
+    return msgspec.structs.replace(
+        model_status(deployment, known),
+        instances=tuple(one for one in known if one.worker_key == deployment.worker_key),
+        start_limit_s=control.start_limit_s(deployment),
+    )
 
 
 def _accepted(
@@ -154,6 +157,6 @@ def _accepted(
     """before: the newest event when the order came; what comes of it has a higher number."""
     return ModelAccepted(
         created=created,
-        model=model_status(deployment, control.run_data(deployment.name)),
+        model=_whole(control, deployment),
         events=f"/api/v1/events?follow=true&after={before}&model={quote(deployment.name, safe='')}",
     )

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import msgspec
 
 from hostler.admin.operation import Operation
+from hostler.app.version import installed_version
 from hostler.core.errors import ErrorBody
 from hostler.core.model import describe
 from hostler.engines.base import engines
@@ -70,7 +70,7 @@ def build_document(operations: Sequence[Operation]) -> dict[str, Any]:
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         "info": {
             "title": "Hostler",
-            "version": _version(),
+            "version": installed_version(),
             "description": "One endpoint for many AI models. A failure is an OpenAI error object.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
@@ -185,10 +185,3 @@ def _inlined(schema: Any, components: dict[str, Any]) -> Any:
 def _operation_id(method: str, path: str) -> str:
     words = re.findall(r"[A-Za-z0-9]+", path.replace(":path", ""))
     return "_".join([method.lower(), *words])
-
-
-def _version() -> str:
-    try:
-        return version("hostler")
-    except PackageNotFoundError:
-        return "0"

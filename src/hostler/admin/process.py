@@ -8,7 +8,6 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 from hostler.admin.api import admin_app
 from hostler.admin.control import Status
@@ -16,6 +15,7 @@ from hostler.app.auth import KeyRing, ensure_admin_key
 from hostler.app.config import Config, state_dir
 from hostler.app.paths import StatePaths
 from hostler.app.telemetry import logger
+from hostler.app.version import installed_version
 from hostler.core.errors import StartupError
 from hostler.engines.process import best_isolation
 from hostler.manager.control import LocalControl
@@ -38,7 +38,7 @@ class Controller(LocalControl):
             states = {data.state.value for data in self.run_data(deployment.name)}
             best[next((state for state in _BEST_FIRST if state in states), "stopped")] += 1
         return Status(
-            version=version("hostler"),
+            version=installed_version(),
             incarnation=self.manager.registry.snapshot.incarnation,
             uptime_s=round(self.uptime_s, 3),
             controller_pid=os.getpid(),

@@ -68,7 +68,9 @@ def announcer(*, json_lines: bool) -> ForPeople | ForPrograms:
 
 def _banner(url: str, paths: StatePaths, arrival: Arrival, took_s: float) -> None:
     key = paths.admin_key.read_text().strip()
-    shown = key if arrival.is_first_start else f"in {paths.admin_key}"
+    # shown once, and to a person alone: a pipe may end in a journal
+    is_shown = arrival.is_first_start and sys.stdout.isatty()
+    shown = key if is_shown else f"in {paths.admin_key}"
     chat = arrival.name_of("llm") or "MODEL"
     print(
         f"\nHostler serves {arrival.ready} of {arrival.wanted} models at {url}/v1 ({took_s:.1f} s)"

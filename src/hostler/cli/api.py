@@ -90,6 +90,16 @@ class Api:
         ) as chunks:
             yield from chunks
 
+    def follow_log_lines(
+        self, name: str, worker_type: WorkerType | None, tail: int
+    ) -> Iterator[dict[str, str]]:
+        """As follow_logs, a line at a time with the instance it is of."""
+        query: dict[str, str | int] = {"tail": tail, "follow": "true", **_typed(worker_type)}
+        with self._client.events("GET", f"{_of_model(name)}/logs", query=query) as found:
+            for event in found:
+                line = event.data.decode(errors="replace")
+                yield {"instance_id": event.event, "line": line}
+
     def events(
         self, *, after: int | None = None, model: str | None = None, follow: bool = False
     ) -> Iterator[OperatorEvent]:

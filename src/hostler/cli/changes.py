@@ -27,6 +27,7 @@ def update(
     /,
     *,
     worker_type: TypeOption = None,
+    source: str | None = None,
     replicas: int | None = None,
     concurrency: int | None = None,
     param: Texts = (),
@@ -43,6 +44,8 @@ def update(
 
     Parameters
     ----------
+    source: str
+        Where its files come from: wheel:, https:, or a path.
     replicas: int
         How many copies.
     concurrency: int
@@ -53,15 +56,19 @@ def update(
         Seconds to wait.
     """
     wanted = bool(param or options.given())
-    if not wanted and replicas is None and concurrency is None:
+    changes: dict[str, Any] = {
+        "source": source,
+        "replicas": replicas,
+        "concurrency": concurrency,
+    }
+    if not wanted and all(value is None for value in changes.values()):
         raise CommandFailed(
-            "nothing to change: give --replicas, --concurrency or a parameter of the engine",
+            "nothing to change: give --source, --replicas, --concurrency or a parameter of the engine",
             Exit.USAGE,
         )
     with Client(find_target(common)) as client:
         api = Api(client)
         status = api.model(name, worker_type)
-        changes: dict[str, Any] = {"replicas": replicas, "concurrency": concurrency}
         if wanted:
             known = known_parameters(api, name, status.worker_type)
             changes["params"] = read_parameters(options, param, known)

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from hostler.cli.api import Api
 from hostler.cli.client import Client
-from hostler.cli.render import clean
+from hostler.cli.render import clean, err
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.worker import OperatorEvent
 
@@ -34,7 +34,10 @@ def events(
         Only events with a higher number; each line begins with its own. Left out: the newest.
     """
     with Client(find_target(common)) as client:
-        for event in Api(client).events(after=after, model=model, follow=follow):
+        api = Api(client)
+        if model is not None and after is None:
+            _warn_of_nobody(api, model)
+        for event in api.events(after=after, model=model, follow=follow):
             print(_as_json(event) if common.json else event_line(event), flush=True)
     return 0
 
@@ -47,6 +50,12 @@ def event_line(event: OperatorEvent) -> str:
 
 
 # Private
+
+
+def _warn_of_nobody(api: Api, model: str) -> None:
+    """A name that no model and no event has is most probably a mistake."""
+    if not any(one.name == model for one in api.models()) and not any(api.events(model=model)):
+        err().print(f"hostler: no model {model!r} is known, and no event of it", markup=False)
 
 
 def _as_json(event: OperatorEvent) -> str:

@@ -28,8 +28,9 @@ from hostler.core.worker import OperatorEvent, WorkerRunData
 T = TypeVar("T")
 
 _SILENCE_S = 20.0  # after which the stream is opened again; the server's keep-alive is shorter
-_LINE_EVERY_S = 5.0  # of a download, where no bar can be drawn
+_LINE_EVERY_S = 5.0  # of a download or a load, where no bar can be drawn
 _LOOK_S = 0.25
+_LIMIT_S = 600.0  # of a start, where a server does not tell its own
 _AWAY_S = 15.0  # a controller may be away so long before a command gives up
 _PASSING = (Exit.UNREACHABLE, Exit.TRY_AGAIN, Exit.FAILED)
 
@@ -43,17 +44,18 @@ class Follow:
         self._type = status.worker_type
         self._status = status
         self._meter = Meter(quiet=quiet)
+        self._since_s = time.monotonic()
 
-    def until_ready(self, events: str, timeout_s: float) -> ModelStatus:
+    def until_ready(self, events: str, timeout_s: float | None) -> ModelStatus:
         """Return how it stands when it is ready, an instance has failed, or the time has passed.
 
-        events: the address of its event stream, from the order on.
+        events: the address of its event stream, from the order on. timeout_s: None: as long as the
+            server lets a start take, from the last sign of a download on.
         """
-        began_s = time.monotonic()
-        end_s = began_s + timeout_s
+        began_s = self._since_s = time.monotonic()
         with self._meter:
-            while not self._is_done() and time.monotonic() < end_s:
-                events = self._read(events, end_s)
+            while not self._is_done() and self._left_s(timeout_s) > 0:
+                events = self._read(events, timeout_s)
         if self._status.ready >= self._status.wanted:
             took = duration(time.monotonic() - began_s)
             self._meter.line(f"{self._status.worker_key}: ready after {took}")
@@ -110,17 +112,23 @@ class Follow:
         status = self._status
         return status.ready >= status.wanted or "failed" in status.states
 
-    def _read(self, events: str, end_s: float) -> str:
+    def _left_s(self, timeout_s: float | None) -> float:
+        limit_s = (self._status.start_limit_s or _LIMIT_S) if timeout_s is None else timeout_s
+        return self._since_s + limit_s - time.monotonic()
+
+    def _read(self, events: str, timeout_s: float | None) -> str:
         """Follow the stream until it is done or breaks; return the address to go on from."""
-        idle_s = min(_SILENCE_S, max(0.1, end_s - time.monotonic()))
+        idle_s = min(_SILENCE_S, max(0.1, self._left_s(timeout_s)))
         try:
             with closing(self._api.follow_events(events, idle_s=idle_s)) as news:
                 for event in news:
                     events = go_on_from(events, event.seq)
                     self._meter.show(event)
+                    if event.kind == "fetch.progress" and timeout_s is None:
+                        self._since_s = time.monotonic()
                     if event.kind.startswith("instance."):
                         self._look()
-                    if self._is_done() or time.monotonic() >= end_s:
+                    if self._is_done() or self._left_s(timeout_s) <= 0:
                         break
         except CommandFailed as failure:
             if failure.exit_code not in _PASSING:
@@ -180,7 +188,10 @@ class Meter:
 
     def show(self, event: OperatorEvent) -> None:
         if event.kind == "fetch.progress":
-            self._show_fetch(event)
+            done, total = event.fields.get("done_bytes", 0), event.fields.get("total_bytes")
+            self._show_progress(event, done, total)
+        elif event.kind == "start.progress":
+            self._show_progress(event, event.fields.get("memory_bytes", 0), None)
         elif event.kind.startswith("instance."):
             self._end_task(event.instance_id)
             state = event.kind.partition(".")[2]
@@ -201,8 +212,8 @@ class Meter:
 
     # Private
 
-    def _show_fetch(self, event: OperatorEvent) -> None:
-        done, total = event.fields.get("done_bytes", 0), event.fields.get("total_bytes")
+    def _show_progress(self, event: OperatorEvent, done: int, total: int | None) -> None:
+        """Bytes fetched of all, or in memory by now."""
         text = f"{event.model}: {event.message}"
         if self._bar is not None:
             task = self._tasks.get(event.instance_id)
@@ -214,7 +225,7 @@ class Meter:
         now_s = time.monotonic()
         if now_s - self._told_at_s.get(event.instance_id, 0.0) >= _LINE_EVERY_S:
             self._told_at_s[event.instance_id] = now_s
-            self.line(f"{text} {size(done)}{f' of {size(total)}' if total else ''}")
+            self.line(f"{text}, {size(done)}{f' of {size(total)}' if total else ''}")
 
     def _end_task(self, instance_id: str) -> None:
         task = self._tasks.pop(instance_id, None)

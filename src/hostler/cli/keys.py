@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from hostler.admin.messages import KeyInfo, KeyOrder
+from hostler.admin.messages import KeyInfo, KeyOrder, ModelStatus
 from hostler.app.auth import Scope
 from hostler.cli.api import Api
 from hostler.cli.client import Client
@@ -47,7 +47,14 @@ def create(
         expires_in_s=days * _DAY_S if days is not None else None,
     )
     with Client(find_target(common)) as client:
-        made = Api(client).create_key(order)
+        api = Api(client)
+        made = api.create_key(order)
+        unknown = set(order.models).difference(*map(_names, api.models()))
+    for one in sorted(unknown):
+        err().print(
+            f"hostler: no model {one!r} is known yet; the key holds for it once it is started",
+            markup=False,
+        )
     if common.json:
         print_json(made)
         return Exit.OK
@@ -112,6 +119,10 @@ def revoke(key_id: str, /, *, common: Common = NO_OPTIONS) -> int:
 
 
 # Private
+
+
+def _names(model: ModelStatus) -> set[str]:
+    return {model.name, *model.deployment.aliases}
 
 
 def _validity(key: KeyInfo) -> str:

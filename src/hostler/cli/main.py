@@ -5,8 +5,8 @@ import sys
 
 from cyclopts import App, CycloptsError
 
+from hostler.app.version import installed_version
 from hostler.cli.exits import CommandFailed, Exit, exit_of_error
-from hostler.cli.version import installed_version
 from hostler.core.errors import HostlerError
 
 _HELP = """One endpoint for many AI models.

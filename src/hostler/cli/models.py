@@ -3,6 +3,7 @@
 import sys
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
 
 from hostler.admin.messages import ModelStatus
@@ -171,10 +172,14 @@ def logs(
     tail: int
         How many of the last lines.
     follow: bool
-        Wait for more, until Ctrl-C.
+        Wait for more, until Ctrl-C. With --json: one object a line.
     """
     with Client(find_target(common)) as client:
         api = Api(client)
+        if follow and common.json:
+            for line in api.follow_log_lines(name, worker_type, tail):
+                print(msgspec.json.encode(line).decode(), flush=True)
+            return Exit.OK
         if follow:
             for part in api.follow_logs(name, worker_type, tail):
                 sys.stdout.write(clean(part.decode(errors="replace")))

@@ -20,6 +20,7 @@ from hostler.app.paths import StatePaths
 from hostler.app.pulse import telling
 from hostler.app.telemetry import configure_logging
 from hostler.cli.exits import CommandFailed, Exit
+from hostler.core.errors import HostlerError
 from hostler.core.fleet import WorkerSpec
 
 ConfigFile = Annotated[Path | None, Parameter(name="--config", help="TOML file with settings.")]
@@ -136,4 +137,4 @@ def _first(group: BaseExceptionGroup[BaseException]) -> str:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error)
+    return str(error) if isinstance(error, HostlerError) else f"{type(error).__name__}: {error}"

@@ -47,7 +47,7 @@ def start(
     server: Texts = (),
     alias: Texts = (),
     wait: bool = True,
-    timeout: float = 900.0,
+    timeout: float | None = None,
     options: EngineOptions = NO_PARAMETERS,
     common: Common = NO_OPTIONS,
 ) -> int:
@@ -80,7 +80,8 @@ def start(
     wait: bool
         Stay until it is ready or has failed.
     timeout: float
-        Seconds to wait; the server goes on afterwards.
+        Seconds to wait; the server goes on afterwards. Left out: as long as a start may take, and its
+        download before that.
     """
     target = find_target(common)
     kind = engine_of(name, engine=engine, worker_type=worker_type, source=source, servers=server)
@@ -100,26 +101,26 @@ def start(
         if engine == "python" and target.is_local:
             params = _imported_from_here(params)
         request = msgspec.structs.replace(request, params=params or None)
-        return _carry_out(api, request, timeout if wait else None, as_json=common.json)
+        return _carry_out(api, request, wait=wait, timeout_s=timeout, as_json=common.json)
 
 
 # Private
 
 
 def _carry_out(
-    api: Api, request: WorkerStartupRequest, wait_s: float | None, *, as_json: bool
+    api: Api, request: WorkerStartupRequest, *, wait: bool, timeout_s: float | None, as_json: bool
 ) -> int:
-    """Order it, follow it unless `wait_s` is None, and say how it stands."""
+    """Order it, follow it if `wait`, and say how it stands."""
     accepted = api.start_model(request)
     status = accepted.model
-    if wait_s is not None:
-        status = Follow(api, status, quiet=as_json).until_ready(accepted.events, wait_s)
+    if wait:
+        status = Follow(api, status, quiet=as_json).until_ready(accepted.events, timeout_s)
     if as_json:
         print_json(status)
-    elif wait_s is None:
+    elif not wait:
         name = request.model
         print(f"{status.worker_key}: wished; `hostler model show {name}` says how it stands")
-    if wait_s is not None and status.ready < status.wanted:
+    if wait and status.ready < status.wanted:
         _show_log(api, status)
         raise CommandFailed(_why(status))
     return Exit.OK

@@ -33,6 +33,8 @@ log = logger(__name__)
 _RETRY_FIRST_S, _RETRY_LAST_S = 0.1, 5.0
 _STEADY_S = 30.0  # a process that ran so long can start; its deaths are counted anew
 _GATEWAY_END_S = 2.0
+_LINES_READ = 200  # its own sentence may stand before a long trace
+_LINES_TOLD = 10  # of the log of a process that died by a bug
 _DEATHS_TOLD = 3  # at a start; the first ones may be the passing kind
 
 
@@ -121,8 +123,12 @@ class Supervisor:
         """Return the last words of a process that dies each time it is started; None while it lives."""
         if self._deaths[role] < _DEATHS_TOLD:
             return None
-        told = [line for line in last_lines(self._log(role), 20) if line.startswith("hostler: ")]
-        return told[-1].removeprefix("hostler: ") if told else f"see {self._log(role)}"
+        lines = last_lines(self._log(role), _LINES_READ)
+        told = [line for line in lines if line.startswith("hostler: ")]
+        if told:
+            return told[-1].removeprefix("hostler: ")
+        shown = "\n".join(f"  {line}" for line in lines[-_LINES_TOLD:])
+        return f"the end of {self._log(role)}:\n{shown}"
 
     async def stop(self) -> None:
         """Let requests finish, then stop the workers, then the rest. Each step has a deadline."""

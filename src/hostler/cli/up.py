@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -13,6 +13,7 @@ from hostler.app.auth import check_bind
 from hostler.app.config import Config, load_config, state_dir
 from hostler.app.outlet import never_waiting
 from hostler.app.paths import StatePaths
+from hostler.app.tasks import first_of
 from hostler.app.telemetry import configure_logging
 from hostler.catalog.catalog import Catalog
 from hostler.cli.announce import announcer
@@ -107,23 +108,14 @@ async def _serve(
         voice = announcer(json_lines=settings.log_json)
         with voice:
             arrival = Arrival(paths, voice, supervisor.failing)
-            await _first(arrival.wait(), stop.wait())
+            await first_of(arrival.wait(), stop.wait())
         if not stop.is_set():
             voice.ready(url, paths, arrival, time.monotonic() - began_s)
             await stop.wait()
         voice.stopping()
-        await _first(supervisor.stop(), hasten.wait())
+        await first_of(supervisor.stop(), hasten.wait())
         supervisor.kill()
     return Exit.INTERRUPTED if hasten.is_set() else Exit.OK
-
-
-async def _first(*waits: Any) -> None:
-    """Wait until one of these ends, and leave none of them running."""
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(wait) for wait in waits]
-        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        for task in running:
-            task.cancel()
 
 
 def _url(settings: Config, port: int) -> str:

@@ -298,8 +298,16 @@ def check_parameters(kind: EngineKind, params: Mapping[str, Any]) -> ModelParame
     """Return the parameters as the engine's own type, checked.
 
     Raises:
-        BadRequest: an unknown name, a value of the wrong type or out of its range.
+        BadRequest: an unknown name (the nearest one is told), a value of the wrong type or out of its range.
     """
+    known = [one.encode_name for one in msgspec.structs.fields(kind.parameters)]
+    if kind.parameters.__struct_config__.forbid_unknown_fields:
+        for name in set(params).difference(known):
+            near = get_close_matches(str(name), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+            raise BadRequest(
+                f"engine {kind.name!r} has no parameter {str(name)[:80]!r}; {hint}", param="params"
+            )
     try:
         return msgspec.convert(dict(params), kind.parameters)
     except msgspec.ValidationError as error:

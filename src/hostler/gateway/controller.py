@@ -60,8 +60,9 @@ class _Passage:
         self._call: Call | None = None
 
     def begin(self, pool: Pool, message: bytes) -> None:
-        self._call = call = pool.submit(message, self)
         exchange = self._exchange
+        is_order = exchange.request.method not in ("GET", "HEAD")
+        self._call = call = pool.submit(message, self, once=is_order)
         exchange.on_gone, exchange.on_pause, exchange.on_resume = (
             call.cancel,
             call.pause,

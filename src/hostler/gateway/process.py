@@ -3,12 +3,12 @@
 import asyncio
 import gc
 import socket
-from collections.abc import Coroutine
 from time import monotonic
 
 from hostler.app.auth import is_loopback
 from hostler.app.config import Config
 from hostler.app.paths import StatePaths
+from hostler.app.tasks import first_of
 from hostler.core.errors import Draining
 from hostler.gateway.gateway import Gateway
 from hostler.registry.client import SnapshotMirror
@@ -54,7 +54,7 @@ async def run_gateway(
     async with mirror.running(), gateway.running():
         try:
             # Until the first snapshot nobody's key is known. Connections wait in the socket's queue.
-            await _first_of(mirror.first_snapshot(), stop.wait(), FIRST_SNAPSHOT_S)
+            await first_of(mirror.first_snapshot(), stop.wait(), timeout_s=FIRST_SNAPSHOT_S)
             await servers[0].listen(sock)
             await servers[1].listen_unix(paths.gateway_socket)
             gc.freeze()  # what lives now lives to the end; requests leave no cycles behind
@@ -67,17 +67,6 @@ async def run_gateway(
 
 
 # Private
-
-
-async def _first_of(
-    one: Coroutine[None, None, object], other: Coroutine[None, None, object], s: float
-) -> None:
-    """Return when either is done, or after s seconds; neither goes on."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one), group.create_task(other)]
-        await asyncio.wait(tasks, timeout=s, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
 
 
 async def _close(

@@ -62,5 +62,6 @@ class RouteTable:
         known = {m for m, p in self._exact if p == path}
         known |= {r.method for prefix, r in self._below if path.startswith(prefix)}
         if known:
-            raise MethodNotAllowed(f"{path[:200]} takes {', '.join(sorted(known))}, not {method}")
+            allow = ", ".join(sorted(known))
+            raise MethodNotAllowed(f"{path[:200]} takes {allow}, not {method}", allow=allow)
         raise NotFound(f"there is nothing at {path[:200]}")

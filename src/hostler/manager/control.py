@@ -39,6 +39,9 @@ class LocalControl:
     async def worker_apply(self, request: WorkerApplyRequest) -> WorkerApplyOutput:
         return await self.manager.worker_apply(request)
 
+    def start_limit_s(self, deployment: Deployment) -> float:
+        return self.manager.waiting.start_limit_s(deployment)
+
     def deployments(self) -> list[Deployment]:
         return sorted(self.manager.wishes.all(), key=lambda deployment: deployment.name)
 

@@ -89,7 +89,8 @@ class GatewayCalls:
 
     async def answer(self, model: str, route: Route, body: Body) -> Mapping[str, Any]:
         """Return a whole JSON answer. Raises as `events`."""
-        found = await self._ask("POST", PATHS[route], encode(body), self._timeout_s)
+        path, data = PATHS[route], encode(body)
+        found = await self._ask("POST", path, data, self._timeout_s, pool=self._pool)
         return decode_answer(found.body)
 
     async def count(self, model: str, body: Body) -> int:
@@ -101,7 +102,8 @@ class GatewayCalls:
 
     async def get(self, path: str, kind: type[T], query: Query, *, timeout_s: float) -> T:
         """Ask, and decode the answer. None values of the query are left out. Raises as `events`."""
-        return self._decode(await self._ask("GET", _with(path, query), b"", timeout_s), kind)
+        path = _with(path, query)
+        return self._decode(await self._ask("GET", path, b"", timeout_s, pool=self._pool), kind)
 
     async def send(
         self,
@@ -113,15 +115,20 @@ class GatewayCalls:
         query: Query | None = None,
         timeout_s: float,
     ) -> T:
-        """Order, and decode the answer. Raises as `events`."""
+        """Order, and decode the answer. Raises as `events`.
+
+        On a connection of its own: one of the pool that the server closes without a word makes its
+        request go out again, and an order must not be given twice.
+        """
         data = b"" if body is None else encode(body)
-        return self._decode(
-            await self._ask(method, _with(path, query or {}), data, timeout_s), kind
-        )
+        path = _with(path, query or {})
+        return self._decode(await self._ask(method, path, data, timeout_s, pool=None), kind)
 
     # Private
 
-    async def _ask(self, method: str, path: str, body: bytes, timeout_s: float) -> Response:
+    async def _ask(
+        self, method: str, path: str, body: bytes, timeout_s: float, *, pool: Pool | None
+    ) -> Response:
         try:
             answer = await fetch(
                 self._endpoint,
@@ -130,7 +137,7 @@ class GatewayCalls:
                 headers=self._headers,
                 body=body,
                 timeout_s=timeout_s,
-                pool=self._pool,
+                pool=pool,
             )
         except UpstreamLost as error:
             raise self._lost(error) from error

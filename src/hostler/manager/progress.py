@@ -52,6 +52,15 @@ class Progress:
         ]
         return len({i.replica for i in right}) >= deployment.wanted_instances
 
+    def reason(self, deployment: Deployment) -> str:
+        """Why the newest of its instances that is not ready is not; "": nobody has said."""
+        told = [
+            i
+            for i in self._registry.instances()
+            if i.worker_key == deployment.worker_key and i.state is not State.READY and i.reason
+        ]
+        return max(told, key=lambda i: i.epoch).reason if told else ""
+
     def has_failed(self, model_name: str) -> bool:
         """Whether some instance of it stands failed, and none serves: the wish as it is does not work."""
         states = {i.state for i in self._registry.instances() if i.model_name == model_name}

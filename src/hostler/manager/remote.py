@@ -5,6 +5,8 @@ Orders and looks go through its admin API, requests through its gateway. Nothing
 
 import asyncio
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -57,13 +59,14 @@ class RemoteWorkerManager(Requests):
         api_key: str = "",
         *,
         request_timeout_s: float = 600.0,
-        start_timeout_s: float = 600.0,
+        start_timeout_s: float | None = None,
         stop_timeout_s: float = 120.0,
     ) -> None:
         """Connect to nothing yet.
 
         request_timeout_s: for the first byte of an answer, and between two parts of a stream.
-        start_timeout_s, stop_timeout_s: how long model_startup and model_shutdown wait.
+        start_timeout_s, stop_timeout_s: how long model_startup and model_shutdown wait. A start without
+            a limit is waited for as long as the server lets it take; downloads are not counted.
 
         Raises:
             ConfigError: the URL is not one.
@@ -170,7 +173,7 @@ class RemoteWorkerManager(Requests):
         )
         model = accepted.model
         if wait:
-            return await self._wait(model, Until.READY, self._start_timeout_s)
+            return await self._wait_ready(model)
         return await self._instances({"model": model.name})
 
     async def model_shutdown(
@@ -214,6 +217,26 @@ class RemoteWorkerManager(Requests):
     async def _instances(self, query: dict[str, str]) -> list[WorkerRunData]:
         found = await self._calls.get(f"{API}/instances", _Instances, query, timeout_s=LOOK_S)
         return list(found.instances)
+
+    async def _wait_ready(self, model: "_Named") -> list[WorkerRunData]:
+        if self._start_timeout_s is not None:
+            return await self._wait(model, Until.READY, self._start_timeout_s)
+        limit_s, began_s = model.start_limit_s, time.monotonic()
+        while True:
+            left_s = began_s + limit_s - time.monotonic()
+            try:
+                return await self._wait(model, Until.READY, max(0.0, min(WAIT_S, left_s)))
+            except UpstreamTimeout as error:
+                with suppress(ControllerUnavailable, UpstreamTimeout):
+                    address = f"{API}/models/{quote(model.name)}"
+                    now = await self._calls.get(address, _Named, {}, timeout_s=LOOK_S)
+                    limit_s = now.start_limit_s
+                    if "fetching" in now.states:
+                        began_s = time.monotonic()
+                if time.monotonic() - began_s >= limit_s:
+                    raise UpstreamTimeout(
+                        f"model {model.name!r}: not ready after {limit_s:g} s"
+                    ) from error
 
     async def _wait(self, model: "_Named", until: Until, timeout_s: float) -> list[WorkerRunData]:
         """Ask until it is so, over and over: a controller may restart meanwhile.
@@ -267,6 +290,8 @@ class _Parameters(msgspec.Struct):
 class _Named(msgspec.Struct):
     name: str
     worker_type: WorkerType
+    states: Mapping[str, int] = {}
+    start_limit_s: float = 600.0
 
 
 class _Accepted(msgspec.Struct):

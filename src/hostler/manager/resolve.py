@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from hostler.app.config import ModelConfig
+from hostler.app.config import ModelConfig, environment
 from hostler.catalog.catalog import Catalog, CatalogEntry
 from hostler.core.deployment import PROCESS_FIELDS, Deployment, Wish, check_name, difference
 from hostler.core.errors import AlreadyRunning, BadRequest, ModelNotFound
@@ -195,5 +195,12 @@ def _check(deployment: Deployment, kind: EngineKind) -> None:
         raise BadRequest(f"model {name!r}: engine 'openai' needs urls", param="urls")
     for url in deployment.urls:
         endpoint_of(url)
+    variable = deployment.api_key_env
+    if variable and not environment(variable):
+        raise BadRequest(
+            f"model {name!r}: this server's environment has no variable {variable!r} with the key of "
+            "its urls; set it where `hostler up` is started",
+            param="api_key_env",
+        )
     if kind.name != "openai" and deployment.urls:
         raise BadRequest(f"model {name!r}: only engine 'openai' takes urls", param="urls")

@@ -65,7 +65,12 @@ class Waiting:
             return any(one.state is State.FETCHING for one in living)
 
         what = f"model {deployment.name!r}: start"
-        await self._until(lambda: self._is_ready(deployment), limit_s, what, is_fetching)
+        try:
+            await self._until(lambda: self._is_ready(deployment), limit_s, what, is_fetching)
+        except UpstreamTimeout as error:
+            if reason := self._progress.reason(deployment):
+                raise UpstreamTimeout(f"{error.message}: {reason}") from error
+            raise
 
     async def until_gone(self, model_name: str | None, timeout_s: float) -> None:
         """Return when no process of a model (None: of any) is left, also of a forgotten one.

@@ -198,4 +198,6 @@ def error_headers(error: HostlerError) -> Fields:
         headers.append((b"retry-after", b"%d" % max(1, error.retry_after_s or 1)))
     if error.http_status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(allow := error.facts.get("allow"), str):
+        headers.append((b"allow", allow.encode()))
     return headers

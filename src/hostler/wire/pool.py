@@ -64,12 +64,13 @@ class Pool:
         """Open connections, idle and busy."""
         return len(self._connections)
 
-    def submit(self, request: bytes, sink: Sink) -> Call:
+    def submit(self, request: bytes, sink: Sink, *, once: bool = False) -> Call:
         """Send a whole request; the answer goes to the sink.
 
-        request: as `build_request` makes it.
+        request: as `build_request` makes it. once: it is an order, never sent a second time. Other
+            requests are, when the server closed a used connection before it said a word.
         """
-        call = Call(request, sink)
+        call = Call(request, sink, once=once)
         idle = self._idle
         if idle:
             oldest_s = self._loop.time() - self._idle_s

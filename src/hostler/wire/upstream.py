@@ -69,15 +69,16 @@ class Sink(Protocol):
 class Call:
     """One request under way. Ends once: by on_end, by on_lost, or by `cancel`."""
 
-    __slots__ = ("connection", "is_over", "is_paused", "is_retried", "request", "sent", "sink")
+    __slots__ = ("connection", "is_over", "is_paused", "once", "request", "sent", "sink")
 
-    def __init__(self, request: bytes, sink: Sink) -> None:
+    def __init__(self, request: bytes, sink: Sink, *, once: bool = False) -> None:
+        """once: it must not be sent a second time."""
         self.request = request
         self.sink = sink
         self.connection: Connection | None = None
         self.is_over = False
         self.is_paused = False
-        self.is_retried = False
+        self.once = once
         self.sent = False
 
     def cancel(self) -> None:
@@ -145,6 +146,14 @@ class Connection(asyncio.Protocol):
     )
 
     transport: asyncio.Transport
+    _delimited_by_close: bool
+    _got_bytes: bool
+    _head_bytes: int
+    _is_complete: bool
+    _is_head_due: bool
+    _keep: bool
+    _skips_body: bool
+    _status: int
 
     def __init__(self, pool: "Pool") -> None:
         self.call: Call | None = None
@@ -156,14 +165,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Fields = []
         self._pieces: list[bytes] = []
-        self._status = 0
-        self._head_bytes = 0
-        self._got_bytes = False
-        self._is_head_due = False
-        self._is_complete = False
-        self._delimited_by_close = False
-        self._keep = True
-        self._skips_body = False
+        self._reset()
 
     def send(self, call: Call) -> None:
         """Write a call's request; its answer comes on this connection."""
@@ -296,8 +298,8 @@ class Connection(asyncio.Protocol):
         call, self.call = self.call, None
         if call is None:
             return
-        if self.served > self.proofs and not self._got_bytes and not call.is_retried:
-            call.is_retried = True
+        if self.served > self.proofs and not self._got_bytes and not call.once:
+            call.once = True
             call.connection = None
             self._pool.connect(call)
             return

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from hostler.cli.exits import Exit
+from hostler.cli.main import main
 from tests.integration.cli.serving import served
 from tests.unit.admin.plane import Plane
 
@@ -47,6 +49,23 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             stdin=subprocess.DEVNULL,
         )
         return done.returncode, done.stdout, done.stderr
+
+    return run_command
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """As `run`, in this process: for what a process of its own does not change."""
+    for name in ("HOSTLER_URL", "HOSTLER_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOSTLER_STATE_DIR", str(tmp_path / "state"))
+
+    def run_command(*arguments: str) -> tuple[int, str, str]:
+        code = main(list(arguments))
+        told = capsys.readouterr()
+        return code, told.out, told.err
 
     return run_command
 
@@ -150,6 +169,44 @@ def test_logs_are_shown_without_what_a_terminal_would_obey(
     (tmp_path / "worker-i0.log").write_text("one\ntwo\x1b[2J\nthree\n")
     code, out, _ = run("model", "logs", "qwen", "--tail", "2")
     assert (code, out) == (Exit.OK, "two\ufffd[2J\nthree\n")
+
+
+def test_a_name_that_nobody_knows_is_told_where_it_is_not_an_error(url: str, here: Run) -> None:
+    assert here("model", "start", "qwen")[0] == Exit.OK
+    code, out, err = here("key", "create", "laptop", "--model", "nosuch", "--model", "qwen")
+    assert (code, out[:4]) == (Exit.OK, "hst_")
+    assert "no model 'nosuch' is known yet" in err
+    assert "qwen" not in err
+    code, out, err = here("events", "--model", "nosuch")
+    assert (code, out) == (Exit.OK, "")
+    assert "no model 'nosuch' is known, and no event of it" in err
+    code, out, err = here("events", "--model", "qwen")
+    assert "instance.ready" in out
+    assert err == ""
+
+
+def test_followed_logs_are_json_lines_when_asked(
+    url: str, here: Run, plane: Plane, tmp_path: Path
+) -> None:
+    assert here("model", "start", "qwen")[0] == Exit.OK
+    (tmp_path / "worker-i0.log").write_text('one "quoted"\ntwo\n')
+    ends = threading.Timer(1.0, plane.control.instances.pop, ("i0",))  # and its log with it
+    ends.start()
+    code, out, _ = here("model", "logs", "qwen", "--follow", "--json", "--tail", "5")
+    ends.join()
+    assert code == Exit.OK
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {"instance_id": "i0", "line": 'one "quoted"'},
+        {"instance_id": "i0", "line": "two"},
+    ]
+
+
+def test_an_update_changes_what_is_named_and_needs_something(url: str, here: Run) -> None:
+    assert here("model", "start", "qwen")[0] == Exit.OK
+    assert here("model", "update", "qwen", "--source", "/models/mended.gguf")[0] == Exit.OK
+    code, _, err = here("model", "update", "qwen")
+    assert code == Exit.USAGE
+    assert "--source" in err
 
 
 def test_a_wrong_command_line_is_a_usage_error_on_stderr(run: Run) -> None:

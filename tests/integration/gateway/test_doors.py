@@ -167,6 +167,7 @@ def test_paths_that_are_nearly_a_route_are_none() -> None:
             wrong = await ask(ours, "GET", "/v1/chat/completions", ADMIN.plain)
             assert wrong.status == 405
             assert error_of(wrong)["code"] == "method_not_allowed"
+            assert wrong.header(b"allow") == b"POST"
 
     asyncio.run(main())
 

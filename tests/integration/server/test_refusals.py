@@ -5,13 +5,15 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hostler.app.config import child_environment
+from hostler.manager.workers import ROLE_TAG
 from hostler.testing.cluster import Answer, Cluster, fake_model, is_root
 
 
@@ -180,6 +182,21 @@ def test_a_gateway_that_dies_at_each_start_ends_the_start_and_says_why(tmp_path:
     assert "Traceback" not in told.stderr
 
 
+def test_a_controller_that_dies_by_a_bug_ends_the_start_with_its_last_lines(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        f"if os.environ.get({ROLE_TAG!r}) == 'controller':\n"
+        "    sys.stderr.write('Traceback (most recent call last):\\nOddError: a wheel came off\\n')\n"
+        "    sys.stderr.flush()\n"
+        "    os._exit(1)\n"
+    )
+    state = tmp_path / "state"
+    told = _up(f"--state-dir={state}", "--port=0", env={"PYTHONPATH": str(tmp_path)})
+    assert told.returncode == 1
+    assert "the controller does not start: the end of " in told.stderr
+    assert "OddError: a wheel came off" in told.stderr
+
+
 def test_a_port_in_use_is_one_clear_sentence(cluster: Cluster) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -232,14 +249,18 @@ def test_F110_the_admin_key_is_nowhere_but_in_its_file(cluster: Cluster) -> None
     for path in cluster.state_dir.rglob("*"):
         if path.is_file() and path.name != "admin.key":
             assert secret not in path.read_bytes(), path
+    assert secret not in cluster.output.read_bytes()
 
 
 # Private
 
 
-def _up(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _up(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "hostler", "up", *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=40, check=False)
+    environment = child_environment(env)
+    return subprocess.run(
+        argv, capture_output=True, text=True, timeout=40, check=False, env=environment
+    )
 
 
 def _raw(cluster: Cluster, body: bytes) -> bytes:

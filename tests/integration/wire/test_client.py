@@ -162,6 +162,23 @@ def test_a_used_connection_that_died_is_replaced_once_and_a_fresh_one_is_not() -
     uvloop.run(main())
 
 
+def test_an_order_is_never_sent_twice_whatever_the_connection_does() -> None:
+    async def main() -> None:
+        script = Script(OK, None, OK)
+        async with scripted(script) as endpoint:
+            pool = pool_of(endpoint)
+            assert (await ask(pool)).events[-1] == "end"
+            record = Record()
+            pool.submit(REQUEST, record, once=True)
+            assert (await record.wait()).events == ["lost"]
+            assert record.error is not None
+            assert (record.error.refused, record.error.sent_bytes) == (False, True)
+            assert script.requests == 2
+            await pool.close()
+
+    uvloop.run(main())
+
+
 def test_F07_a_request_that_was_sent_is_never_called_refused() -> None:
     async def main() -> None:
         endpoints: list[asyncio.Server] = []

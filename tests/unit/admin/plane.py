@@ -88,6 +88,9 @@ class MemoryControl:
         ]
         return WorkerApplyOutput(success=True, instances=tuple(results))
 
+    def start_limit_s(self, deployment: Deployment) -> float:
+        return 600.0
+
     def deployments(self) -> list[Deployment]:
         return list(self.store.deployments())
 

@@ -11,7 +11,7 @@ from hostler.cli.serving import Served, pick_model
 from hostler.core.errors import ConfigError, ModelNotFound, StartupError
 from hostler.core.lifecycle import State
 from hostler.core.model import WorkerType
-from hostler.core.worker import WorkerRunData
+from hostler.core.worker import OperatorEvent, WorkerRunData
 
 CHAT = Served(id="small", worker_type=WorkerType.LLM, aliases=("tiny",))
 OTHER = Served(id="large", worker_type=WorkerType.LLM)
@@ -110,3 +110,27 @@ def test_a_draining_instance_says_how_many_requests_are_left(
     for left in (3, 3, 1):
         meter.show_drains([one, msgspec.structs.replace(drains, in_flight=left)])
     assert capsys.readouterr().err.splitlines() == ["m: i1 drains, 3 left", "m: i1 drains, 1 left"]
+
+
+def test_a_download_and_a_load_are_told_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    meter = Meter(quiet=False)
+    fetch = OperatorEvent(
+        kind="fetch.progress",
+        model="m",
+        instance_id="i1",
+        message="downloading",
+        fields={"done_bytes": 1 << 20, "total_bytes": 4 << 20},
+    )
+    load = OperatorEvent(
+        kind="start.progress",
+        model="m",
+        instance_id="i2",
+        message="loading for 12 s of 600 s at most",
+        fields={"memory_bytes": 300 << 20},
+    )
+    for event in (fetch, fetch, load, load):
+        meter.show(event)
+    assert capsys.readouterr().err.splitlines() == [
+        "m: downloading, 1 MB of 4 MB",
+        "m: loading for 12 s of 600 s at most, 315 MB",
+    ]

@@ -119,6 +119,9 @@ def _plan_deployment(
         other = [i for i in living if i.generation != deployment.process_generation]
         old = [i for i in other if i.instance_id in serving]
         yield from _drains([i for i in other if i not in old], "changed before it served")
+        newest = max((i.epoch for i in old if i.state is State.READY), default=0)
+        yield from _drains([i for i in old if i.epoch < newest], "a newer process has its place")
+        old = [i for i in old if i.epoch >= newest]
         failed = max(
             (i for i in gone if i.state is State.FAILED), key=lambda i: i.epoch, default=None
         )
@@ -134,6 +137,8 @@ def _plan_deployment(
         crash = crashes.get(place, Crashes())
         if crash.verdict or now_s < crash.next_try_s or (old and renewing):
             continue
+        if len(old) > 1:
+            continue  # a third would be one too many; soon it is known which of them serves
         if is_cramped and old:
             renewing = True
             yield from _drains(old, "no memory for two: its successor starts when it is gone")

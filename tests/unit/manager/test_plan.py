@@ -104,6 +104,25 @@ def test_a_renewal_starts_the_new_one_first_and_one_at_a_time() -> None:
     assert rest == []
 
 
+def test_changes_in_a_row_never_make_a_third_process_for_a_place() -> None:
+    """A change comes just as the new process of the one before is ready, its old one still there."""
+    third = wish(process_generation=3)
+    first, second = seen(State.READY), seen(State.READY, generation=2, epoch=2)
+    assert plan([third], [first, second], 0.0, NOBODY) == [
+        Drain(instance_id=first.instance_id, reason="a newer process has its place"),
+        Launch(worker_key="qwen@llm", replica=0),
+    ]
+
+
+def test_while_two_old_processes_may_serve_no_third_is_started() -> None:
+    both = [seen(State.SUSPECT), seen(State.STARTING, generation=2, epoch=2)]
+    unheard = {both[1].instance_id}
+    third = wish(process_generation=3)
+    assert plan([third], both, 0.0, NOBODY, unheard=unheard) == []
+    ready = [both[0], seen(State.READY, generation=2, epoch=2)]
+    assert len(plan([third], ready, 0.0, NOBODY)) == 2
+
+
 def test_instances_of_a_forgotten_wish_drain() -> None:
     (drain,) = plan([], [seen(State.READY)], 0.0, NOBODY)
     assert isinstance(drain, Drain)

@@ -16,6 +16,7 @@ import pytest
 
 from hostler.app.process import tagged
 from hostler.testing.cluster import Cluster, fake_model
+from tests.chaos.figures import IS_LONG
 from tests.chaos.pressure import Pressure, engines_of, is_engine
 
 # Ten times as quick as the defaults, so that a test sees what follows after minutes.
@@ -225,7 +226,8 @@ def test_F33_everything_stopped_for_a_while_and_continued_in_any_order(
         time.sleep(0.5)
         for pid in everything:
             cluster.kill_pid(pid, signal.SIGSTOP)
-        time.sleep(3.5)  # longer than lost_after_s and than the grace of orphans
+        # Longer than lost_after_s and than the grace of orphans; the row's own time in the long form.
+        time.sleep(20.0 if IS_LONG else 3.5)
         random.Random(seed).shuffle(everything)
         for pid in everything:
             cluster.kill_pid(pid, signal.SIGCONT)

@@ -43,45 +43,47 @@ def full_pipe(path: Path) -> Iterator[None]:
         os.close(writing)
 
 
-@pytest.mark.slow
-def test_F86_a_terminal_that_takes_nothing_stops_no_supervisor() -> None:
-    cluster = Cluster(CONFIG + fake_model("echo", tokens=4))
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A server whose own terminal takes nothing, from its first word on."""
+    cluster = Cluster(CONFIG + fake_model("echo", tokens=1))
     log, cluster.output = cluster.output, cluster.root / "terminal"
-    with full_pipe(cluster.output):
+    with full_pipe(cluster.output), closing(cluster):
         cluster.launch()
         cluster.output = log
-        try:
-            cluster.wait_for(cluster.is_ready, 60, "it serves, though it cannot say so")
-            (old,) = cluster.kill("gateway")
-            cluster.wait_for(
-                lambda: cluster.pids("gateway") not in ([], [old]) and cluster.answers("/ready"),
-                30,
-                "the gateway is back",
-            )
-            assert cluster.chat("echo", "hi")[0] == 200
-            assert cluster.stop() == 0
-        finally:
-            cluster.close()
+        cluster.wait_for(cluster.is_ready, 60, "it serves, though it cannot say so")
+        yield cluster
 
 
 @pytest.mark.slow
-def test_F86_a_log_that_nobody_reads_slows_no_request() -> None:
+def test_F86_a_log_that_nobody_reads_slows_no_request(cluster: Cluster) -> None:
     """`HOSTLER_LONG=1`: for half a minute."""
     read_s, unread_s = [], []
-    with Cluster(CONFIG + fake_model("echo", tokens=1)) as cluster:
-        pipe = cluster.root / "second.log"
-        with full_pipe(pipe), gateway(cluster, "second") as port:
-            for _ in range(ROUNDS):  # by turns: the machine's other work meets both
-                unread_s.append(median_s(cluster, port))
-                with reader(pipe):
-                    read_s.append(median_s(cluster, port))
-            dropped = dropped_lines(cluster, port)
+    pipe = cluster.root / "second.log"
+    with full_pipe(pipe), gateway(cluster, "second") as port:
+        for _ in range(ROUNDS):  # by turns: the machine's other work meets both
+            unread_s.append(median_s(cluster, port))
+            with reader(pipe):
+                read_s.append(median_s(cluster, port))
+        dropped = dropped_lines(cluster, port)
     tell(
         f"F86: a request takes {min(read_s) * 1000:.2f} ms while its log is read, "
         f"{min(unread_s) * 1000:.2f} ms while it is not; {dropped:.0f} lines dropped"
     )
     assert min(unread_s) < min(read_s) * SLOWER + 0.001
     assert dropped > 0 or not IS_LONG
+
+
+@pytest.mark.slow
+def test_F86_a_terminal_that_takes_nothing_stops_no_supervisor(cluster: Cluster) -> None:
+    (old,) = cluster.kill("gateway")
+    cluster.wait_for(
+        lambda: cluster.pids("gateway") not in ([], [old]) and cluster.answers("/ready"),
+        30,
+        "the gateway is back",
+    )
+    assert cluster.chat("echo", "hi")[0] == 200
+    assert cluster.stop() == 0
 
 
 @contextmanager

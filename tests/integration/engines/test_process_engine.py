@@ -26,6 +26,7 @@ from hostler.engines.fake import fake_command
 from hostler.engines.output import FILE_BYTES, FILES, RING_BYTES
 from hostler.engines.process import Isolation, ProcessEngine, best_isolation
 from hostler.wire.client import fetch
+from tests.chaos.figures import IS_LONG
 
 TAG = "HOSTLER_INSTANCE"
 MODES = [best_isolation()] + [Isolation.PROCESS_TREE] * (
@@ -216,7 +217,7 @@ def test_F16_engines_survive_the_end_of_every_other_thread(folder: Path) -> None
             )
             for engine, mine in zip(engines, specs, strict=True):
                 await engine.start(mine)
-        await asyncio.sleep(1)  # every thread but this one has ended
+        await asyncio.sleep(5 if IS_LONG else 1)  # every thread but this one has ended
         for engine in engines:
             assert await engine.probe()
             await engine.stop(0)

@@ -288,8 +288,11 @@ def test_F08_sixty_poisoned_requests_of_one_key_harm_no_other_key(cluster: Clust
 def test_F12_a_crash_loop_ends_after_five_starts_and_starves_nobody(strict: Cluster) -> None:
     assert start(strict, "loop", exit_at_start=1) < 300
     assert start(strict, "later") < 300
-    strict.wait_for(lambda: len(strict.ready("later")) == 1, 10, "the other model starts")
-    strict.wait_for(lambda: starts(strict, "loop") == 5, 20, "five starts")
+    strict.wait_for(lambda: len(strict.ready("later")) == 1, 30, "the other model starts")
+    strict.wait_for(lambda: starts(strict, "loop") == 5, 60, "five starts")
+    strict.wait_for(
+        lambda: [one["state"] for one in of_model(strict, "loop")] == ["failed"], 30, "the verdict"
+    )
     time.sleep(60.0 if IS_LONG else 3.0)  # the next wait would have been 1.6 s
     assert starts(strict, "loop") == 5
     (failed,) = of_model(strict, "loop")

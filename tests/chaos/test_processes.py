@@ -274,9 +274,10 @@ def test_F08_sixty_poisoned_requests_of_one_key_harm_no_other_key(cluster: Clust
         return seen
 
     async def main() -> None:
-        async with asyncio.timeout(20):
-            while (await send("good", "", 1))[200] == 0:  # a gateway hears of keys a moment later
-                await asyncio.sleep(0.02)
+        for _ in range(500):  # a gateway hears of keys a moment later
+            if (await send("good", "", 1))[200]:
+                break
+            await asyncio.sleep(0.02)
         for status in (400, 500):
             assert await send("bad", f"[[status={status}]]", 30) == {status: 30}
         assert await send("good", "", 100) == {200: 100}

@@ -82,6 +82,22 @@ def test_a_second_start_is_an_error_a_second_stop_is_not(rig: Rig) -> None:
     rig.run(main)
 
 
+CALLS: dict[str, tuple[Any, ...]] = {
+    "get_model_instances": (LLM, "echo"),
+    "get_all_model_instances": (LLM,),
+    "select_one_instance": (LLM, "echo"),
+    "supported_models": (),
+    "model_startup": (WorkerStartupRequest(model="echo"),),
+    "model_shutdown": (WorkerShutdownRequest(model="nobody"),),
+    "worker_apply": (WorkerApplyRequest(model="echo", apply_type=WorkerApplyType.START),),
+    "generate": (ASK,),
+    "embeddings": ({"model": "vectors", "input": "a"},),
+    "count_token": (ASK,),
+    "get_model_metadata": (ASK,),
+    "parameter_descriptions": (LLM, "echo"),
+}
+
+
 def test_every_coroutine_of_the_contract_has_its_twin() -> None:
     coroutines = {
         name
@@ -89,6 +105,29 @@ def test_every_coroutine_of_the_contract_has_its_twin() -> None:
         if asyncio.iscoroutinefunction(value) and not name.startswith("_")
     } - {"start", "stop"}
     assert {f"sync_{name}" for name in coroutines} <= set(vars(WorkerManager))
+    assert coroutines == set(CALLS), "the tests below know each one"
+
+
+def test_before_the_start_and_after_the_stop_every_method_says_what_to_do(rig: Rig) -> None:
+    async def refuses(manager: WorkerManager) -> None:
+        for name, arguments in CALLS.items():
+            with pytest.raises(StartupError, match="await its start"):
+                await getattr(manager, name)(*arguments)
+            with pytest.raises(StartupError, match="await its start"):
+                await asyncio.to_thread(getattr(manager, f"sync_{name}"), *arguments)
+        with pytest.raises(StartupError, match="await its start"):
+            await anext(manager.generate_stream(ASK))
+        with pytest.raises(StartupError, match="await its start"):
+            await asyncio.to_thread(manager.sync_generate_stream, ASK)
+
+    async def main() -> None:
+        async with rig.another() as manager:
+            await refuses(manager)
+            async with manager:
+                assert await manager.supported_models()
+            await refuses(manager)
+
+    rig.run(main)
 
 
 def test_sync_methods_work_from_a_thread_while_the_loop_runs(rig: Rig) -> None:
@@ -157,13 +196,11 @@ def test_inside_a_coroutine_a_sync_method_says_so_instead_of_blocking(rig: Rig) 
     manager = rig.manager
 
     async def main() -> None:
-        for call in (
-            lambda: manager.sync_embeddings({"model": "vectors", "input": "a"}),
-            lambda: manager.sync_get_model_instances(LLM, "echo"),
-            lambda: manager.sync_generate_stream(ASK),
-        ):
+        for name, arguments in CALLS.items():
             with pytest.raises(RuntimeError, match="block the event loop"):
-                call()
+                getattr(manager, f"sync_{name}")(*arguments)
+        with pytest.raises(RuntimeError, match="block the event loop"):
+            manager.sync_generate_stream(ASK)
 
     rig.run(main)
     in_thread(rig, lambda: asyncio.run(main()))  # a loop of another thread would stand still too

@@ -8,9 +8,20 @@ from typing import Any
 
 import pytest
 
-from hostler import EmbeddingParams, GenerateParams, ModelOutput
+from hostler import (
+    EmbeddingParams,
+    GenerateParams,
+    ModelOutput,
+    WorkerApplyRequest,
+    WorkerApplyType,
+    WorkerShutdownRequest,
+    WorkerStartupRequest,
+    WorkerType,
+)
+from hostler.catalog.catalog import Catalog
 from hostler.core.errors import BadRequest, ContextLengthExceeded
-from tests.conformance.rigs import RIGS, Rig
+from hostler.core.lifecycle import State
+from tests.conformance.rigs import PYTHON, RIGS, LocalRig, Rig
 from tests.models import model_path
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -156,3 +167,87 @@ def test_embeddings_scores_and_metadata(real: Rig) -> None:
             await real.manager.generate({"model": CHAT, "messages": QUESTION, "prompt": "both"})
 
     real.run(main)
+
+
+def source_of(model: str) -> str:
+    entry = Catalog().find(model)
+    assert entry is not None
+    return entry.source
+
+
+# Type, what it is started with, an update that works, and one that does not.
+KINDS: dict[str, tuple[WorkerType, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "llama.cpp": (
+        WorkerType.LLM,
+        {"source": source_of(CHAT), "params": {"context_length": 1024}, "concurrency": 1},
+        {"context_length": 512},
+        {"context_length": 1},
+    ),
+    "onnx": (
+        WorkerType.TEXT2VEC,
+        {"source": source_of(EMBED), "params": {"threads": 1}},
+        {"max_length": 64},
+        {"tokenizer": "/nowhere/tokenizer.json"},
+    ),
+    "python": (
+        WorkerType.LLM,
+        {"params": {"worker_class": f"{PYTHON}:Talker"}},
+        {"options": {"a": 1}},
+        {"worker_class": f"{PYTHON}:Nobody"},
+    ),
+}
+
+
+@pytest.mark.parametrize("engine", list(KINDS))
+def test_orders_do_the_same_with_every_kind_of_engine(real: Rig, engine: str) -> None:
+    type_, fields, good, bad = KINDS[engine]
+    name = f"extra-{engine}"
+    order = WorkerStartupRequest(model=name, worker_type=type_, engine=engine, **fields)
+
+    def update(params: dict[str, Any]) -> WorkerApplyRequest:
+        kind = WorkerApplyType.UPDATE_PARAMS
+        return WorkerApplyRequest(model=name, apply_type=kind, params=params, timeout_s=60)
+
+    async def pids() -> set[int | None]:
+        found = await real.manager.get_model_instances(type_, name)
+        assert all(data.state is State.READY for data in found)
+        return {data.pid for data in found}
+
+    async def works() -> None:
+        if type_ is WorkerType.TEXT2VEC:
+            assert len(await real.manager.embeddings({"model": name, "input": ["a"]})) == 1
+        else:
+            asked = {"model": name, "prompt": "1, 2, 3,", "max_tokens": 2}
+            assert (await real.manager.generate(asked)).success
+
+    async def main() -> None:
+        manager = real.manager
+        try:
+            (data,) = await manager.model_startup(order)
+            assert (data.state, data.engine) == (State.READY, engine)
+            assert [one.pid for one in await manager.model_startup(order)] == [data.pid]
+            await works()
+            updated = await manager.worker_apply(update(good))
+            assert updated.success, updated.message
+            now = await pids()
+            assert now
+            assert data.pid not in now
+            await works()
+            if isinstance(real, LocalRig):  # the manager behind the other one is of this kind
+                try:
+                    refused = await manager.worker_apply(update(bad))
+                    assert not refused.success
+                    assert "old specification" in refused.message
+                except BadRequest:  # what cannot be is refused before anything is tried
+                    pass
+            assert await pids() == now
+            await works()
+            await manager.model_shutdown(WorkerShutdownRequest(model=name))
+            assert await pids() == set()
+            start = WorkerApplyRequest(model=name, apply_type=WorkerApplyType.START)
+            assert (await manager.worker_apply(start)).success
+            await works()
+        finally:
+            await manager.model_shutdown(WorkerShutdownRequest(model=name, delete_after=True))
+
+    real.run(main, 110.0)

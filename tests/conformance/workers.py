@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from hostler.core.fleet import WorkerSpec
 from hostler.core.model import ModelMetadata, ModelOutput, Usage
 from hostler.engines.base import Embeddings, GenerateRequest, Message, ModelWorker, Ranking, Text
@@ -17,7 +19,8 @@ def words_of(prompt: str | Sequence[Message]) -> list[str]:
 class Talker(ModelWorker):
     """Says `said:WORD` for each word it was told, 5 ms apart; `slow` says a thousand instead.
 
-    A prompt with `think` has a thought first, one with `tool` calls one instead of an answer.
+    A prompt with `think` has a thought first, one with `tool` calls one instead of an answer, and one with
+    `fields` answers with the request as it came.
     """
 
     def load(self, spec: WorkerSpec) -> ModelMetadata:
@@ -28,6 +31,10 @@ class Talker(ModelWorker):
     def generate_stream(self, request: GenerateRequest) -> Iterator[ModelOutput]:
         words = words_of(request.messages or request.prompt)
         usage = Usage(prompt_tokens=len(words), completion_tokens=len(words))
+        if "fields" in words:
+            yield ModelOutput(text=msgspec.json.encode(request).decode())
+            yield ModelOutput(finish_reason="stop", usage=usage)
+            return
         if "fail" in words:
             raise ValueError("told to fail")
         if "think" in words:

@@ -22,7 +22,7 @@ help:
 	@echo "make test      every test, the quick ones first          ARGS='-k name'"
 	@echo "make check     format, lint, types, house rules"
 	@echo "make bench     measure what the README claims            ARGS=..."
-	@echo "make soak      run load and faults for a long time       ARGS=..."
+	@echo "make soak      storms, times to truth, state machines    ARGS=..."
 	@echo "make clean     remove $(VENV) and caches; never a state folder"
 
 install: $(RUNTIME)

@@ -1,15 +1,13 @@
 """`make soak ARGS=--truth`: how soon the manager's words are true again after a fault, and what was lost.
 
 The numbers are those of the fault list: B14 orphans, B15 controller kills under load, B16 death while
-idle, B24 rolling restarts under load, B29 stateful runs.
+idle, B24 rolling restarts under load.
 """
 
 import asyncio
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,7 +16,6 @@ from urllib.parse import urlsplit
 import uvloop
 
 from bench.figures import Part, median
-from hostler.app.config import child_environment
 from hostler.app.process import tagged
 from hostler.manager.workers import INSTANCE_TAG
 from hostler.testing.cluster import Cluster, fake_model
@@ -162,23 +159,6 @@ def measure_adoption(part: Part, cluster: Cluster) -> None:
         until(lambda: is_back(cluster, old, 50), 60)  # noqa: B023
         took_s.append(time.monotonic() - began_s)
     part.add("controller killed, until 50 instances are adopted", max(took_s), "s", at_most=5.0)
-
-
-def run_stateful(part: Part, seconds: float) -> None:
-    """B29: 500 sequences of 50 steps on paper, then as many with real processes as there is time."""
-    env = child_environment({"HOSTLER_HYPOTHESIS": "soak", "HOSTLER_STATEFUL_S": str(int(seconds))})
-    for name, path in (
-        ("500 x 50 steps on paper", "test_core.py"),
-        (f"{seconds:.0f} s with real processes", "test_processes.py"),
-    ):
-        argv = [sys.executable, "-m", "pytest", "-q", "-s", f"tests/stateful/{path}"]
-        began_s = time.monotonic()
-        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.stderr.write(done.stdout[-6000:])
-        said = [line for line in done.stderr.splitlines() if line.startswith("stateful:")]
-        note = f"{time.monotonic() - began_s:.0f} s {' '.join(said)}"
-        part.add(f"B29 {name}: failed", float(done.returncode != 0), "", at_most=0, note=note)
 
 
 # Private

@@ -112,6 +112,7 @@ class Paper:
             life=LIFE,
             clock=self.clock,
             has_room=lambda deployment: self.has_room,
+            unheard=lambda: self.registry.unheard,
         )
         for process in self.living():
             fresh = msgspec.structs.replace(process.instance, state=State.PENDING)

@@ -3,24 +3,23 @@
 The pure core with processes on paper: thousands of steps a second. `make soak ARGS=--stateful` runs many.
 """
 
-import os
+from collections import Counter
 
 import msgspec
-from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from hostler.core.deployment import Deployment, Wish
 from hostler.core.lifecycle import State
 from hostler.core.model import WorkerType
+from tests.machines import CountedMachine, machine_settings
 from tests.stateful.model import Paper, Process, on_paper
 
-IS_SOAK = os.environ.get("HOSTLER_HYPOTHESIS") == "soak"
 NAMES = st.sampled_from(["anna", "bert"])
 SERVES = (State.READY, State.SUSPECT)
 
 
-class Core(RuleBasedStateMachine):
+class Core(CountedMachine):
     """Wishes of two models, faults of their processes, and every message twice or too late."""
 
     paper: Paper
@@ -218,12 +217,15 @@ class Core(RuleBasedStateMachine):
     def check_places(self) -> None:
         """After a look, at most one process of a place and specification is not on its way out."""
         seen: set[tuple[str, int, int]] = set()
+        places: Counter[tuple[str, int]] = Counter()
         for record in self.paper.registry.records():
             one = record.instance
             if one.state in (State.PENDING, State.STARTING, *SERVES):
                 place = (one.worker_key, one.replica, one.generation)
                 assert place not in seen, f"two for {place}"
                 seen.add(place)
+                places[place[:2]] += 1
+        assert max(places.values(), default=0) <= 2, f"more than an old and a new one: {places}"
 
     def table(self) -> dict[str, State]:
         return {
@@ -233,4 +235,4 @@ class Core(RuleBasedStateMachine):
 
 
 TestF29F36F68Core = Core.TestCase
-TestF29F36F68Core.settings = settings(max_examples=500 if IS_SOAK else 30, stateful_step_count=50)
+TestF29F36F68Core.settings = machine_settings(30, 50)

@@ -3,10 +3,8 @@
 import hashlib
 
 import hypothesis.strategies as st
-from hypothesis import settings
 from hypothesis.stateful import (
     Bundle,
-    RuleBasedStateMachine,
     invariant,
     precondition,
     rule,
@@ -21,12 +19,13 @@ from hostler.core.model import ModelMetadata, WorkerType
 from hostler.core.snapshot import Endpoint
 from hostler.registry.registry import Expected, Registry
 from hostler.testing.clock import ManualClock
+from tests.machines import CountedMachine, machine_settings
 
 Message = Registration | Beat | Departure
 NAMES = st.sampled_from(["a", "b", "c"])
 
 
-class Reports(RuleBasedStateMachine):
+class Reports(CountedMachine):
     """Launch, report, replay, forge, expire and replace; the indexes must never disagree."""
 
     sent = Bundle("sent")
@@ -186,5 +185,5 @@ class Reports(RuleBasedStateMachine):
 
 
 def test_F29_F30_no_order_of_reports_revives_the_dead_or_splits_the_indexes() -> None:
-    few = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    few = machine_settings(60, 40)
     run_state_machine_as_test(Reports, settings=few)

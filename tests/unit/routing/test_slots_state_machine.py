@@ -1,10 +1,8 @@
 """F54: whatever happens in whatever order, slots out are requests in flight, and end at 0."""
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
-    RuleBasedStateMachine,
     consumes,
     invariant,
     multiple,
@@ -14,12 +12,13 @@ from hypothesis.stateful import (
 from hostler.core.errors import HostlerError
 from hostler.core.lifecycle import State
 from hostler.routing.router import Claim, Outcome, Router, Waiter
+from tests.machines import CountedMachine, machine_settings
 from tests.unit.routing.fleet import instance, model, snapshot
 
 IDS = ["a", "b", "c"]
 
 
-class Slots(RuleBasedStateMachine):
+class Slots(CountedMachine):
     claims = Bundle("claims")
     waiters = Bundle("waiters")
 
@@ -117,5 +116,5 @@ class Slots(RuleBasedStateMachine):
         claim.release(outcome)
 
 
-Slots.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Slots.TestCase.settings = machine_settings(150, 40)
 test_F54_slots_out_are_requests_in_flight_and_return_to_zero = Slots.TestCase

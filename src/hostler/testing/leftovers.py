@@ -6,7 +6,7 @@ A process is this run's when its state folder was made by this test process, or 
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,15 @@ def leftovers(folders: Folders) -> list[str]:
     ]
 
 
-def wait_gone(folders: Folders, within_s: float = PATIENCE_S) -> list[str]:
-    """Wait until nothing is left; return what still is when the time has passed."""
+def wait_gone(
+    folders: Folders, within_s: float = PATIENCE_S, known: Collection[str] = ()
+) -> list[str]:
+    """Wait until nothing is left; return what still is when the time has passed.
+
+    known: not waited for; it was told before.
+    """
     ends_s = time.monotonic() + within_s
-    while (left := leftovers(folders)) and time.monotonic() < ends_s:
+    while not set(left := leftovers(folders)) <= set(known) and time.monotonic() < ends_s:
         time.sleep(0.05)
     return left
 

@@ -80,6 +80,7 @@ class Storm:
             f"every instance is ready again (round {self._number}, {name})",
         )
         self._cluster.wait_for(lambda: self.in_flight() == 0, 5, "nothing is in flight")
+        self._cluster.assert_truth()
         executions = read_executions([self._cluster.root / f"{model}.jsonl" for model in MODELS])
         asked = {one.request_id for one in seen}
         assert_invariants(

@@ -15,6 +15,7 @@ from hostler.app.process import ProcessHandle, boot_id, spawn, sweep, tagged, wa
 from hostler.core.errors import StartupError
 
 NAME = "HOSTLER_TEST_TAG"
+STARTED: list[ProcessHandle] = []
 
 
 @pytest.fixture
@@ -22,13 +23,24 @@ def tag() -> Iterator[str]:
     value = secrets.token_hex(6)
     yield value
     sweep(NAME, value)
+    ends_s = time.monotonic() + 10
+    while STARTED and time.monotonic() < ends_s:
+        STARTED[:] = [one for one in STARTED if one.reap() is None and not is_reaped(one)]
+        time.sleep(0.01)
+    assert not STARTED
+
+
+def is_reaped(handle: ProcessHandle) -> bool:
+    """Whether it is gone altogether: somebody else has waited for it."""
+    return not Path(f"/proc/{handle.pid}").exists()
 
 
 def start(tag: str, *argv: str, **more: str) -> ProcessHandle:
     null = os.open(os.devnull, os.O_RDWR)
     try:
         env = {"PATH": os.environ["PATH"], NAME: tag, **more}
-        return spawn(argv or ("sleep", "60"), env=env, stdout=null)
+        STARTED.append(spawn(argv or ("sleep", "60"), env=env, stdout=null))
+        return STARTED[-1]
     finally:
         os.close(null)
 

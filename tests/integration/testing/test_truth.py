@@ -108,7 +108,7 @@ def test_I22_a_damaged_file_is_told_at_the_end() -> None:
         cluster.close()
 
 
-def test_a_cluster_ends_when_its_test_process_is_killed() -> None:
+def test_I16_a_cluster_ends_when_its_test_process_is_killed() -> None:
     owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE)
     try:
         assert owner.stdout is not None

@@ -49,7 +49,7 @@ GONE = "?delete=true"
         ([start(status=503), start(2, status=503)], deployment(), "was refused (503)"),
     ],
 )
-def test_each_lost_or_invented_write_is_named(
+def test_I22_each_lost_or_invented_write_is_named(
     writes: list[Write], now: dict[str, Any] | None, breach: str
 ) -> None:
     found = check_writes(writes, {} if now is None else {"m": now}, {})
@@ -75,7 +75,7 @@ def test_each_lost_or_invented_write_is_named(
         ([start(), stop(2, status=503, query=GONE)], deployment()),
     ],
 )
-def test_what_is_so_or_may_be_so_is_no_breach(
+def test_I22_what_is_so_or_may_be_so_is_no_breach(
     writes: list[Write], now: dict[str, Any] | None
 ) -> None:
     assert check_writes(writes, {} if now is None else {"m": now}, {}) == []
@@ -85,7 +85,7 @@ def test_a_name_of_the_settings_is_there_whatever_was_refused() -> None:
     assert check_writes([start(status=503)], {"m": deployment()}, {}, {"m"}) == []
 
 
-def test_keys_stay_and_stay_revoked() -> None:
+def test_I22_keys_stay_and_stay_revoked() -> None:
     made = Write(method="POST", path="/api/v1/keys", began_s=0, ended_s=1, status=201)
     made.answer = {"key": "x", "info": {"key_id": "k"}}
     gone = Write(method="DELETE", path="/api/v1/keys/k", began_s=2, ended_s=3, status=200)

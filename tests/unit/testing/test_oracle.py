@@ -174,7 +174,9 @@ DEATH = [seen("", 0, 5, "controller"), seen("a", 0, 6), seen("a", 0, 6, "worker"
         (oracle.check_names([{"name": "m"}, {"name": "n", "aliases": ["m"]}]), "I30 'm' means 2"),
     ],
 )
-def test_each_breach_is_named(found: list[str], rule: str) -> None:
+def test_I16_I17_I18_I19_I20_I21_I22_I23_I24_I27_I28_I30_each_breach_is_named(
+    found: list[str], rule: str
+) -> None:
     assert any(rule in one for one in found), found
 
 
@@ -208,11 +210,11 @@ def test_a_true_story_passes() -> None:
         (BOTH, []),  # nobody knows their places
     ],
 )
-def test_lawful_pairs_are_no_breach(sightings: list[Sighting], moves: list[Move]) -> None:
+def test_I17_lawful_pairs_are_no_breach(sightings: list[Sighting], moves: list[Move]) -> None:
     assert oracle.check_slots(sightings, moves) == []
 
 
-def test_an_engine_inside_its_worker_counts_as_one() -> None:
+def test_I17_an_engine_inside_its_worker_counts_as_one() -> None:
     moves = [*SERVED, move(3, "starting", "b", epoch=2), move(4, "ready", "b", epoch=2)]
     both = [seen("a", 0, 10, "worker"), seen("b", 9, 20, "worker")]
     assert oracle.check_slots(both, moves) == ["I17 two engines at once for m#0: a, b"]
@@ -232,12 +234,12 @@ def test_an_engine_inside_its_worker_counts_as_one() -> None:
         ([seen("", 0, 30, "controller"), DEATH[1]], SERVED, (), 100),  # long before
     ],
 )
-def test_engines_that_ended_for_a_reason_are_no_breach(
+def test_I18_engines_that_ended_for_a_reason_are_no_breach(
     sightings: list[Sighting], moves: list[Move], hit: tuple[int, ...], end_s: float
 ) -> None:
     assert oracle.check_causes(sightings, moves, hit, end_s) == []
 
 
-def test_an_adopted_older_process_may_report_again() -> None:
+def test_I27_an_adopted_older_process_may_report_again() -> None:
     old = move(5, "starting", reason="adopted: its process runs already")
     assert oracle.check_epochs([*PAIR, old]) == []

@@ -41,8 +41,10 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A worker that has loaded says so. POST /register.
 
     draining: it was told to leave, perhaps by a controller that is gone; it takes nothing new.
+    protocol: `core.snapshot.PROTOCOL` of the sender.
     """
 
+    protocol: int = 1
     instance_id: str
     epoch: int
     secret: str

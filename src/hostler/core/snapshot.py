@@ -8,6 +8,11 @@ import msgspec
 from hostler.core.lifecycle import State
 from hostler.core.model import WorkerType
 
+# Of the words between processes: this module and core/fleet.py. One more when a reader of the one before
+# could not go on; the one before is still understood (F78). 1 is spoken by who says no number.
+PROTOCOL = 2
+PROTOCOLS = (PROTOCOL - 1, PROTOCOL)
+
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Where an engine answers HTTP: a Unix socket of ours, or a URL given by the operator.
@@ -75,8 +80,24 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         snapshots, so a mirror never goes back.
     """
 
+    protocol: int = 1
     incarnation: int = 0
     version: int = 0
     models: tuple[ModelView, ...] = ()
     instances: tuple[InstanceView, ...] = ()
     keys: tuple[KeyView, ...] = ()
+
+
+class Spoken(msgspec.Struct, frozen=True):
+    """Any message, as far as every protocol reads it."""
+
+    protocol: int = 1
+
+    def refusal(self) -> str:
+        """Say why it is not understood here; empty when it is."""
+        if self.protocol in PROTOCOLS:
+            return ""
+        return (
+            f"the sender speaks protocol {self.protocol}, this process {PROTOCOLS[0]} and {PROTOCOL}: "
+            "run one version of Hostler, or neighbouring ones"
+        )

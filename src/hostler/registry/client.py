@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from hostler.app.background import Background, begin
+from hostler.app.telemetry import logger
 from hostler.core.errors import (
     Conflict,
     ControllerUnavailable,
@@ -18,8 +19,10 @@ from hostler.core.errors import (
     UnknownInstance,
 )
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration
-from hostler.core.snapshot import Endpoint, Snapshot
+from hostler.core.snapshot import Endpoint, Snapshot, Spoken
 from hostler.wire.client import UpstreamLost, fetch, stream
+
+log = logger(__name__)
 
 _RAISED: Mapping[int, type[HostlerError]] = {409: StaleEpoch, 410: UnknownInstance}
 _JSON = ((b"content-type", b"application/json"),)
@@ -96,6 +99,7 @@ class SnapshotMirror:
         self._endpoint = Endpoint(socket=str(socket_path))
         self._listeners: list[Listener] = []
         self._told = asyncio.Event()
+        self._refused = ""  # why the controller is not understood
 
     @property
     def age_s(self) -> float:
@@ -130,7 +134,12 @@ class SnapshotMirror:
                     self.connected = True
                     self._heard_at_s = self._clock()
                     if line:
-                        self._take(msgspec.json.decode(line, type=Snapshot))
+                        self._take(_read(line))
+            except Conflict as error:  # of another version: we go on with what we have
+                wait_s = 0.5
+                if error.message != self._refused:
+                    self._refused = error.message
+                    log.error("mirror.protocol", why=error.message)
             except (UpstreamLost, HostlerError, TimeoutError, OSError, msgspec.MsgspecError):
                 pass  # the controller is away or restarting: what we have stays true until it is back
             self.connected = False
@@ -152,6 +161,24 @@ class SnapshotMirror:
         self._told.set()
         for listener in self._listeners:
             listener(snapshot)
+
+
+def _read(line: bytes) -> Snapshot:
+    """Return a snapshot.
+
+    Raises:
+        Conflict: of a protocol that is not spoken here.
+    """
+    try:
+        snapshot = msgspec.json.decode(line, type=Snapshot)
+        refusal = Spoken(snapshot.protocol).refusal()
+    except msgspec.MsgspecError:
+        refusal = msgspec.json.decode(line, type=Spoken).refusal()
+        if not refusal:
+            raise
+    if refusal:
+        raise Conflict(refusal)
+    return snapshot
 
 
 def _error_of(body: bytes) -> tuple[str, str]:

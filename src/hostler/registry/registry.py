@@ -19,7 +19,14 @@ from hostler.core.errors import Conflict, StaleEpoch, UnknownInstance
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration
 from hostler.core.lifecycle import ALIVE, Event, Instance, Signal, State, advance
 from hostler.core.model import ModelMetadata, WorkerType
-from hostler.core.snapshot import Endpoint, InstanceView, KeyView, ModelView, Snapshot
+from hostler.core.snapshot import (
+    PROTOCOL,
+    Endpoint,
+    InstanceView,
+    KeyView,
+    ModelView,
+    Snapshot,
+)
 from hostler.registry.liveness import is_mass_loss, judge_heartbeat, own_pause_s
 
 log = logger(__name__)
@@ -89,7 +96,7 @@ class Registry:
         self._renewing: set[str] = set()  # models whose last ready instance was sent away
         self._in_mass = False
         self._news = asyncio.Event()
-        self.snapshot = Snapshot(incarnation=incarnation)
+        self.snapshot = Snapshot(protocol=PROTOCOL, incarnation=incarnation)
 
     # Reading
 
@@ -270,6 +277,7 @@ class Registry:
             counts = states.setdefault(record.instance.model_name, Counter())
             counts[record.instance.state.value] += 1
         self.snapshot = Snapshot(
+            protocol=PROTOCOL,
             incarnation=self.snapshot.incarnation,
             version=self.snapshot.version + 1,
             models=tuple(

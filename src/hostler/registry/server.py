@@ -9,8 +9,10 @@ from typing import TypeVar
 import msgspec
 
 from hostler.app.config import HttpLimits
-from hostler.core.errors import BadRequest, HostlerError, NotFound
+from hostler.app.telemetry import logger
+from hostler.core.errors import BadRequest, Conflict, HostlerError, NotFound
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration
+from hostler.core.snapshot import Spoken
 from hostler.registry.registry import Registry
 from hostler.wire.server import Exchange, HttpServer
 
@@ -19,6 +21,8 @@ NDJSON = ((b"content-type", b"application/x-ndjson"),)
 KEEPALIVE_S = 1.0  # an empty line on a quiet watch, so that a mirror knows the controller lives
 
 T = TypeVar("T")
+
+log = logger(__name__)
 
 
 class RegistryServer:
@@ -90,6 +94,9 @@ class RegistryServer:
 
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
+        if refusal := msgspec.json.decode(body, type=Spoken).refusal():
+            log.error("registry.protocol", kind=kind.__name__, why=refusal)
+            raise Conflict(refusal)
         return msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError as error:
         raise BadRequest(f"{kind.__name__}: {error}") from error

@@ -11,6 +11,7 @@ import msgspec
 from hostler.app.telemetry import logger
 from hostler.core.errors import ControllerUnavailable, HostlerError, StaleEpoch, UnknownInstance
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration, WorkerSpec
+from hostler.core.snapshot import PROTOCOL
 from hostler.engines.base import Started
 from hostler.registry.client import RegistryClient
 
@@ -133,6 +134,7 @@ class Reporter:
         condition = self._condition()
         answer = await self._client.register(
             Registration(
+                protocol=PROTOCOL,
                 instance_id=self._spec.instance_id,
                 epoch=self._spec.epoch,
                 secret=self._spec.secret,

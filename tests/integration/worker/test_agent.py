@@ -183,6 +183,6 @@ def test_wrong_parameters_end_the_worker_with_their_reason() -> None:
                 worker = await fleet.launch(fleet.spec(engine="python", params=params))
                 assert await worker.ended() == 1
                 assert "hostler-error" in worker.stderr
-                assert "params" in worker.stderr
+                assert "param" in worker.stderr
 
     asyncio.run(main())

@@ -4,7 +4,7 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hostler.core.fleet import WorkerSpec
 from hostler.manager.workers import INSTANCE_TAG, ROLE_TAG, STATE_TAG
 from hostler.storage.sql import SqlStore
 from hostler.testing.cluster import Cluster, fake_model
-from tests.chaos.figures import IS_LONG
+from hostler.testing.watch import Sighting
 from tests.chaos.pressure import Pressure
 
 LIFE = "[life]\norphan_grace_s = 20.0\nstart_timeout_s = 30.0\n"
@@ -88,8 +88,7 @@ def test_F29_the_second_process_of_an_identity_leaves_and_nobody_notices(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [1, 0, -1] if IS_LONG else [1])
-def test_F29_of_two_processes_for_one_place_the_older_epoch_leaves(more: int) -> None:
+def test_F29_of_two_processes_for_one_place_the_older_epoch_leaves() -> None:
     """As a split between two controllers may leave it: both are in the store, both serve."""
     with Cluster(LIFE + fake_model("echo", tokens=6)) as cluster:
         (first,) = cluster.ready("echo")
@@ -97,18 +96,17 @@ def test_F29_of_two_processes_for_one_place_the_older_epoch_leaves(more: int) ->
         cluster.kill("up")
         cluster.up.wait(10)
         cluster.kill("controller")
-        with twin(cluster, more) as (second, instance_id):
+        with twin(cluster) as instance_id:
             cluster.start()
             with Pressure(cluster, clients=4) as pressure:
                 cluster.wait_for(lambda: is_one_left(cluster), 30, "one process is left")
                 (left,) = cluster.ready("echo")
             pressure.assert_unharmed(at_least=1)
-            if more:
-                assert left["instance_id"] == (instance_id if more > 0 else first["instance_id"])
-            if left["instance_id"] != instance_id:
-                assert second.wait(10) == 0
+            assert left["instance_id"] == instance_id != first["instance_id"]
             assert {left["pid"]} == set(cluster.pids("worker"))
-            assert cluster.chat("echo", "hi")[1]["x-hostler-instance"] == left["instance_id"]
+            assert cluster.chat("echo", "hi")[1]["x-hostler-instance"] == instance_id
+            cluster.assert_truth()
+            assert cluster.stop() == 0
 
 
 def is_one_left(cluster: Cluster) -> bool:
@@ -118,47 +116,61 @@ def is_one_left(cluster: Cluster) -> bool:
 
 
 @contextmanager
-def twin(cluster: Cluster, more: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A second process for the place of the first one, and its record in the store."""
+def twin(cluster: Cluster) -> Iterator[str]:
+    """A second, newer process for the place of the first one, and its record in the store."""
     run = cluster.state_dir / "run"
     (data,) = cluster.known_instances()
     name = secrets.token_hex(6)
-    spec = msgspec.structs.replace(
-        msgspec.convert(data, WorkerSpec),
-        instance_id=name,
-        epoch=data["epoch"] + more,
-        engine_socket=str(run / f"{name}.sock"),
-        agent_socket=str(run / f"{name}.agent"),
-    )
-    path = run / f"{name}.json"
-    path.touch(mode=0o600)
-    path.write_bytes(msgspec.json.encode(spec))
-    tags = {STATE_TAG: str(cluster.state_dir), ROLE_TAG: "worker", INSTANCE_TAG: name}
-    with (cluster.state_dir / "logs" / f"worker-{name}.log").open("wb") as output:
-        second = subprocess.Popen(
-            [sys.executable, "-m", "hostler", "worker", f"--spec={path}"],
-            env=child_environment(tags),
-            stdout=output,
-            stderr=output,
+    overlook(cluster, name)
+    with closing(SqlStore(cluster.state_dir / "hostler.db")) as store:
+        (launch,) = store.launches()
+        epoch = store.next_epoch(launch.worker_key, launch.replica)
+        assert epoch > launch.epoch
+        spec = msgspec.structs.replace(
+            msgspec.convert(data, WorkerSpec),
+            instance_id=name,
+            epoch=epoch,
+            engine_socket=str(run / f"{name}.sock"),
+            agent_socket=str(run / f"{name}.agent"),
         )
-    try:
-        handle = ProcessHandle.of(second.pid)
-        assert handle is not None
-        with closing(SqlStore(cluster.state_dir / "hostler.db")) as store:
-            (launch,) = store.launches()
+        path = run / f"{name}.json"
+        path.touch(mode=0o600)
+        path.write_bytes(msgspec.json.encode(spec))
+        tags = {STATE_TAG: str(cluster.state_dir), ROLE_TAG: "worker", INSTANCE_TAG: name}
+        with (cluster.state_dir / "logs" / f"worker-{name}.log").open("wb") as output:
+            second = subprocess.Popen(
+                [sys.executable, "-m", "hostler", "worker", f"--spec={path}"],
+                env=child_environment(tags),
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            handle = ProcessHandle.of(second.pid)
+            assert handle is not None
             store.save_launch(
                 msgspec.structs.replace(
                     launch,
                     instance_id=name,
-                    epoch=spec.epoch,
+                    epoch=epoch,
                     spec=msgspec.structs.replace(spec, secret=""),
                     pid=handle.pid,
                     pid_start_ticks=handle.start_ticks,
                     boot_id=handle.boot_id,
                 )
             )
-        cluster.wait_for(Path(spec.engine_socket).exists, 30, "the second process serves")
-        yield second, name
-    finally:
-        second.kill()
-        second.wait(10)
+            cluster.wait_for(Path(spec.engine_socket).exists, 30, "the second process serves")
+            yield name
+        finally:
+            second.kill()
+            second.wait(10)
+
+
+def overlook(cluster: Cluster, instance_id: str) -> None:
+    """Let the oracle not blame the server for the second process in one place (I17): it is ours."""
+    watch = cluster.truth.watch
+
+    def without(look: Callable[[], list[Sighting]]) -> Callable[[], list[Sighting]]:
+        return lambda: [one for one in look() if one.instance_id != instance_id]
+
+    watch.sightings = without(watch.sightings)  # type: ignore[method-assign]
+    watch.stop = without(watch.stop)  # type: ignore[method-assign]

@@ -52,11 +52,16 @@ class Write(msgspec.Struct, kw_only=True):
 
 
 class Deeds:
-    """What a test did, in its order. Several threads may write at once."""
+    """What a test did, in its order. Several threads may write at once.
+
+    hit: the pids it sent a signal to. staged: ids of instances that the test itself started beside the
+    server's; the server is not blamed for their processes (I17, I18).
+    """
 
     def __init__(self) -> None:
         self.writes: list[Write] = []
         self.hit: set[int] = set()
+        self.staged: set[str] = set()
         self._lock = threading.Lock()
 
     def begin(self, method: str, path: str, body: Any) -> Write | None:

@@ -160,7 +160,7 @@ async def wait_exit(handle: ProcessHandle, *, timeout_s: float | None = None) ->
         async with asyncio.timeout(timeout_s):
             await ended.wait()
     except TimeoutError:
-        return None
+        pass  # or it ended just now, and must not stay a zombie
     finally:
         loop.remove_reader(watched)
         os.close(watched)

@@ -45,6 +45,7 @@ class Follow:
         self._status = status
         self._meter = Meter(quiet=quiet)
         self._since_s = time.monotonic()
+        self._failed = _failed(status)  # before the order; it may try them anew
 
     def until_ready(self, events: str, timeout_s: float | None) -> ModelStatus:
         """Return how it stands when it is ready, an instance has failed, or the time has passed.
@@ -110,7 +111,7 @@ class Follow:
 
     def _is_done(self) -> bool:
         status = self._status
-        return status.ready >= status.wanted or "failed" in status.states
+        return status.ready >= status.wanted or bool(_failed(status) - self._failed)
 
     def _left_s(self, timeout_s: float | None) -> float:
         limit_s = (self._status.start_limit_s or _LIMIT_S) if timeout_s is None else timeout_s
@@ -241,6 +242,10 @@ def go_on_from(address: str, seq: int) -> str:
 
 
 # Private
+
+
+def _failed(status: ModelStatus) -> set[str]:
+    return {one.instance_id for one in status.instances if one.state is State.FAILED}
 
 
 def _bar() -> Progress:

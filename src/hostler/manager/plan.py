@@ -119,9 +119,11 @@ def _plan_deployment(
         other = [i for i in living if i.generation != deployment.process_generation]
         old = [i for i in other if i.instance_id in serving]
         yield from _drains([i for i in other if i not in old], "changed before it served")
-        newest = max((i.epoch for i in old if i.state is State.READY), default=0)
-        yield from _drains([i for i in old if i.epoch < newest], "a newer process has its place")
-        old = [i for i in old if i.epoch >= newest]
+        best = max((i for i in old if i.state is State.READY), key=_age, default=None)
+        if best is not None:
+            passed = [i for i in old if i is not best and i.epoch <= best.epoch]
+            yield from _drains(passed, "a newer process has its place")
+            old = [i for i in old if i not in passed]
         failed = max(
             (i for i in gone if i.state is State.FAILED), key=lambda i: i.epoch, default=None
         )
@@ -148,6 +150,11 @@ def _plan_deployment(
         renewing = renewing or bool(old)
         replaces = failed.instance_id if failed else None
         yield Launch(worker_key=key, replica=place[1], replaces=replaces)
+
+
+def _age(instance: Instance) -> tuple[int, str]:
+    """What orders the processes of a place: their epochs, which are never equal in truth."""
+    return instance.epoch, instance.instance_id
 
 
 def _is_renewing(

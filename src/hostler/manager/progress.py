@@ -62,9 +62,13 @@ class Progress:
         return max(told, key=lambda i: i.epoch).reason if told else ""
 
     def has_failed(self, model_name: str) -> bool:
-        """Whether some instance of it stands failed, and none serves: the wish as it is does not work."""
-        states = {i.state for i in self._registry.instances() if i.model_name == model_name}
-        return State.FAILED in states and not states & SERVING
+        """Whether it crashed lately, and no instance serves: the wish as it is does not work."""
+        mine = [i for i in self._registry.instances() if i.model_name == model_name]
+        if any(i.state in SERVING for i in mine):
+            return False
+        return any(
+            i.state is State.FAILED or self._reconciler.has_crashed(i.worker_key) for i in mine
+        )
 
     def check(self, deployment: Deployment, *, tries: int | None = None) -> None:
         """Raise when a wished instance was given up, or failed `tries` times in a row."""

@@ -86,6 +86,16 @@ class Reconciler:
         """Whether a replica of this model was given up."""
         return any(c.verdict for place, c in self._crashes.items() if place[0] == worker_key)
 
+    def has_crashed(self, worker_key: str) -> bool:
+        """Whether a replica of this model failed lately and was not pardoned."""
+        since_s = self._clock() - self._life.crash_window_s
+        return any(
+            at_s > since_s
+            for place, crashes in self._crashes.items()
+            if place[0] == worker_key
+            for at_s in crashes.at_s
+        )
+
     def pardon(self, worker_key: str) -> None:
         """Forget the crashes of a model: it was changed, or somebody asked to try again."""
         for place in [place for place in self._crashes if place[0] == worker_key]:

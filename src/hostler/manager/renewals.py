@@ -101,10 +101,17 @@ class Renewals:
     def _begin(self, tasks: asyncio.TaskGroup, new: Deployment) -> Ending:
         self._reconciler.pardon(new.worker_key)
         key = _key(new)
-        task = tasks.create_task(self._see_through(new), name=f"renewal.{new.name}")
+        task = tasks.create_task(self._guarded(new), name=f"renewal.{new.name}")
         self._under_way[key] = task
         task.add_done_callback(lambda _: self._under_way.pop(key, None))
         return task
+
+    async def _guarded(self, new: Deployment) -> HostlerError | None:
+        try:
+            return await self._see_through(new)
+        except Exception as error:  # boundary: one change; the plan goes on with it, unwatched
+            log.error("renewal.unwatched", model=new.name, error=error)
+            return HostlerError()
 
     async def _see_through(self, new: Deployment) -> HostlerError | None:
         """Return None when every process is of the new specification; else why it is not."""

@@ -220,6 +220,7 @@ class LocalWorkers:
         while True:
             code = await wait_exit(handle, timeout_s=_LOOK_EVERY_S)
             if not handle.alive():
+                code = handle.reap() if code is None else code
                 lines = last_lines(self._paths.worker_log(instance_id))
                 reason, error_code = exit_reason(code, lines), (error_told(lines) or ("", ""))[0]
                 break
@@ -269,9 +270,11 @@ class LocalWorkers:
 
     async def _clean(self, instance_id: str) -> None:
         """Leave nothing of an instance: processes, sockets, record of the launch. Never raises."""
-        self._handles.pop(instance_id, None)
+        handle = self._handles.pop(instance_id, None)
         self._launches.pop(instance_id, None)
         await asyncio.to_thread(sweep, INSTANCE_TAG, instance_id)
+        if handle is not None:  # killed or ended: nobody else would reap it
+            await wait_exit(handle, timeout_s=self._config.life.kill_grace_s)
         crash_point(CrashPoint.EXIT_SWEPT)
         for path in (
             self._paths.engine_socket(instance_id),

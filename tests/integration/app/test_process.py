@@ -65,6 +65,15 @@ def test_an_exit_is_seen_by_everyone_who_waits(
         runner.run(main())
 
 
+def test_a_child_that_ends_while_the_time_runs_out_is_reaped_all_the_same(tag: str) -> None:
+    handle = start(tag, "true")
+    while handle.alive():
+        time.sleep(0.01)
+    # the time is over before the loop has looked at the process even once
+    assert asyncio.run(wait_exit(handle, timeout_s=0.0)) == 0
+    assert is_reaped(handle)
+
+
 def test_a_child_has_a_session_of_its_own_and_default_signals(tag: str) -> None:
     handle = start(tag)
     assert os.getsid(handle.pid) == handle.pid

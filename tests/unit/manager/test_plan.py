@@ -4,7 +4,7 @@ import itertools
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hostler.app.config import LifeConfig
@@ -195,6 +195,7 @@ def test_F36_planning_twice_orders_nothing_twice(
 
 
 @given(INSTANCES, st.integers(0, 4))
+@example([seen(State.READY), seen(State.SUSPECT)], 1)
 def test_F36_whatever_is_found_the_plan_leads_to_the_wish(
     instances: list[Instance], replicas: int
 ) -> None:

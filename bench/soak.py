@@ -1,6 +1,7 @@
-"""`make soak`: everything that takes long: storms, times to truth, state machines, kills between writes.
+"""`make soak`: everything that takes long: storms, times to truth, state machines, kills between writes,
+faults at full length.
 
-    python -m bench.soak --seed 7                  # all four parts, some two hours
+    python -m bench.soak --seed 7                  # all five parts, some two hours
     python -m bench.soak --storm --minutes 30      # one of them
     python -m bench.soak --json                    # the figures for programs; progress goes to stderr
 
@@ -15,11 +16,12 @@ from collections.abc import Callable
 
 from bench import truth
 from bench.figures import Figure, Part, as_json, table
+from bench.rows import run_rows
 from bench.stateful import run_stateful
 from hostler.testing.durability import Durability, run_kills
 from hostler.testing.storm import Round, run_storm
 
-PARTS = ("storm", "truth", "stateful", "durability")
+PARTS = ("storm", "truth", "stateful", "durability", "rows")
 Tell = Callable[[str], None]
 
 
@@ -64,6 +66,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--durability", action="store_true", help="B32: kill -9 between admin writes"
     )
+    parser.add_argument("--rows", action="store_true", help="faults in their rows' own length")
     parser.add_argument("--minutes", type=float, default=30.0, help="of the storm")
     parser.add_argument("--sequences", type=int, default=500, help="of each state machine")
     parser.add_argument("--kills", type=int, default=100, help="between admin writes")
@@ -82,6 +85,8 @@ def _run(part: Part, options: argparse.Namespace, tell: Tell) -> None:
             run_stateful(part, options.sequences, options.seed, tell)
         case "durability":
             _durability(part, options.kills, options.seed, tell)
+        case "rows":
+            run_rows(part, tell)
 
 
 def _storm(part: Part, minutes: float, seed: int, tell: Tell) -> None:

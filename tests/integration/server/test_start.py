@@ -51,11 +51,12 @@ def test_a_model_that_cannot_start_is_named_and_the_others_serve() -> None:
         cluster.close()
 
 
-def test_the_key_is_shown_at_the_first_start_only_and_a_wish_survives() -> None:
+def test_a_key_is_told_by_its_place_to_what_is_no_terminal_and_a_wish_survives() -> None:
     with Cluster(fake_model("echo")) as cluster:
         cluster.wait_for(lambda: "Ctrl-C stops" in cluster.output.read_text(), 10, "the banner")
-        key = cluster.admin_key
-        assert key in cluster.output.read_text()
+        key, told = cluster.admin_key, cluster.output.read_text()
+        assert f"Key: in {cluster.state_dir / 'admin.key'}" in told
+        assert key not in told  # it is no terminal
         cluster.json("POST", "/api/v1/models", {"model": "mine", "engine": "fake"})
         cluster.wait_for(lambda: len(cluster.ready("mine")) == 1, 20, "mine is ready")
         cluster.json("DELETE", "/api/v1/models/echo")

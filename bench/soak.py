@@ -45,8 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             _run(part, options, tell)
         except AssertionError as error:
-            tell(str(error))
-            part.add(f"{name} broke off", 1.0, "", at_most=0, note=str(error).splitlines()[0][:100])
+            told = str(error) or repr(error)
+            tell(told)
+            part.add(f"{name} broke off", 1.0, "", at_most=0, note=told.splitlines()[0][:100])
     print(as_json(figures) if options.json else table(figures))
     return 1 if any(figure.is_met is False for figure in figures) else 0
 

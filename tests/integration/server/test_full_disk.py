@@ -16,7 +16,9 @@ from tests.chaos.pressure import Pressure
 from tests.integration.catalog.index import LocalIndex
 from tests.models import model_path
 
-LIFE = "[life]\nbackoff_first_s = 30.0\ndrain_timeout_s = 3.0\n"  # what failed is looked at in peace
+LIFE = (
+    "[life]\nbackoff_first_s = 30.0\ndrain_timeout_s = 3.0\n"  # what failed is looked at in peace
+)
 DISK_BYTES = 192 * 1024 * 1024
 SPARE_BYTES = 20 * 1024 * 1024  # what is free: the row's small disk
 

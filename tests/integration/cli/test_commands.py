@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 
 from hostler.cli.exits import Exit
-from hostler.cli.main import main
 from tests.integration.cli.serving import served
 from tests.unit.admin.plane import Plane
 
@@ -49,23 +47,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             stdin=subprocess.DEVNULL,
         )
         return done.returncode, done.stdout, done.stderr
-
-    return run_command
-
-
-@pytest.fixture
-def here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
-    """As `run`, in this process: for what a process of its own does not change."""
-    for name in ("HOSTLER_URL", "HOSTLER_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOSTLER_STATE_DIR", str(tmp_path / "state"))
-
-    def run_command(*arguments: str) -> tuple[int, str, str]:
-        code = main(list(arguments))
-        told = capsys.readouterr()
-        return code, told.out, told.err
 
     return run_command
 
@@ -171,43 +152,47 @@ def test_logs_are_shown_without_what_a_terminal_would_obey(
     assert (code, out) == (Exit.OK, "two\ufffd[2J\nthree\n")
 
 
-def test_a_name_that_nobody_knows_is_told_where_it_is_not_an_error(url: str, here: Run) -> None:
-    code, _, err = here("model", "start", "qwen")
+def test_a_name_that_nobody_knows_is_told_where_it_is_not_an_error(url: str, run: Run) -> None:
+    code, _, err = run("model", "start", "qwen")
     assert code == Exit.OK, err
-    code, out, err = here("key", "create", "laptop", "--model", "nosuch", "--model", "qwen")
+    code, out, err = run("key", "create", "laptop", "--model", "nosuch", "--model", "qwen")
     assert (code, out[:4]) == (Exit.OK, "hst_")
     assert "no model 'nosuch' is known yet" in err
     assert "qwen" not in err
-    code, out, err = here("events", "--model", "nosuch")
+    code, out, err = run("events", "--model", "nosuch")
     assert (code, out) == (Exit.OK, "")
     assert "no model 'nosuch' is known, and no event of it" in err
-    code, out, err = here("events", "--model", "qwen")
+    code, out, err = run("events", "--model", "qwen")
     assert "instance.ready" in out
     assert err == ""
 
 
 def test_followed_logs_are_json_lines_when_asked(
-    url: str, here: Run, plane: Plane, tmp_path: Path
+    url: str, run: Run, plane: Plane, tmp_path: Path
 ) -> None:
-    code, _, err = here("model", "start", "qwen")
+    code, _, err = run("model", "start", "qwen")
     assert code == Exit.OK, err
     (tmp_path / "worker-i0.log").write_text('one "quoted"\ntwo\n')
-    ends = threading.Timer(1.0, plane.control.instances.pop, ("i0",))  # and its log with it
-    ends.start()
-    code, out, _ = here("model", "logs", "qwen", "--follow", "--json", "--tail", "5")
-    ends.join()
-    assert code == Exit.OK
-    assert [json.loads(line) for line in out.splitlines()] == [
+    command = [sys.executable, "-m", "hostler", "model", "logs", "qwen", "--follow", "--json"]
+    with subprocess.Popen([*command, "--tail", "5"], stdout=subprocess.PIPE, text=True) as follower:
+        try:
+            assert follower.stdout is not None
+            lines = [follower.stdout.readline() for _ in range(2)]
+            plane.control.instances.pop("i0")  # and its log with it
+            assert follower.wait(30) == Exit.OK
+        finally:
+            follower.kill()
+    assert [json.loads(line) for line in lines] == [
         {"instance_id": "i0", "line": 'one "quoted"'},
         {"instance_id": "i0", "line": "two"},
     ]
 
 
-def test_an_update_changes_what_is_named_and_needs_something(url: str, here: Run) -> None:
-    code, _, err = here("model", "start", "qwen")
+def test_an_update_changes_what_is_named_and_needs_something(url: str, run: Run) -> None:
+    code, _, err = run("model", "start", "qwen")
     assert code == Exit.OK, err
-    assert here("model", "update", "qwen", "--source", "/models/mended.gguf")[0] == Exit.OK
-    code, _, err = here("model", "update", "qwen")
+    assert run("model", "update", "qwen", "--source", "/models/mended.gguf")[0] == Exit.OK
+    code, _, err = run("model", "update", "qwen")
     assert code == Exit.USAGE
     assert "--source" in err
 

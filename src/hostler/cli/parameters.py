@@ -79,8 +79,10 @@ def takes_parameters(command: Command, kinds: Iterable[EngineKind] | None = None
         return command(*arguments, **named)
 
     signature = inspect.signature(command)
+    # With pydantic in the process (an engine of another package may bring it) Cyclopts has it check
+    # that every value is of its annotation's own type, and the default as well.
     parameters = [
-        one.replace(annotation=annotation) if one.name == "options" else one
+        one.replace(annotation=annotation, default=annotation()) if one.name == "options" else one
         for one in signature.parameters.values()
     ]
     taking.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

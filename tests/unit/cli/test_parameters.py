@@ -1,6 +1,8 @@
 """Parameters of engines as options: made from their descriptions, checked before anything is sent."""
 
+import importlib
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,3 +136,17 @@ def test_completion_knows_the_options_of_engines(capsys: pytest.CaptureFixture[s
     script = capsys.readouterr().out
     assert "--context-length" in script
     assert "--worker-class" in script
+
+
+def test_commands_work_when_another_package_has_brought_pydantic(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With it in the process Cyclopts has it check every value, defaults included."""
+    importlib.import_module("pydantic")
+    for words in (
+        ["start", "qwen"],
+        ["start", "qwen", "--context-length", "4096"],
+        ["update", "q"],
+    ):
+        code = main(["model", *words, "--state-dir", str(tmp_path)])
+        assert code == Exit.UNREACHABLE, capsys.readouterr().err

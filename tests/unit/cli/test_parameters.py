@@ -146,7 +146,7 @@ def test_commands_work_when_another_package_has_brought_pydantic(
     for words in (
         ["start", "qwen"],
         ["start", "qwen", "--context-length", "4096"],
-        ["update", "q"],
+        ["update", "q", "--replicas", "2"],
     ):
         code = main(["model", *words, "--state-dir", str(tmp_path)])
         assert code == Exit.UNREACHABLE, capsys.readouterr().err

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ MACHINES = (
 )
 STEPS = 50
 PROCESSES = "tests/stateful/test_processes.py"
+_SHOWN = 200  # lines of a failure
 _TOLD = re.compile(r"stateful: (.*)")
 _COUNTS = (re.compile(r"(\d+) sequences"), re.compile(r"(\d+) steps"))
 
@@ -65,7 +67,9 @@ def _run(
                 told = match[1] if "sequences" in line else told
                 tell(f"{name}: {match[1]}")
     if process.returncode:
-        tell("".join(said[-400:]))
+        whole = Path(tempfile.gettempdir()) / f"stateful-{name.replace(' ', '-')}-{seed}.log"
+        whole.write_text("".join(said))
+        tell("".join([*said[-_SHOWN:], f"the whole story: {whole}"]))
     note = f"{time.monotonic() - began_s:.0f} s, seed {seed}"
     ran, steps = (float(found[1]) if (found := one.search(told)) else 0.0 for one in _COUNTS)
     part.add(f"B29 {name}: sequences", ran, "", at_least=sequences, note=note)

@@ -69,8 +69,14 @@ class Reconciler:
         self._wake.set()
 
     def crashed(self, instance: Instance, *, final: bool) -> Crashes:
-        """Note that an instance failed; `final` when trying again cannot help."""
+        """Note that an instance failed; `final` when trying again cannot help.
+
+        One of another specification than the wished one says nothing of that: it does not count, even
+        when it dies late, after its change was taken back and forgiven.
+        """
         place = (instance.worker_key, instance.replica)
+        if any(_is_old(instance, one, gone=True) for one in self._wishes()):
+            return Crashes()
         crashes = after_crash(
             self._crashes.get(place, Crashes()), self._clock(), self._life, random.random()
         )
@@ -150,10 +156,13 @@ class Reconciler:
 # Private
 
 
-def _is_old(instance: Instance, deployment: Deployment) -> bool:
-    """Whether a process of this deployment was made from an earlier specification."""
+def _is_old(instance: Instance, deployment: Deployment, *, gone: bool = False) -> bool:
+    """Whether a process of this deployment was made from another specification.
+
+    gone: also one that has ended.
+    """
     return (
         instance.worker_key == deployment.worker_key
         and instance.generation != deployment.process_generation
-        and instance.state not in GONE
+        and (gone or instance.state not in GONE)
     )

@@ -1,0 +1,59 @@
+"""What the loop remembers of crashes."""
+
+from hostler.app.config import LifeConfig
+from hostler.core.deployment import Deployment
+from hostler.core.lifecycle import Instance, State
+from hostler.core.model import WorkerType
+from hostler.manager.plan import Launch
+from hostler.manager.reconcile import Reconciler
+
+NOW_S = 100.0
+WISHED = Deployment(
+    name="m", worker_type=WorkerType.LLM, engine="fake", generation=7, process_generation=4
+)
+
+
+class Hands:
+    """Takes every order and does nothing."""
+
+    def launch(self, deployment: Deployment, replica: int) -> None: ...
+    def drain(self, instance_id: str, reason: str) -> None: ...
+    def forget(self, instance_id: str) -> None: ...
+
+
+def instance(name: str, generation: int, state: State) -> Instance:
+    return Instance(
+        instance_id=name,
+        epoch=generation,
+        generation=generation,
+        replica=0,
+        model_name="m",
+        worker_key="m@llm",
+        state=state,
+    )
+
+
+def reconciler(seen: list[Instance]) -> Reconciler:
+    return Reconciler(
+        wishes=lambda: [WISHED],
+        instances=lambda: seen,
+        hands=Hands(),
+        life=LifeConfig(),
+        clock=lambda: NOW_S,
+    )
+
+
+def test_a_late_death_of_a_change_that_was_taken_back_holds_up_nobody() -> None:
+    serving = instance("b", 5, State.READY)  # of a change between; the wish is the one before
+    late = instance("c", 6, State.FAILED)
+    ours = reconciler([serving, late])
+    assert not ours.crashed(late, final=True).verdict
+    assert not ours.has_verdict("m@llm")
+    assert Launch(worker_key="m@llm", replica=0, replaces="c") in ours.look()
+
+
+def test_a_hopeless_process_of_what_is_wished_is_not_tried_again() -> None:
+    failed = instance("c", 4, State.FAILED)
+    ours = reconciler([failed])
+    assert ours.crashed(failed, final=True).verdict
+    assert ours.look() == []

@@ -40,14 +40,7 @@ def measure(part: Part, *, requests: int = 10_000, kills: int = 100) -> None:
 
 def measure_orphans(part: Part, cluster: Cluster, times: int = 20) -> None:
     """B14: SIGKILL to an agent, until nothing of its instance is left."""
-    took_s = []
-    for number in range(times):
-        wait_ready(cluster, 3)
-        victim = cluster.ready("echo")[number % 3]
-        began_s = time.monotonic()
-        cluster.kill_pid(victim["pid"])
-        until(lambda: not tagged(INSTANCE_TAG, victim["instance_id"]), 20)  # noqa: B023
-        took_s.append(time.monotonic() - began_s)
+    took_s = kill_workers(cluster, times, lambda one: not tagged(INSTANCE_TAG, one))
     part.add(
         "B14 agent killed, until nothing of it is left, longest", max(took_s), "s", at_most=2.0
     )
@@ -55,14 +48,7 @@ def measure_orphans(part: Part, cluster: Cluster, times: int = 20) -> None:
 
 def measure_deaths(part: Part, cluster: Cluster, times: int = 20) -> None:
     """B16: a worker dies while nobody asks it, until the table says so."""
-    took_s = []
-    for number in range(times):
-        wait_ready(cluster, 3)
-        victim = cluster.ready("echo")[number % 3]
-        began_s = time.monotonic()
-        cluster.kill_pid(victim["pid"])
-        until(lambda: is_not_ready(cluster, victim["instance_id"]), 20)  # noqa: B023
-        took_s.append(time.monotonic() - began_s)
+    took_s = kill_workers(cluster, times, lambda one: is_not_ready(cluster, one))
     part.add("B16 worker killed, until it is not ready, idle, median", median(took_s), "s")
     part.add("B16 the same, longest", max(took_s), "s", at_most=3.3)
 
@@ -162,6 +148,22 @@ def measure_adoption(part: Part, cluster: Cluster) -> None:
 
 
 # Private
+
+
+def kill_workers(cluster: Cluster, times: int, is_seen: Callable[[str], bool]) -> list[float]:
+    """SIGKILL one idle worker after the other; return how long each took to be seen.
+
+    is_seen: whether that shows yet, by the instance's id.
+    """
+    took_s = []
+    for number in range(times):
+        wait_ready(cluster, 3)
+        victim = cluster.ready("echo")[number % 3]
+        began_s = time.monotonic()
+        cluster.kill_pid(victim["pid"])
+        until(lambda: is_seen(victim["instance_id"]), 20)  # noqa: B023
+        took_s.append(time.monotonic() - began_s)
+    return took_s
 
 
 def under_load(cluster: Cluster, fault: Callable[[], None], seed: int) -> list[Seen]:

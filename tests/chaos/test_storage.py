@@ -5,12 +5,11 @@ import http.client
 import os
 import socket
 import sqlite3
-import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +19,7 @@ import uvloop
 from hostler.testing.cluster import Answer, Cluster, fake_model
 from hostler.testing.load import Outcome, Seen, Target, run_load
 from tests.chaos.figures import IS_LONG, tell
+from tests.disks import small_disk
 
 LIFE = "log_json = true\n[life]\ndrain_timeout_s = 5.0\nkill_grace_s = 1.0\nbackoff_first_s = 0.2\n"
 ORDER = {"model": "other", "engine": "fake"}
@@ -179,27 +179,10 @@ async def at_once(
     return [one.result() for one in sent]
 
 
-@contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=700", "tmpfs", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small disk needs root: {mounted.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 @pytest.mark.slow
 def test_F80_F87_a_full_disk_refuses_orders_and_heals_without_a_restart() -> None:
     cluster = Cluster(LIFE + fake_model("echo", tokens=6))
-    with small_disk(cluster.state_dir, 4), cluster:
+    with small_disk(cluster.state_dir, 4 << 20), cluster:
         (controller,) = cluster.pids("controller")
         key = cluster.json("POST", "/api/v1/keys", {"name": "app", "scopes": ["inference"]})["key"]
         filler = cluster.state_dir / "filler"

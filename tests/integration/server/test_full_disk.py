@@ -4,8 +4,6 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from hostler.cli.exits import Exit
 from hostler.testing.cluster import Cluster, fake_model
 from tests.chaos.pressure import Pressure
+from tests.disks import small_disk
 from tests.integration.catalog.index import LocalIndex
 from tests.models import model_path
 
@@ -21,23 +20,6 @@ LIFE = (
 )
 DISK_BYTES = 192 * 1024 * 1024
 SPARE_BYTES = 20 * 1024 * 1024  # what is free: the row's small disk
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, mode=0o700)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", "tmpfs", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small disk needs root: {mounted.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def start(cluster: Cluster, name: str, source: str) -> subprocess.CompletedProcess[str]:
@@ -59,7 +41,7 @@ def test_F71_a_disk_that_runs_full_under_a_start_harms_nobody(tmp_path: Path) ->
     cluster = Cluster(LIFE + fake_model("echo", tokens=6))
     models = cluster.state_dir / "models"
     cluster.state_dir.mkdir(mode=0o700)
-    with small_disk(models), LocalIndex(tmp_path).running() as server, cluster:
+    with small_disk(models, DISK_BYTES), LocalIndex(tmp_path).running() as server, cluster:
         filler = models / "filler"
         with filler.open("wb") as full:
             os.posix_fallocate(full.fileno(), 0, DISK_BYTES - SPARE_BYTES)

@@ -14,6 +14,7 @@ from hostler.admin.control import Status
 from hostler.app.auth import KeyRing, ensure_admin_key
 from hostler.app.config import Config, state_dir
 from hostler.app.paths import StatePaths
+from hostler.app.tasks import first_of
 from hostler.app.telemetry import logger
 from hostler.app.version import installed_version
 from hostler.core.errors import StartupError
@@ -113,12 +114,7 @@ async def _until(stop: asyncio.Event, manager: LocalWorkerManager) -> None:
     """Return when asked to stop. A part of the manager that died ends the process, loudly: its
     supervisor starts the next one, which adopts the workers.
     """
-    async with asyncio.TaskGroup() as tasks:
-        asked = tasks.create_task(stop.wait(), name="stop.asked")
-        watching = tasks.create_task(_watched(manager), name="manager.watch")
-        await asyncio.wait([asked, watching], return_when=asyncio.FIRST_COMPLETED)
-        asked.cancel()
-        watching.cancel()
+    await first_of(stop.wait(), _watched(manager))
 
 
 async def _watched(manager: LocalWorkerManager) -> None:

@@ -115,6 +115,7 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     open_fields: tuple[str, ...] | None = None
     upstream_model: str | None = None
     api_key_env: str | None = None
+    routing: dict[str, Any] | None = None  # [models.routing], as RoutingRules
 
 
 class Config(Section, frozen=True, kw_only=True):

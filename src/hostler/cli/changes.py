@@ -17,6 +17,7 @@ from hostler.cli.parameters import (
     takes_parameters,
 )
 from hostler.cli.render import print_json, print_table
+from hostler.cli.routing import USUAL_ROUTING, RoutingOptions
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.worker import WorkerApplyRequest, WorkerApplyType
 
@@ -32,6 +33,7 @@ def update(
     concurrency: int | None = None,
     param: Texts = (),
     timeout: float = 600.0,
+    routing: RoutingOptions = USUAL_ROUTING,
     options: EngineOptions = NO_PARAMETERS,
     common: Common = NO_OPTIONS,
 ) -> int:
@@ -60,10 +62,12 @@ def update(
         "source": source,
         "replicas": replicas,
         "concurrency": concurrency,
+        "routing": routing.given() or None,
     }
     if not wanted and all(value is None for value in changes.values()):
         raise CommandFailed(
-            "nothing to change: give --source, --replicas, --concurrency or a parameter of the engine",
+            "nothing to change: give --source, --replicas, --concurrency, a rule of its routing or a "
+            "parameter of the engine",
             Exit.USAGE,
         )
     with Client(find_target(common)) as client:

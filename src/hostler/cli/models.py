@@ -13,6 +13,7 @@ from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.follow import Follow
 from hostler.cli.parameters import told_value
 from hostler.cli.render import clean, err, print_json, print_table, size
+from hostler.cli.routing import told_rules
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.model import WorkerType
 
@@ -125,6 +126,7 @@ def show(name: str, /, *, worker_type: TypeOption = None, common: Common = NO_OP
         "servers": " ".join(wish.urls),
         "aliases": " ".join(wish.aliases),
         "at once": f"{wish.concurrency} requests an instance",
+        "routing": told_rules(wish.routing),
         "reason": status.reason,
     }
     print("\n".join(f"  {key}: {clean(value)}" for key, value in facts.items() if value))

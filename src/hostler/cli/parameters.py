@@ -28,6 +28,7 @@ Command = Callable[..., int]
 # Options of the two commands themselves; a parameter of that name is set with --param.
 _COMMANDS_OWN = (
     "type engine source replicas concurrency param server alias wait timeout delete",
+    "policy split fallback rule",
     "json url key state-dir help version",
 )
 RESERVED = frozenset(" ".join(_COMMANDS_OWN).split())

@@ -23,6 +23,7 @@ from hostler.cli.parameters import (
     takes_parameters,
 )
 from hostler.cli.render import clean, print_json
+from hostler.cli.routing import USUAL_ROUTING, RoutingOptions
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.model import WorkerType, describe
 from hostler.core.worker import WorkerStartupRequest
@@ -48,6 +49,7 @@ def start(
     alias: Texts = (),
     wait: bool = True,
     timeout: float | None = None,
+    routing: RoutingOptions = USUAL_ROUTING,
     options: EngineOptions = NO_PARAMETERS,
     common: Common = NO_OPTIONS,
 ) -> int:
@@ -94,6 +96,7 @@ def start(
         concurrency=concurrency,
         urls=server or None,
         aliases=alias or None,
+        routing=routing.given() or None,
     )
     with Client(target) as client:
         api = Api(client)

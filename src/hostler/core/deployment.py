@@ -10,6 +10,7 @@ import msgspec
 
 from hostler.core.errors import BadRequest
 from hostler.core.model import WorkerType, worker_key
+from hostler.core.serving import RoutingRules
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._/-]{0,95}\Z")
 
@@ -31,6 +32,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     params: the engine's own parameters, validated by its parameter class.
     open_fields: request fields beyond the engine's allow-list that the operator lets through.
     api_key_env: the environment variable that holds the key of `urls`; never the key itself.
+    routing: how its requests find their way.
     generation: +1 for each accepted change.
     process_generation: the generation of the last change that needs new processes; instances carry the
         one they were started from, so a change that is taken back finds its old processes still right.
@@ -50,6 +52,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     open_fields: tuple[str, ...] = ()
     upstream_model: str = ""
     api_key_env: str = ""
+    routing: RoutingRules = RoutingRules()
     wish: Wish = Wish.RUNNING
     generation: int = 1
     process_generation: int = 1
@@ -65,6 +68,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         if self.concurrency < 1:
             raise BadRequest(
                 f"concurrency: need 1 or more, got {self.concurrency}", param="concurrency"
+            )
+        if itself := sorted(self.routing.others & {self.name, *self.aliases}):
+            raise BadRequest(
+                f"routing: {itself[0]!r} is this model itself; split and fallbacks name others",
+                param="routing",
             )
 
     @property
@@ -108,7 +116,7 @@ PROCESS_FIELDS = (
     "upstream_model",
     "api_key_env",
 )
-SPEC_FIELDS = (*PROCESS_FIELDS, "replicas", "aliases", "open_fields")
+SPEC_FIELDS = (*PROCESS_FIELDS, "replicas", "aliases", "open_fields", "routing")
 
 
 def difference(old: Deployment, new: Deployment) -> dict[str, tuple[Any, Any]]:

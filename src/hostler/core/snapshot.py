@@ -7,6 +7,7 @@ import msgspec
 
 from hostler.core.lifecycle import State
 from hostler.core.model import WorkerType
+from hostler.core.serving import RoutingRules
 
 # Of the words between processes: this module and core/fleet.py. One more when a reader of the one before
 # could not go on; the one before is still understood (F78). 1 is spoken by who says no number.
@@ -44,6 +45,7 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: Endpoint
     concurrency: int = 1
     upstream_model: str = ""  # the name the engine knows the model by
+    replica: int = 0  # its place among the copies of its model
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +60,7 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     created_at_s: int = 0
     context_length: int | None = None
     loading: bool = False  # some instance is pending, fetching or starting
+    routing: RoutingRules = RoutingRules()
     renewing: bool = False  # its last ready instance made room for a new one: requests wait
     states: tuple[tuple[str, int], ...] = ()  # how many instances in each state, for error texts
 

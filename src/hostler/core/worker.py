@@ -80,6 +80,7 @@ class WorkerStartupRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     open_fields: tuple[str, ...] | None = None
     upstream_model: str | None = None
     api_key_env: str | None = None
+    routing: Mapping[str, Any] | None = None  # as RoutingRules
     host: str | None = None
 
 
@@ -110,8 +111,8 @@ class WorkerApplyType(StrEnum):
 class WorkerApplyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Do one thing with every instance of a model.
 
-    worker_type: when given, the model must be of it. source, params, replicas, concurrency: for
-    UPDATE_PARAMS; what is None stays.
+    worker_type: when given, the model must be of it. source, params, replicas, concurrency, routing:
+    for UPDATE_PARAMS; what is None stays. Of routing, too, only what is given changes.
     """
 
     model: str
@@ -121,6 +122,7 @@ class WorkerApplyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     params: Mapping[str, Any] | None = None
     replicas: int | None = None
     concurrency: int | None = None
+    routing: Mapping[str, Any] | None = None  # as RoutingRules; a rule of None: its default
     timeout_s: float = 600.0
 
 

@@ -19,7 +19,7 @@ from hostler.gateway.answers import (
 )
 from hostler.gateway.lanes import Lane
 from hostler.gateway.streams import StreamWatch
-from hostler.routing.router import Claim, Outcome
+from hostler.routing.claim import Claim, Outcome
 from hostler.routing.verdict import Failure
 from hostler.wire.client import Call, UpstreamLost
 from hostler.wire.sse import EventCutter

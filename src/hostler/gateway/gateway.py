@@ -29,7 +29,7 @@ from hostler.gateway.controller import ControllerLine
 from hostler.gateway.lanes import Lanes
 from hostler.gateway.metrics import CONTENT_TYPE, OTHER, GatewayMetrics
 from hostler.gateway.probes import Prober, identity_proof
-from hostler.gateway.relay import Relays
+from hostler.gateway.relays import Relays
 from hostler.gateway.routes import Auth, GatewayRoute, RouteTable
 from hostler.gateway.table import gateway_table
 from hostler.routing.router import Router

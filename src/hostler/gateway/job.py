@@ -4,9 +4,10 @@ from hashlib import blake2b
 
 from hostler.core.request import Body, Route, choices_of, encode_body
 from hostler.core.snapshot import ModelView
+from hostler.routing.ask import Ask
 
 
-class Job:
+class Job(Ask):
     """What is asked, of which model, by whom. Holds the parsed body: what was judged is what is sent.
 
     route_name: for metrics and logs. path: of the engine, if it is not the route's own.
@@ -17,9 +18,9 @@ class Job:
         "_encoded",
         "_encoded_for",
         "_fingerprint",
+        "_key_id",
         "body",
         "choices",
-        "key_id",
         "model",
         "path",
         "request_id",
@@ -43,7 +44,7 @@ class Job:
         self.route_name = path or route.value
         self.path = path
         self.body = body
-        self.key_id = key_id
+        self._key_id = key_id
         self.request_id = request_id
         self.stream = body.get("stream") is True
         self.choices = choices_of(body) if self.stream else 1
@@ -59,6 +60,10 @@ class Job:
             self._encoded = encode_body(self.body)
             self._encoded_for = name
         return self._encoded
+
+    @property
+    def key_id(self) -> str:
+        return self._key_id
 
     @property
     def fingerprint(self) -> bytes:

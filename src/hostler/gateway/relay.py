@@ -5,110 +5,34 @@ failure is an error event and an unclean end, never another instance's text. Cop
 """
 
 import asyncio
-from collections.abc import Callable
-from time import monotonic
+from typing import TYPE_CHECKING
 
-from hostler.app.config import GatewayConfig
 from hostler.app.telemetry import logger
 from hostler.core.errors import (
     HostlerError,
     ModelLoading,
     NoReadyInstance,
-    RequestQuarantined,
-    UpstreamTimeout,
     WorkerLost,
 )
 from hostler.gateway.answers import Fields, own_error
 from hostler.gateway.attempt import Attempt
 from hostler.gateway.job import Job
-from hostler.gateway.lanes import Lanes
-from hostler.gateway.metrics import GatewayMetrics
-from hostler.routing.quarantine import Quarantine
-from hostler.routing.router import NOBODY, Busy, Claim, Outcome, Router, Waiter
+from hostler.gateway.timeline import Timeline
+from hostler.routing.claim import Claim, Outcome
+from hostler.routing.pool import Busy
+from hostler.routing.queue import Waiter
+from hostler.routing.router import NOBODY
 from hostler.routing.verdict import Action, Failure, final_error, judge
 from hostler.wire.exchange import Exchange
 from hostler.wire.sse import error_event
 
+if TYPE_CHECKING:
+    from hostler.gateway.relays import Relays
+
 access = logger("hostler.gateway.access")
 
 CLIENT_GONE = 499
-RETRY_SHARE, RETRIES_FREE = 0.2, 3
-
-
-class Relays:
-    """What all relays of one gateway share, and which of them are under way."""
-
-    def __init__(
-        self,
-        config: GatewayConfig,
-        router: Router,
-        lanes: Lanes,
-        metrics: GatewayMetrics,
-        clock: Callable[[], float] = monotonic,
-    ) -> None:
-        self.config = config
-        self.router = router
-        self.lanes = lanes
-        self.metrics = metrics
-        self.clock = clock
-        self.quarantine = Quarantine(
-            lost_max=config.lost_max, hold_s=config.quarantine_s, clock=clock
-        )
-        self.under_way: dict[Relay, None] = {}  # in the order they began
-        self.retrying = 0  # of them, how many are in an attempt that counts against the budget
-
-    def begin(self, exchange: Exchange, job: Job) -> None:
-        """Serve a judged request.
-
-        Raises:
-            RequestQuarantined: this request killed workers a moment ago.
-        """
-        if self.quarantine:
-            left_s = self.quarantine.refused_for_s(job.fingerprint)
-            if left_s:
-                raise RequestQuarantined(
-                    "this request was on board when workers of the model died, so it is refused "
-                    f"for {left_s:.0f} s more; change it, or ask the operator"
-                )
-        relay = Relay(self, exchange, job)
-        self.under_way[relay] = None
-        relay.begin()
-
-    def end_expired(self) -> None:
-        """End the relays whose deadline has passed."""
-        latest_s = self.clock() - self.config.request_timeout_s
-        while self.under_way:
-            oldest = next(iter(self.under_way))
-            if oldest.began_s > latest_s:
-                return
-            oldest.end(UpstreamTimeout())
-            self.under_way.pop(oldest, None)
-
-    def end_all(self, error: HostlerError) -> None:
-        """End every relay under way: the drain's time is over (F56)."""
-        for relay in tuple(self.under_way):
-            relay.end(error)
-
-    def may_retry(self, failure: Failure) -> bool:
-        """Is another attempt within the budget? (F50; the share and the floor are Envoy's)
-
-        Only for engines that answered: when all say `not now`, trying each triples the load. A
-        worker that died takes its requests' load with it. The share is of those on their first
-        try: a share of all would make attempts 1.25 times the requests, not 1.2.
-        """
-        if failure not in _BUDGETED:
-            return True
-        first_tries = len(self.under_way) - self.retrying
-        return self.retrying < max(RETRIES_FREE, RETRY_SHARE * first_tries)
-
-    def note_silence(self, instance_id: str) -> None:
-        """A probe of this instance failed. Once it counts as dead, what hears nothing is cut.
-
-        An answer that still moves is left alone: a probe may fail for want of a CPU. (F03, F04)
-        """
-        is_down = self.router.health.is_down(instance_id)
-        for relay in tuple(self.under_way):
-            relay.note_silence(instance_id, is_down)
+BUDGETED = frozenset({Failure.UNAVAILABLE, Failure.UNUSABLE})
 
 
 class Relay:
@@ -118,7 +42,6 @@ class Relay:
         "_attempt",
         "_attempts",
         "_exclude",
-        "_first_byte_s",
         "_is_budgeted",
         "_is_over",
         "_lost",
@@ -129,9 +52,10 @@ class Relay:
         "exchange",
         "is_started",
         "job",
+        "timeline",
     )
 
-    def __init__(self, shared: Relays, exchange: Exchange, job: Job) -> None:
+    def __init__(self, shared: "Relays", exchange: Exchange, job: Job) -> None:
         self._shared = shared
         self.exchange = exchange
         self.job = job
@@ -144,8 +68,10 @@ class Relay:
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
         self._is_budgeted = False  # it has made an attempt that counts against the budget
-        self._first_byte_s: float | None = None
         self.began_s = shared.clock()
+        self.timeline = Timeline(
+            job.request_id, job.key_id, job.model.name, job.route_name, job.stream, self.began_s
+        )
         exchange.on_gone = self._gone
 
     def begin(self) -> None:
@@ -172,7 +98,7 @@ class Relay:
     def start(self, fields: Fields, length: int | None) -> None:
         """Send the head of the answer; from here on there is no other attempt."""
         self.is_started = True
-        self._first_byte_s = self._shared.clock() - self.began_s
+        self.timeline.started(self._shared.clock())
         exchange, attempt = self.exchange, self._attempt
         if attempt is not None:
             exchange.on_pause, exchange.on_resume = attempt.pause, attempt.resume
@@ -183,6 +109,7 @@ class Relay:
         fields = self._fields(fields)
         if outcome is Outcome.UPSTREAM_STATUS:
             self._shared.metrics.attempt_failed(self.job.model.name, Failure.ENGINE_ERROR.value)
+            self.timeline.failed(Failure.ENGINE_ERROR.value)
             self._stop_attempt(outcome, self.job.fingerprint)
         else:
             self._stop_attempt(outcome)
@@ -211,6 +138,7 @@ class Relay:
             return
         instance_id = attempt.claim.instance.instance_id
         shared.metrics.attempt_failed(job.model.name, failure.value)
+        self.timeline.failed(failure.value)
         if failure is Failure.LOST:
             self._lost += 1
             shared.quarantine.note_loss(job.fingerprint, instance_id)
@@ -227,7 +155,7 @@ class Relay:
         )
         if action is Action.RETRY and shared.may_retry(failure):
             shared.metrics.retried(job.model.name)
-            if failure in _BUDGETED and not self._is_budgeted:
+            if failure in BUDGETED and not self._is_budgeted:
                 self._is_budgeted = True
                 shared.retrying += 1
             self._seek(failure)
@@ -239,7 +167,8 @@ class Relay:
     def _seek(self, after: Failure | None) -> None:
         """Get a slot, now or in turn. after: what ended the attempt before."""
         try:
-            claim = self._shared.router.claim(self.job.model.name, exclude=self._exclude)
+            job = self.job
+            claim = self._shared.router.claim(job.model.name, job, exclude=self._exclude)
         except Busy:
             self._queue(after)
         except HostlerError as error:
@@ -262,17 +191,22 @@ class Relay:
                 self._try(result)
 
         try:
-            waiter = shared.router.enqueue(self.job.model.name, exclude=self._exclude, done=done)
+            waiter = shared.router.enqueue(
+                self.job.model.name, self.job, exclude=self._exclude, done=done
+            )
         except HostlerError as error:
             self._fail(_explain(error, after))
             return
         if not is_answered:
             self._waiter = waiter
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(shared.config.queue_wait_s, waiter.expire)
+            wait_s = shared.router.wait_s(self.job.model.name)
+            self._timer = loop.call_later(wait_s, waiter.expire)
+            self.timeline.queued(shared.clock())
 
     def _try(self, claim: Claim) -> None:
         self._attempts += 1
+        self.timeline.tried(claim.instance.instance_id, claim.why, self._shared.clock())
         attempt: Attempt | None = None
         try:
             lane = self._shared.lanes.lane(claim.instance)
@@ -343,8 +277,11 @@ class Relay:
         shared.under_way.pop(self, None)
         if self._is_budgeted:
             shared.retrying -= 1
-        took_s = shared.clock() - self.began_s
-        shared.metrics.finished(job.model.name, job.route_name, status, took_s, self._first_byte_s)
+        timeline = self.timeline
+        timeline.ended(status, code, shared.clock())
+        shared.ring.add(timeline)
+        took_s, first_byte_s = timeline.took_s or 0.0, timeline.first_byte_s
+        shared.metrics.finished(job.model.name, job.route_name, status, took_s, first_byte_s)
         access.often(
             "request",
             request_id=job.request_id,
@@ -356,7 +293,7 @@ class Relay:
             code=code,
             attempts=self._attempts,
             took_s=round(took_s, 6),
-            first_byte_s=self._first_byte_s,
+            first_byte_s=first_byte_s,
         )
 
 
@@ -370,8 +307,6 @@ _OUTCOMES = {
     Failure.UNUSABLE: Outcome.UPSTREAM_STATUS,
 }
 
-
-_BUDGETED = frozenset({Failure.UNAVAILABLE, Failure.UNUSABLE})
 
 # These failures are the news when nobody else can serve; after the others the router's words are.
 _TELLING = frozenset({Failure.LOST, Failure.UNUSABLE, Failure.UNAVAILABLE})

@@ -13,7 +13,8 @@ from hostler.core.snapshot import InstanceView
 from hostler.engines.counting import question, read_count
 from hostler.engines.dialect import find_dialect
 from hostler.manager.answers import decode_answer, error_of, json_or_none
-from hostler.routing.router import Claim, Outcome, Router
+from hostler.routing.claim import Claim, Outcome
+from hostler.routing.router import Router
 from hostler.wire.client import fetch, stream
 from hostler.wire.sse import EventCutter, split_events
 from hostler.wire.upstream import UpstreamLost, UpstreamStatus

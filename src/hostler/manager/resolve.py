@@ -10,6 +10,7 @@ from hostler.catalog.catalog import Catalog, CatalogEntry
 from hostler.core.deployment import PROCESS_FIELDS, Deployment, Wish, check_name, difference
 from hostler.core.errors import AlreadyRunning, BadRequest, ModelNotFound
 from hostler.core.model import WorkerType
+from hostler.core.serving import read_rules
 from hostler.core.worker import WorkerStartupRequest
 from hostler.engines.base import (
     EngineKind,
@@ -80,6 +81,7 @@ def resolve(request: WorkerStartupRequest, catalog: Catalog, *, origin: str = "a
         open_fields=request.open_fields or (),
         upstream_model=request.upstream_model or "",
         api_key_env=request.api_key_env or "",
+        routing=read_rules(request.routing),
         origin=origin,
     )
     _check(deployment, kind)

@@ -14,6 +14,7 @@ from hostler.catalog.catalog import Catalog
 from hostler.core.deployment import Deployment, Wish
 from hostler.core.errors import ModelNotFound, NameTaken
 from hostler.core.model import WorkerType
+from hostler.core.serving import read_rules
 from hostler.core.snapshot import ModelView
 from hostler.core.worker import WorkerApplyRequest, WorkerApplyType, WorkerStartupRequest
 from hostler.engines.base import check_parameters, find_engine
@@ -116,6 +117,7 @@ class Wishes:
                 wanted=d.wanted_instances,
                 aliases=d.aliases,
                 open_fields=d.open_fields,
+                routing=d.routing,
                 renewing=d.fallback is not None and d.fallback.wanted_instances > 0,
             )
             for d in self.all()
@@ -165,6 +167,8 @@ class Wishes:
             changes["replicas"] = request.replicas
         if request.concurrency is not None:
             changes["concurrency"] = request.concurrency
+        if request.routing is not None:
+            changes["routing"] = read_rules(request.routing, old.routing)
         new = changed(old, msgspec.structs.replace(old, **changes))
         if request.apply_type is WorkerApplyType.RESTART:
             new = msgspec.structs.replace(new, process_generation=new.generation)

@@ -12,7 +12,9 @@ from hostler.core.errors import (
     Overloaded,
 )
 from hostler.core.lifecycle import State
-from hostler.routing.router import Busy, Claim, Outcome, Router
+from hostler.routing.claim import Claim, Outcome
+from hostler.routing.pool import Busy
+from hostler.routing.router import Router
 from tests.unit.routing.fleet import instance, model, snapshot
 
 

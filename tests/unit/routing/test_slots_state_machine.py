@@ -11,7 +11,9 @@ from hypothesis.stateful import (
 
 from hostler.core.errors import HostlerError
 from hostler.core.lifecycle import State
-from hostler.routing.router import Claim, Outcome, Router, Waiter
+from hostler.routing.claim import Claim, Outcome
+from hostler.routing.queue import Waiter
+from hostler.routing.router import Router
 from tests.machines import CountedMachine, machine_settings
 from tests.unit.routing.fleet import instance, model, snapshot
 

@@ -1,0 +1,116 @@
+"""ModelPool: what a router knows of one model: its instances, its slots, its queue, its policy."""
+
+from collections.abc import Callable, Set
+from math import ceil
+
+from hostler.core.errors import HostlerError, ModelLoading, NoReadyInstance, Overloaded
+from hostler.core.lifecycle import State
+from hostler.core.serving import RoutingRules
+from hostler.core.snapshot import InstanceView, ModelView
+from hostler.routing.policies import RoutingPolicy
+from hostler.routing.queue import Queue
+
+RETRY_AFTER_MAX_S = 60
+_WEIGHT = 0.1  # of the newest service time in the moving average
+
+
+class Busy(Overloaded):
+    """Every slot of the model is taken: wait, or try again later."""
+
+
+class ModelPool:
+    """One model. service_s: moving average of how long a slot is held."""
+
+    __slots__ = (
+        "_make_policy",
+        "_rules",
+        "in_flight",
+        "instances",
+        "model",
+        "policy",
+        "queue",
+        "ready",
+        "service_s",
+        "slots",
+    )
+
+    def __init__(self, model: ModelView, make_policy: Callable[[ModelView], RoutingPolicy]) -> None:
+        self.model = model
+        self.policy = make_policy(model)
+        self._make_policy = make_policy
+        self._rules: RoutingRules = model.routing
+        self.instances: tuple[InstanceView, ...] = ()
+        self.ready: tuple[InstanceView, ...] = ()
+        self.slots = 0
+        self.in_flight = 0
+        self.queue = Queue()
+        self.service_s = 0.0
+
+    def update(self, model: ModelView, instances: tuple[InstanceView, ...]) -> None:
+        """Take over what a newer snapshot says."""
+        self.model = model
+        if model.routing != self._rules:
+            self._rules = model.routing
+            self.policy = self._make_policy(model)
+        self.instances = instances
+        self.ready = tuple(i for i in instances if i.state is State.READY)
+        self.slots = sum(i.concurrency for i in self.ready)
+        self.policy.update(self.ready)
+
+    def note_service(self, held_s: float) -> None:
+        """A slot was held so long by a request that was answered."""
+        self.service_s += (held_s - self.service_s) * (_WEIGHT if self.service_s else 1.0)
+
+    # What a request is told
+
+    def busy(self) -> Busy:
+        return Busy(
+            f"model {self.model.name!r}: all {self.slots} slots are taken",
+            retry_after_s=self.retry_after_s(),
+            model=self.model.name,
+        )
+
+    def overloaded(self, why: str) -> Overloaded:
+        """The error of a request that found no slot, with a measured Retry-After."""
+        return Overloaded(
+            f"model {self.model.name!r}: all {self.slots} slots are taken and {why}",
+            retry_after_s=self.retry_after_s(),
+            model=self.model.name,
+        )
+
+    def too_late(self) -> HostlerError:
+        """For a waiter whose time is over."""
+        return self.overloaded("the wait for a free slot was too long")
+
+    def retry_after_s(self) -> int:
+        """When one more should find a slot: queue and one turn, by measured service times."""
+        expected_s = (len(self.queue) + 1) * self.service_s / max(1, self.slots)
+        return min(RETRY_AFTER_MAX_S, max(1, ceil(expected_s)))
+
+    def explain(self, exclude: Set[str], is_down: Callable[[str], bool]) -> HostlerError:
+        """Say why no instance could be had. is_down: did probes find this one dead?"""
+        model = self.model
+        usable = [
+            i for i in self.ready if i.instance_id not in exclude and not is_down(i.instance_id)
+        ]
+        if usable:
+            return self.busy()
+        if model.renewing:
+            return Busy(
+                f"model {model.name!r}: its instance is being replaced by a new one",
+                retry_after_s=self.retry_after_s(),
+                model=model.name,
+            )
+        counts = ", ".join(f"{count} {state}" for state, count in model.states) or "none started"
+        if self.ready:
+            counts += f"; {len(self.ready)} of the ready ones do not answer"
+        if model.loading and not self.ready:
+            return ModelLoading(
+                f"model {model.name!r} is loading: {counts}", retry_after_s=2, model=model.name
+            )
+        hint = f"; see `hostler model show {model.name}`"
+        return NoReadyInstance(
+            f"model {model.name!r}: 0 of {model.wanted} instances can serve ({counts}){hint}",
+            retry_after_s=2 if model.wanted else 10,
+            model=model.name,
+        )

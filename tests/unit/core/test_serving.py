@@ -1,0 +1,56 @@
+"""The rules of a model's routing: what an operator may say, and what is said of a mistake."""
+
+import msgspec
+import pytest
+
+from hostler.core.deployment import Deployment
+from hostler.core.errors import BadRequest
+from hostler.core.model import WorkerType
+from hostler.core.serving import FallbackCause, RoutingRules, read_rules
+
+
+def test_what_is_not_given_stays_and_none_is_the_default() -> None:
+    old = RoutingRules(policy="session", split={"b": 10}, queue_length=3)
+    new = read_rules({"split": None, "queue_wait_s": 2}, old)
+    assert new == RoutingRules(policy="session", queue_length=3, queue_wait_s=2.0)
+    assert read_rules(None, old) is old
+    assert read_rules({}) == RoutingRules()
+
+
+def test_rules_survive_a_store() -> None:
+    rules = read_rules({"policy": "my.module:Mine", "fallbacks": {"overloaded": ["b", "c"]}})
+    assert msgspec.json.decode(msgspec.json.encode(rules), type=RoutingRules) == rules
+    assert rules.fallbacks == {FallbackCause.OVERLOADED: ("b", "c")}
+    assert msgspec.json.decode(b"{}", type=RoutingRules) == RoutingRules()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"polcy": "prefix"}, "did you mean 'policy'?"),
+        ({"policy": "prefx"}, "did you mean 'prefix'?"),
+        ({"policy": "no such thing"}, "known: auto"),
+        ({"policy": 3}, "Expected `str`"),
+        ({"split": {"b": 60, "c": 50}}, "100 at most"),
+        ({"split": {"b": 0}}, "above 0 percent"),
+        ({"fallbacks": {"sometimes": ["b"]}}, "sometimes: known: unavailable"),
+        ({"weights": [0]}, "1 or more"),
+        ({"queue_length": -1}, "0 or more"),
+        ({"stall_s": 0}, "more than 0 seconds"),
+    ],
+)
+def test_a_mistake_is_named(given: dict[str, object], told: str) -> None:
+    with pytest.raises(BadRequest, match=r"routing") as caught:
+        read_rules(given)
+    assert told in caught.value.message
+    assert caught.value.facts.get("param", "routing") == "routing"
+
+
+def test_a_model_is_not_its_own_fallback() -> None:
+    with pytest.raises(BadRequest, match="this model itself"):
+        Deployment(
+            name="a",
+            worker_type=WorkerType.LLM,
+            engine="fake",
+            routing=RoutingRules(split={"a": 10}),
+        )

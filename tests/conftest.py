@@ -16,8 +16,15 @@ settings.load_profile(PROFILE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """By rooms of the suite; everything marked `slow` after that. One run, one closing line."""
+    """By rooms of the suite; everything marked `slow` after that. One run, one closing line.
+
+    With several processes (xdist) a file's quick tests stay together, since they share servers, and
+    so do its slow ones.
+    """
     items.sort(key=_rank)
+    for item in items:
+        is_slow, _ = _rank(item)
+        item.add_marker(pytest.mark.xdist_group(f"{item.path}{'-slow' if is_slow else ''}"))
 
 
 # Private

@@ -55,8 +55,7 @@ def start(
 ) -> int:
     """Ask for a model, and follow it until it is ready.
 
-    The parameters of its engine are options: `hostler model start NAME --help` lists them for the
-    engine of that model, `hostler model start --engine onnx --help` for an engine.
+    The parameters of its engine are options: `hostler model start NAME --help` lists them.
 
     Example: `hostler model start smollm2-135m-instruct --replicas 2 --context-length 8192`
 
@@ -73,17 +72,15 @@ def start(
     concurrency: int
         How many requests one copy works on at once.
     param: tuple[str, ...]
-        A parameter of the engine, NAME=VALUE, also one that this machine does not know; repeat for
-        several.
+        A parameter of the engine, NAME=VALUE, also one unknown to this machine; repeat for several.
     server: tuple[str, ...]
-        For engine openai: the URL of a server that runs already; repeat for several.
+        For engine openai: the URL of a running server; repeat for several.
     alias: tuple[str, ...]
         Another name for it; repeat for several.
     wait: bool
         Stay until it is ready or has failed.
     timeout: float
-        Seconds to wait; the server goes on afterwards. Left out: as long as a start may take, and its
-        download before that.
+        Seconds to wait; the server goes on afterwards. Left out: as long as download and start may take.
     """
     target = find_target(common)
     kind = engine_of(name, engine=engine, worker_type=worker_type, source=source, servers=server)

@@ -16,21 +16,21 @@ settings.load_profile(PROFILE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """By rooms of the suite; everything marked `slow` after that. One run, one closing line.
+    """By rooms of the suite; files with something `slow` after the others, it last in them.
 
-    With several processes (xdist) a file's quick tests stay together, since they share servers, and
-    so do its slow ones.
+    With several processes (xdist) a file is one process's, since its tests share servers.
     """
-    items.sort(key=_rank)
-    for item in items:
-        is_slow, _ = _rank(item)
-        item.add_marker(pytest.mark.xdist_group(f"{item.path}{'-slow' if is_slow else ''}"))
+    slow = {item.path for item in items if _is_slow(item)}
+    items.sort(key=lambda item: (item.path in slow, _room(item), str(item.path), _is_slow(item)))
 
 
 # Private
 
 
-def _rank(item: pytest.Item) -> tuple[bool, int]:
+def _is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
+
+
+def _room(item: pytest.Item) -> int:
     folders = item.path.parts
-    room = next((number for number, name in enumerate(_ROOMS) if name in folders), -1)
-    return item.get_closest_marker("slow") is not None, room
+    return next((number for number, name in enumerate(_ROOMS) if name in folders), -1)

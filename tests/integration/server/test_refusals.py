@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -172,11 +173,13 @@ def test_a_second_up_on_the_same_state_folder_says_who_holds_it(cluster: Cluster
     assert cluster.chat("echo", "hi")[0] == 200
 
 
-def test_a_gateway_that_dies_at_each_start_ends_the_start_and_says_why(tmp_path: Path) -> None:
-    (tmp_path / "run" / "gateway.sock").mkdir(parents=True)  # where it wants to listen
-    config = tmp_path / "hostler.toml"
-    config.write_text(fake_model("echo"))
-    told = _up(f"--state-dir={tmp_path}", "--port=0", f"--config={config}")
+def test_a_gateway_that_dies_at_each_start_ends_the_start_and_says_why() -> None:
+    with tempfile.TemporaryDirectory(prefix="hst", dir="/tmp") as name:  # short: see StatePaths
+        folder = Path(name)
+        (folder / "run" / "gateway.sock").mkdir(parents=True)  # where it wants to listen
+        config = folder / "hostler.toml"
+        config.write_text(fake_model("echo"))
+        told = _up(f"--state-dir={folder}", "--port=0", f"--config={config}")
     assert told.returncode == 1
     assert "the gateway does not start: " in told.stderr
     assert "Traceback" not in told.stderr

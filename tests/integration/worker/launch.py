@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import secrets
 import signal
 import sys
 import tempfile
@@ -78,6 +79,7 @@ class Controller:
         self.socket = folder / "registry.sock"
         self.registry = Registry(HEARTBEAT, time.monotonic)
         self.life = AsyncExitStack()
+        self.prefix = secrets.token_hex(3)
         self.specs: list[WorkerSpec] = []
         self.workers: list[Worker] = []
 
@@ -91,15 +93,18 @@ class Controller:
 
     def spec(self, **changes: Any) -> WorkerSpec:
         """A spec for this folder. Give at least engine and params."""
-        number = len(self.specs)
+        given = changes.get("instance_id")
+        name = (
+            given or f"{self.prefix}{len(self.specs)}"
+        )  # alone on this machine: processes go by it
         defaults: dict[str, Any] = {
-            "instance_id": f"i{number}",
+            "instance_id": name,
             "epoch": 1,
             "secret": "hunter2-" * 4,
             "model_name": "m",
             "worker_type": WorkerType.LLM,
-            "engine_socket": str(self.folder / f"i{number}.sock"),
-            "agent_socket": str(self.folder / f"i{number}.agent"),
+            "engine_socket": str(self.folder / f"{name}.sock"),
+            "agent_socket": str(self.folder / f"{name}.agent"),
             "registry_socket": str(self.socket),
             "start_timeout_s": START_S,
             "drain_timeout_s": 5.0,

@@ -57,7 +57,7 @@ async def post(fleet: Controller, route: str, body: dict[str, Any]) -> tuple[int
 def test_F78_a_worker_of_the_protocol_before_is_understood() -> None:
     async def main() -> None:
         async with controller() as fleet:
-            spec = fleet.spec(engine="fake")
+            spec = fleet.spec(engine="fake", instance_id="i0")
             fleet.expect(spec)
             status, answer = await post(fleet, "/register", REGISTRATION)
             assert (status, answer["registered"]) == (200, True), answer
@@ -74,7 +74,7 @@ def test_F78_a_worker_of_the_protocol_before_is_understood() -> None:
 def test_F78_a_worker_of_a_protocol_nobody_knows_is_told_so(number: int) -> None:
     async def main() -> None:
         async with controller() as fleet:
-            fleet.expect(fleet.spec(engine="fake"))
+            fleet.expect(fleet.spec(engine="fake", instance_id="i0"))
             strange = {**REGISTRATION, "protocol": number, "epoch": "of another kind", "more": [1]}
             status, answer = await post(fleet, "/register", strange)
             assert status == 409
@@ -122,7 +122,7 @@ def test_F78_a_gateway_takes_snapshots_of_the_protocol_before_and_no_stranger_s(
 def test_F78_every_snapshot_says_its_protocol() -> None:
     async def main() -> None:
         async with controller() as fleet:
-            fleet.expect(fleet.spec(engine="fake"))
+            fleet.expect(fleet.spec(engine="fake", instance_id="i0"))
             assert fleet.registry.snapshot.protocol == PROTOCOL
             assert Snapshot().protocol == 1
 

@@ -8,6 +8,7 @@ import stat
 import statistics
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,7 @@ def wrong_headers() -> list[bytes | None]:
     ]
 
 
-@pytest.mark.parametrize("header", wrong_headers())
+@pytest.mark.parametrize("header", wrong_headers(), ids=count())
 def test_F111_every_wrong_header_gets_the_same_error(header: bytes | None) -> None:
     ring = KeyRing([new_key(["inference"]).view])
     with pytest.raises(InvalidAPIKey) as caught:

@@ -71,10 +71,19 @@ class GatewayConfig(Section, frozen=True, kw_only=True):
     quarantine_s: float = 60.0  # a request that killed lost_max workers is refused so long
     queue_length: int = 128  # requests that wait for a slot, a model
     queue_wait_s: float = 30.0
-    request_timeout_s: float = 3600.0  # queue, retries and answer together
+    request_timeout_s: float = (
+        3600.0  # queue, retries and answer together; a client may ask for less
+    )
+    keep_alive_s: float = (
+        15.0  # a stream that waits for its first token gets a comment so often; 0: none
+    )
     probe_interval_s: float = 0.5  # of an instance that was ejected, and of servers given by URL
     probe_timeout_s: float = 1.0
     eject_s: float = 1.0  # out after a connection failure, doubled each time up to 30 s
+
+    def __post_init__(self) -> None:
+        if self.keep_alive_s and self.keep_alive_s < 0.1:
+            raise ConfigError(f"gateway: need keep_alive_s >= 0.1, or 0, got {self.keep_alive_s:g}")
 
 
 class LifeConfig(Section, frozen=True, kw_only=True):

@@ -86,6 +86,7 @@ class Gateway(BaseComponent):
         self._controller = ControllerLine(admin_socket)
         self._tasks: asyncio.TaskGroup | None = None
         self._questions = 0
+        self._sweep_s = min(SWEEP_S, settings.keep_alive_s or SWEEP_S)
         self._admitted: tuple[Head, GatewayRoute, KeyView | None] | None = None
         self.metrics.gauges = self._gauges
         self.table = RouteTable(self._routes())
@@ -265,8 +266,9 @@ class Gateway(BaseComponent):
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP_S)
+            await asyncio.sleep(self._sweep_s)
             self.relays.end_expired()
+            self.relays.keep_alive()
             await self._lanes.close_unused(lambda instance_id: instance_id in self.router.load)
 
     def _gauges(self) -> Iterable[tuple[str, str, Mapping[str, float]]]:

@@ -14,7 +14,7 @@ from hostler.core.errors import (
     NoReadyInstance,
     WorkerLost,
 )
-from hostler.gateway.answers import Fields, own_error
+from hostler.gateway.answers import STREAM_FIELDS, Fields, own_error
 from hostler.gateway.attempt import Attempt
 from hostler.gateway.job import Job
 from hostler.gateway.timeline import Timeline
@@ -24,7 +24,7 @@ from hostler.routing.queue import Waiter
 from hostler.routing.router import NOBODY
 from hostler.routing.verdict import Action, Failure, final_error, judge
 from hostler.wire.exchange import Exchange
-from hostler.wire.sse import error_event
+from hostler.wire.sse import data_event, error_event
 
 if TYPE_CHECKING:
     from hostler.gateway.relays import Relays
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 access = logger("hostler.gateway.access")
 
 CLIENT_GONE = 499
+KEEP_ALIVE = b": keep-alive\n\n"  # a comment: readers of events skip it
 BUDGETED = frozenset({Failure.UNAVAILABLE, Failure.UNUSABLE})
 
 
@@ -50,6 +51,7 @@ class Relay:
         "_waiter",
         "began_s",
         "exchange",
+        "is_open",
         "is_started",
         "job",
         "timeline",
@@ -59,7 +61,8 @@ class Relay:
         self._shared = shared
         self.exchange = exchange
         self.job = job
-        self.is_started = False  # a byte has gone to the client
+        self.is_started = False  # a byte of an answer has gone to the client
+        self.is_open = False  # a head and comments have: too late for a status
         self._attempt: Attempt | None = None
         self._attempts = 0
         self._lost = 0
@@ -93,6 +96,16 @@ class Relay:
             self.attempt_failed(Failure.LOST)
         attempt.is_heard = False
 
+    def keep_alive(self) -> None:
+        """Tell the client of a stream, and the proxies on the way, that it is not forgotten (F63).
+
+        From here on a failure is an error event; another attempt may still be made.
+        """
+        if not self.is_open:
+            self.is_open = True
+            self.exchange.start(200, STREAM_FIELDS, None)
+        self.exchange.write(KEEP_ALIVE)
+
     # For the attempt
 
     def start(self, fields: Fields, length: int | None) -> None:
@@ -102,7 +115,8 @@ class Relay:
         exchange, attempt = self.exchange, self._attempt
         if attempt is not None:
             exchange.on_pause, exchange.on_resume = attempt.pause, attempt.resume
-        exchange.start(200, self._fields(fields), length)
+        if not self.is_open:
+            exchange.start(200, self._fields(fields), length)
 
     def answered(self, status: int, body: bytes, fields: Fields, outcome: Outcome) -> None:
         """The engine answered, and this whole answer is what the client gets."""
@@ -115,7 +129,11 @@ class Relay:
             self._stop_attempt(outcome)
             if outcome is Outcome.OK:
                 self._clear_suspicion()
-        self.exchange.send(status, body, fields)
+        if not self.is_open:
+            self.exchange.send(status, body, fields)
+        else:
+            self.exchange.write(data_event(body.replace(b"\r", b" ").replace(b"\n", b" ")))
+            self.exchange.abort()
         self._finished(status)
 
     def succeeded(self) -> None:
@@ -252,7 +270,7 @@ class Relay:
     def _fail(self, error: HostlerError) -> None:
         """Tell the client, in whatever shape is still possible."""
         exchange = self.exchange
-        if not self.is_started:
+        if not self.is_started and not self.is_open:
             status, body, fields = own_error(error)
             exchange.send(status, body, self._fields(fields))
         else:
@@ -275,6 +293,8 @@ class Relay:
         self._attempt = None  # they know each other: without this they would wait for the collector
         shared, job = self._shared, self.job
         shared.under_way.pop(self, None)
+        if shared.deadlines:
+            shared.forget_deadline(self)
         if self._is_budgeted:
             shared.retrying -= 1
         timeline = self.timeline

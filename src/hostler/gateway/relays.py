@@ -1,10 +1,12 @@
 """Relays: the requests of one gateway that are under way, and what they share."""
 
+import asyncio
+import re
 from collections.abc import Callable
 from time import monotonic
 
 from hostler.app.config import GatewayConfig
-from hostler.core.errors import HostlerError, RequestQuarantined, UpstreamTimeout
+from hostler.core.errors import BadRequest, HostlerError, RequestQuarantined, UpstreamTimeout
 from hostler.gateway.job import Job
 from hostler.gateway.lanes import Lanes
 from hostler.gateway.metrics import GatewayMetrics
@@ -38,6 +40,8 @@ class Relays:
             lost_max=config.lost_max, hold_s=config.quarantine_s, clock=clock
         )
         self.under_way: dict[Relay, None] = {}  # in the order they began
+        self.deadlines: dict[Relay, asyncio.TimerHandle] = {}  # of those that asked for one
+        self._kept_alive_s = clock()  # when comments were sent last
         self.ring = Ring()
         self.retrying = 0  # of them, how many are in an attempt that counts against the budget
 
@@ -46,6 +50,7 @@ class Relays:
 
         Raises:
             RequestQuarantined: this request killed workers a moment ago.
+            BadRequest: its `x-request-timeout` is none.
         """
         if self.quarantine:
             left_s = self.quarantine.refused_for_s(job.fingerprint)
@@ -54,9 +59,37 @@ class Relays:
                     "this request was on board when workers of the model died, so it is refused "
                     f"for {left_s:.0f} s more; change it, or ask the operator"
                 )
+        asked = exchange.request.fields.get(b"x-request-timeout")
+        timeout_s = read_timeout(asked, self.config.request_timeout_s) if asked is not None else 0.0
         relay = Relay(self, exchange, job)
         self.under_way[relay] = None
+        if timeout_s:
+            loop = asyncio.get_running_loop()
+            self.deadlines[relay] = loop.call_later(timeout_s, relay.end, UpstreamTimeout())
         relay.begin()
+
+    def forget_deadline(self, relay: Relay) -> None:
+        """A relay has ended: the deadline it asked for means nothing any more."""
+        timer = self.deadlines.pop(relay, None)
+        if timer is not None:
+            timer.cancel()
+
+    def keep_alive(self) -> None:
+        """Send a comment on streams that wait for their first token: one each `keep_alive_s` (F63)."""
+        every_s, since_s, now_s = self.config.keep_alive_s, self._kept_alive_s, self.clock()
+        self._kept_alive_s = now_s
+        if not every_s:
+            return
+        for relay in tuple(self.under_way):
+            age_s = now_s - relay.began_s
+            if age_s < every_s:
+                return
+            if (
+                relay.job.stream
+                and not relay.is_started
+                and age_s // every_s > (since_s - relay.began_s) // every_s
+            ):
+                relay.keep_alive()
 
     def end_expired(self) -> None:
         """End the relays whose deadline has passed."""
@@ -93,3 +126,21 @@ class Relays:
         is_down = self.router.health.is_down(instance_id)
         for relay in tuple(self.under_way):
             relay.note_silence(instance_id, is_down)
+
+
+def read_timeout(asked: bytes, most_s: float) -> float:
+    """Return the seconds of an `x-request-timeout` header (F64).
+
+    Raises:
+        BadRequest: not a plain number above 0, or more than the server allows.
+    """
+    seconds = float(asked) if _SECONDS.fullmatch(asked) else 0.0
+    if not 0 < seconds <= most_s:
+        raise BadRequest(
+            f"x-request-timeout: need seconds above 0 and up to {most_s:g}, like 30 or 2.5",
+            param="x-request-timeout",
+        )
+    return seconds
+
+
+_SECONDS = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -54,7 +55,13 @@ class Reader:
         return "".join(delta.get("content") or "" for delta in deltas)
 
 
-def begin(ours: Rig, pool: Pool, prompt: str, **fields: Any) -> Reader:
+def begin(
+    ours: Rig,
+    pool: Pool,
+    prompt: str,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    **fields: Any,
+) -> Reader:
     body = {"model": "m", "messages": [{"role": "user", "content": prompt}], "stream": True}
     reader = Reader()
     request = build_request(
@@ -64,6 +71,7 @@ def begin(ours: Rig, pool: Pool, prompt: str, **fields: Any) -> Reader:
         [
             (b"authorization", b"Bearer " + USER.plain.encode()),
             (b"content-type", b"application/json"),
+            *headers,
         ],
         msgspec.json.encode(body | fields),
     )

@@ -59,7 +59,9 @@ class HttpLimits(Section, frozen=True, kw_only=True):
     body_rate_bytes: int = 100  # a second, on average
     idle_timeout_s: float = 75.0
     write_stall_s: float = 30.0
-    connections: int = 4096
+    connections: int = 4096  # at once; the one idle longest goes for a new one
+    connections_per_client: int = 512  # of one address that is not this machine's; 0: any number
+    requests_per_connection: int = 0  # then it is closed; 0: any number
     stream_buffer_bytes: int = 256 * 1024
     socket_send_bytes: int = 128 * 1024
 

@@ -5,7 +5,7 @@ bounded: models that are not ours count as `other`.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -17,6 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from hostler.app.telemetry import dropped_log_lines
+from hostler.wire.server import HttpServer
 
 OTHER = "other"
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -57,6 +58,7 @@ class GatewayMetrics(Collector):
         self.durations: dict[str, Spread] = {}
         self.first_bytes: dict[str, Spread] = {}
         self.gauges: Callable[[], Iterable[tuple[str, str, Mapping[str, float]]]] = tuple
+        self.servers: Sequence[HttpServer] = ()  # those this gateway answers through
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -107,6 +109,7 @@ class GatewayMetrics(Collector):
         )
         yield _histogram("hostler_request_seconds", "From request to last byte.", self.durations)
         yield _histogram("hostler_first_byte_seconds", "To the first byte.", self.first_bytes)
+        yield from self._connections()
         yield CounterMetricFamily(
             "hostler_log_lines_dropped",
             "Log lines that nobody took.",
@@ -117,6 +120,23 @@ class GatewayMetrics(Collector):
             for model, value in values.items():
                 gauge.add_metric([model], value)
             yield gauge
+
+    def _connections(self) -> Iterable[Metric]:
+        open_ = sum(len(server.crowd) for server in self.servers)
+        evicted = sum(server.crowd.evicted for server in self.servers)
+        refused = sum(server.crowd.turned_away for server in self.servers)
+        stops = sum(server.shut_count for server in self.servers)
+        yield GaugeMetricFamily("hostler_connections", "Open connections of clients.", value=open_)
+        for name, text, value in (
+            ("evicted", "Closed while idle, for new ones.", evicted),
+            ("refused", "Answered 503 at once: too many, and none idle.", refused),
+        ):
+            yield CounterMetricFamily(f"hostler_connections_{name}", text, value=value)
+        yield CounterMetricFamily(
+            "hostler_accept_stops",
+            "How often connections were left waiting for want of files.",
+            value=stops,
+        )
 
     def describe(self) -> Iterable[Metric]:
         return ()

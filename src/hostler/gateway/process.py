@@ -12,12 +12,14 @@ from hostler.app.tasks import first_of
 from hostler.core.errors import Draining
 from hostler.gateway.gateway import Gateway
 from hostler.registry.client import SnapshotMirror
+from hostler.wire.door import raise_most_files
 from hostler.wire.hosts import HostPolicy
-from hostler.wire.server import HttpServer
+from hostler.wire.server import FILES_A_REQUEST, HttpServer
 
 # Objects made between two looks for cycles: with 700, as Python has it, looking took 3 % of the CPU.
 GARBAGE_OBJECTS = 20_000
 
+SPARE_FILES = 1024  # logs, sockets of ours, idle connections to engines
 BROKEN_DRAIN_S = 1.0
 FAREWELL_S = 0.5  # between the last error of a drain and the cut
 FIRST_SNAPSHOT_S = 0.5  # a controller that lives tells it sooner; without one, /health must answer
@@ -35,6 +37,7 @@ async def run_gateway(
     Stopping: no new connections, requests under way may finish for `drain_timeout_s`, or until
     `hasten` is set; then they end with the error `draining`.
     """
+    raise_most_files(FILES_A_REQUEST * config.limits.connections + SPARE_FILES)
     mirror = SnapshotMirror(paths.registry_socket, monotonic)
     gateway = Gateway(config, mirror, paths.admin_socket)
     hosts = HostPolicy(
@@ -51,6 +54,7 @@ async def run_gateway(
         )
         for allowed in (hosts, None)
     ]
+    gateway.metrics.servers = servers
     async with mirror.running(), gateway.running():
         try:
             # Until the first snapshot nobody's key is known. Connections wait in the socket's queue.

@@ -41,7 +41,6 @@ class ServerConnection(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_buffer",
-        "_client",
         "_collected",
         "_drained",
         "_exchange",
@@ -55,6 +54,7 @@ class ServerConnection(asyncio.Protocol):
         "_served",
         "_since_s",
         "_stalled_since_s",
+        "client",
         "server",
         "transport",
         "written",
@@ -68,7 +68,7 @@ class ServerConnection(asyncio.Protocol):
         self._drained = 0
         self._phase = Phase.IDLE
         self._since_s = self._stalled_since_s = server.now_s
-        self._client = ""
+        self.client = ""
         self._buffer = b""
         self._exchange: Exchange | None = None
         self._request: Request | None = None
@@ -91,13 +91,15 @@ class ServerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
-        self._client = str(peer[0]) if isinstance(peer, tuple) else "unix"
+        self.client = str(peer[0]) if isinstance(peer, tuple) else "unix"
         limits = self.server.limits
         self.transport.set_write_buffer_limits(high=limits.stream_buffer_bytes)
         sock = transport.get_extra_info("socket")
+        fileno = -1
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.socket_send_bytes)
-        if not self.server.add(self):
+            fileno = sock.fileno()
+        if not self.server.add(self, fileno):
             self._refuse(Overloaded("too many connections", retry_after_s=1))
 
     def data_received(self, data: bytes) -> None:
@@ -157,6 +159,16 @@ class ServerConnection(asyncio.Protocol):
         """For draining: nothing of a request is here, so nothing is lost."""
         if self._phase is Phase.IDLE:
             self._close(linger=False)
+
+    @property
+    def idle_since_s(self) -> float:
+        """Since when it waits for a request's first byte; -1 when it does not."""
+        return self._since_s if self._phase is Phase.IDLE else -1.0
+
+    def cut(self) -> None:
+        """Close at once: it is idle, and its place is needed."""
+        self._phase = Phase.LINGER
+        self.transport.abort()
 
     def check_deadlines(self, now_s: float, slack_s: float) -> None:
         """Close or refuse when the client is too slow; called by the sweep.
@@ -224,6 +236,8 @@ class ServerConnection(asyncio.Protocol):
                 raise too_large
         request = http1.parse_head(buffer[:end], limits.header_fields, Request)
         request.request_id = server.request_id(request.fields.get(b"x-request-id"))
+        if self._served >= server.last_request - 1:
+            request.keep_alive = False
         self._request = request
         refusal = server.judge(request)
         if refusal is not None:
@@ -301,7 +315,7 @@ class ServerConnection(asyncio.Protocol):
     def _hand_over(self, request: Request) -> None:
         self._phase = Phase.BUSY
         self._request = None
-        self._exchange = exchange = Exchange(self, request, self._client)
+        self._exchange = exchange = Exchange(self, request, self.client)
         try:
             self.server.handler(exchange)
         except Exception:  # boundary: one request
@@ -325,7 +339,7 @@ class ServerConnection(asyncio.Protocol):
         self._buffer = self._buffer[end + (length or 0) :]
         self._phase = Phase.BUSY
         self._request = None
-        self._exchange = Exchange(self, request, self._client)
+        self._exchange = Exchange(self, request, self.client)
         self._exchange.send_error(error)
 
     def _refuse(self, error: HostlerError) -> None:

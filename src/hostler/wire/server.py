@@ -8,21 +8,27 @@ import re
 import secrets
 import socket
 import stat
+import sys
 from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
 
 from hostler.app.config import HttpLimits
+from hostler.app.telemetry import logger
 from hostler.core.errors import HostlerError, MisdirectedRequest
 from hostler.wire.connection import ServerConnection
+from hostler.wire.crowd import Crowd
+from hostler.wire.door import OPEN_AT, SHUT_AT, Door, most_files, open_files
 from hostler.wire.exchange import Exchange, Request
 from hostler.wire.hosts import HostPolicy
 from hostler.wire.http1 import Head, check_declared_body
 
+log = logger(__name__)
+
 __all__ = ["Exchange", "Head", "HostPolicy", "HttpServer", "Request"]
 
-BACKLOG = 4096
 SWEEP_S = 0.5  # how exact deadlines are kept, at most
+FILES_A_REQUEST = 2  # the client's connection, and one to an engine
 CUT_S = 1.0  # how long a cut connection may take to be gone
 
 
@@ -52,8 +58,14 @@ class HttpServer:
         self.common_headers = b""
         self._allowed_hosts = allowed_hosts
         self._on_head = on_head
-        self._connections: set[ServerConnection] = set()
-        self._servers: list[asyncio.Server] = []
+        files = most_files()
+        share = int(files * SHUT_AT) // FILES_A_REQUEST
+        self.crowd = Crowd(min(limits.connections, share), limits.connections_per_client)
+        self.files_end = int(files * SHUT_AT)  # a descriptor of this number: no more are accepted
+        self.last_request = limits.requests_per_connection or sys.maxsize
+        self.shut_count = 0  # how often accepting was stopped
+        self._doors: list[Door] = []
+        self._opening: set[asyncio.Task[None]] = set()
         self._unix_paths: list[tuple[Path, int]] = []  # with the inode of ours
         self._sweep_handle: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
@@ -70,23 +82,24 @@ class HttpServer:
 
     @property
     def connection_count(self) -> int:
-        return len(self._connections)
+        return len(self.crowd)
+
+    @property
+    def is_shut(self) -> bool:
+        """Are connections left waiting, for want of files?"""
+        return any(not door.is_open for door in self._doors)
 
     async def listen(self, sock: socket.socket) -> None:
         """Accept on a bound socket, TCP or Unix. The socket is the server's from now on."""
-        loop = asyncio.get_running_loop()
         if self._sweep_handle is None:
             self._sweep()
-        sock.setblocking(False)
 
         def connection() -> ServerConnection:
             return ServerConnection(self)
 
-        if sock.family == socket.AF_UNIX:
-            server = await loop.create_unix_server(connection, sock=sock, backlog=BACKLOG)
-        else:
-            server = await loop.create_server(connection, sock=sock, backlog=BACKLOG)
-        self._servers.append(server)
+        door = Door(sock, connection)
+        await door.open()
+        self._doors.append(door)
 
     async def listen_unix(self, path: Path) -> None:
         """Accept on a Unix socket at `path`, readable by this user alone; removes a stale one.
@@ -109,17 +122,19 @@ class HttpServer:
     async def close(self, drain_s: float) -> None:
         """Stop accepting, close idle connections, let busy ones finish for `drain_s`, then cut."""
         self.is_draining = True
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for task in tuple(self._opening):
+            task.cancel()
+        for door in self._doors:
+            door.close()
+        self._doors.clear()
         for path, inode in self._unix_paths:
             if path.exists() and path.stat().st_ino == inode:  # not that of who came after us
                 path.unlink(missing_ok=True)
         self._unix_paths.clear()
-        for connection in list(self._connections):
+        for connection in self.crowd:
             connection.close_if_idle()
         await self._wait_until_empty(drain_s)
-        for connection in list(self._connections):
+        for connection in self.crowd:
             connection.transport.abort()
         await self._wait_until_empty(CUT_S)
         if self._sweep_handle is not None:
@@ -128,15 +143,17 @@ class HttpServer:
 
     # For connections
 
-    def add(self, connection: ServerConnection) -> bool:
+    def add(self, connection: ServerConnection, fileno: int) -> bool:
         """Count a new connection. False: there are too many, or the server is closing."""
-        is_welcome = len(self._connections) < self.limits.connections and not self.is_draining
-        self._connections.add(connection)
+        is_welcome = self.crowd.add(connection) and not self.is_draining
+        # The kernel gives the lowest free number: with a high one nearly all files are in use.
+        if fileno >= self.files_end and not self.crowd.make_room(connection):
+            self._shut()
         return is_welcome
 
     def remove(self, connection: ServerConnection) -> None:
-        self._connections.discard(connection)
-        if not self._connections and self._emptied is not None:
+        self.crowd.remove(connection)
+        if not self.crowd and self._emptied is not None:
             self._emptied.set()
 
     def request_id(self, given: bytes | None) -> str:
@@ -164,12 +181,33 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         self.now_s = now_s = loop.time()
         self.common_headers = _COMMON % formatdate(usegmt=True).encode()
-        for connection in list(self._connections):
+        for connection in self.crowd:
             connection.check_deadlines(now_s, self._sweep_s)
+        if self.is_shut and not self._opening and open_files() < self.files_end * OPEN_AT / SHUT_AT:
+            for door in self._doors:
+                task = loop.create_task(door.open(), name="wire.open")
+                self._opening.add(task)
+                task.add_done_callback(self._opened)
         self._sweep_handle = loop.call_later(self._sweep_s, self._sweep)
 
+    def _shut(self) -> None:
+        """Leave new connections waiting: the files left are for requests that are here."""
+        if any(door.is_tcp and door.is_open for door in self._doors):
+            self.shut_count += 1
+            log.warning("server.no_files", server=self.name, open=open_files(), most=most_files())
+        for door in self._doors:
+            if door.is_tcp:
+                door.shut()
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        self._opening.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning(
+                "server.still_shut", server=self.name, why=str(error)
+            )  # the sweep tries again
+
     async def _wait_until_empty(self, timeout_s: float) -> None:
-        if not self._connections:
+        if not self.crowd:
             return
         self._emptied = asyncio.Event()
         try:

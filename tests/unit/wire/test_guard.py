@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hostler.app.config import HttpLimits
 from hostler.core.errors import HostlerError, InvalidAPIKey, Overloaded
 from hostler.wire.http1 import Head, build_request, field_lines, parse_head
-from hostler.wire.server import Exchange, HostPolicy, HttpServer
+from hostler.wire.server import Exchange, HostPolicy
 from tests.unit.wire.transport import Client
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -220,12 +220,6 @@ def test_F48_a_reader_that_takes_nothing_is_cut_and_its_handler_told_once() -> N
     assert client.transport.is_cut
     client.connection.connection_lost(None)
     assert gone == [1]
-
-
-def test_too_many_connections_are_refused() -> None:
-    server = HttpServer(lambda exchange: None, limits=HttpLimits(connections=1))
-    assert Client(server=server).statuses() == []
-    assert Client(server=server).statuses() == [503]
 
 
 @pytest.mark.parametrize(

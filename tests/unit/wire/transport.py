@@ -10,8 +10,8 @@ from hostler.wire.server import Exchange, Head, HostPolicy, HttpServer
 
 
 class KeepingTransport(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, address: str = "") -> None:
+        super().__init__({"peername": (address, 1)} if address else None)
         self.written = b""
         self.is_closed = self.is_cut = self.is_half_closed = False
         self.is_reading_paused = False
@@ -60,11 +60,12 @@ class Client:
         hosts: HostPolicy | None = None,
         on_head: Callable[[Head], HostlerError | None] | None = None,
         server: HttpServer | None = None,
+        address: str = "",
     ) -> None:
         self.server = server or HttpServer(
             handler, limits=limits or HttpLimits(), allowed_hosts=hosts, on_head=on_head
         )
-        self.transport = KeepingTransport()
+        self.transport = KeepingTransport(address)
         self.connection = ServerConnection(self.server)
         self.connection.connection_made(self.transport)
 

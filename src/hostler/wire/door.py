@@ -34,6 +34,7 @@ class Door:
         self._tls = tls
         self._handshake_s = handshake_s
         self._server: asyncio.Server | None = None
+        self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
 
     @property
@@ -48,7 +49,7 @@ class Door:
         """Accept from now on."""
         if self._server is not None or self._sock.fileno() < 0:
             return
-        loop, copy = asyncio.get_running_loop(), self._sock.dup()
+        loop, copy = self._loop, self._sock.dup()
         try:
             if not self.is_tcp:
                 self._server = await loop.create_unix_server(self._make, sock=copy, backlog=BACKLOG)
@@ -65,6 +66,10 @@ class Door:
         finally:
             if self._server is None:
                 copy.close()
+
+    def begin(self) -> asyncio.Task[None]:
+        """Open it again. The task is the caller's, to end it with the server."""
+        return self._loop.create_task(self.open(), name="wire.open")
 
     def shut(self) -> None:
         """Accept nobody for a while; connections wait in the kernel's queue."""

@@ -185,7 +185,7 @@ class HttpServer:
             connection.check_deadlines(now_s, self._sweep_s)
         if self.is_shut and not self._opening and open_files() < self.files_end * OPEN_AT / SHUT_AT:
             for door in self._doors:
-                task = loop.create_task(door.open(), name="wire.open")
+                task = door.begin()
                 self._opening.add(task)
                 task.add_done_callback(self._opened)
         self._sweep_handle = loop.call_later(self._sweep_s, self._sweep)

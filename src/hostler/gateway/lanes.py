@@ -6,6 +6,7 @@ from collections.abc import Callable
 from hostler.app.config import GatewayConfig, environment
 from hostler.core.snapshot import Endpoint, InstanceView, Snapshot
 from hostler.engines.dialect import find_dialect
+from hostler.gateway.answers import AnswerHead, Fields
 from hostler.gateway.job import Job
 from hostler.wire.client import Pool, Proof, host_header
 from hostler.wire.http1 import field_lines
@@ -17,7 +18,16 @@ class Lane:
     answer_fields: headers that every answer of it carries to the client.
     """
 
-    __slots__ = ("_heads", "answer_fields", "dialect", "identity", "instance", "pool")
+    __slots__ = (
+        "_heads",
+        "_known_fields",
+        "_known_head",
+        "answer_fields",
+        "dialect",
+        "identity",
+        "instance",
+        "pool",
+    )
 
     def __init__(self, instance: InstanceView, pool: Pool) -> None:
         self.instance = instance
@@ -29,6 +39,8 @@ class Lane:
             (b"x-hostler-model", instance.model_name.encode()),
         ]
         self._heads: dict[str, bytes] = {}
+        self._known_fields: Fields = []
+        self._known_head = AnswerHead(())
 
     def request(self, job: Job) -> bytes:
         """Build the whole request for the engine: its head is ours, framing included (F88)."""
@@ -44,6 +56,12 @@ class Lane:
             len(body),
             body,
         )
+
+    def read_head(self, headers: Fields) -> AnswerHead:
+        """What the headers of an answer mean. A pool gives the same list for equal heads."""
+        if headers is not self._known_fields:
+            self._known_fields, self._known_head = headers, AnswerHead(headers)
+        return self._known_head
 
     # Private
 

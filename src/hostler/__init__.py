@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hostler.core.model import WorkerType as WorkerType
     from hostler.core.params import EmbeddingParams as EmbeddingParams
     from hostler.core.params import GenerateParams as GenerateParams
+    from hostler.core.snapshot import InstanceView as InstanceView
     from hostler.core.worker import WorkerApplyOutput as WorkerApplyOutput
     from hostler.core.worker import WorkerApplyRequest as WorkerApplyRequest
     from hostler.core.worker import WorkerApplyType as WorkerApplyType
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from hostler.manager.factory import LocalWorkerManagerFactory as LocalWorkerManagerFactory
     from hostler.manager.local import LocalWorkerManager as LocalWorkerManager
     from hostler.manager.remote import RemoteWorkerManager as RemoteWorkerManager
+    from hostler.routing.ask import Ask as Ask
+    from hostler.routing.policies import LeastInFlight as LeastInFlight
+    from hostler.routing.policies import Loads as Loads
+    from hostler.routing.policies import RoutingPolicy as RoutingPolicy
 
 _HOMES = {
     "BaseComponent": "hostler.app.component",
@@ -53,6 +58,7 @@ _HOMES = {
     "WorkerType": "hostler.core.model",
     "EmbeddingParams": "hostler.core.params",
     "GenerateParams": "hostler.core.params",
+    "InstanceView": "hostler.core.snapshot",
     "WorkerApplyOutput": "hostler.core.worker",
     "WorkerApplyRequest": "hostler.core.worker",
     "WorkerApplyType": "hostler.core.worker",
@@ -70,6 +76,10 @@ _HOMES = {
     "LocalWorkerManager": "hostler.manager.local",
     "LocalWorkerManagerFactory": "hostler.manager.factory",
     "RemoteWorkerManager": "hostler.manager.remote",
+    "Ask": "hostler.routing.ask",
+    "LeastInFlight": "hostler.routing.policies",
+    "Loads": "hostler.routing.policies",
+    "RoutingPolicy": "hostler.routing.policies",
 }
 __all__ = sorted(_HOMES)
 

@@ -69,6 +69,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
             raise BadRequest(
                 f"concurrency: need 1 or more, got {self.concurrency}", param="concurrency"
             )
+        if self.urls and len(self.routing.weights) > len(self.urls):
+            raise BadRequest(
+                f"routing.weights: {len(self.routing.weights)} given for {len(self.urls)} urls",
+                param="routing",
+            )
         if itself := sorted(self.routing.others & {self.name, *self.aliases}):
             raise BadRequest(
                 f"routing: {itself[0]!r} is this model itself; split and fallbacks name others",

@@ -13,11 +13,12 @@ import msgspec
 
 from hostler.core.errors import BadRequest
 
+WEIGHTED = "weighted"
 # auto: prefix for chat and completions with more than one instance, else least-in-flight.
 POLICIES = (
     "auto",
     "round-robin",
-    "weighted",
+    WEIGHTED,
     "least-in-flight",
     "least-tokens",
     "random-two",
@@ -73,6 +74,12 @@ class RoutingRules(
                 param="routing",
             )
         _need(all(weight >= 1 for weight in self.weights), "weights", "need 1 or more each")
+        _need(
+            not self.weights or self.policy == WEIGHTED,
+            "weights",
+            f"they count with policy {WEIGHTED!r} alone, not with {self.policy!r}; "
+            "`--rule weights=null` takes them away",
+        )
         shares = self.split.values()
         _need(
             all(0 < share <= SHARES_MAX for share in shares) and sum(shares) <= SHARES_MAX,
@@ -86,6 +93,11 @@ class RoutingRules(
         _need(self.queue_length is None or self.queue_length >= 0, "queue_length", "need 0 or more")
         _need(self.queue_wait_s is None or self.queue_wait_s >= 0, "queue_wait_s", "need 0 or more")
         _need(self.stall_s is None or self.stall_s > 0, "stall_s", "need more than 0 seconds")
+
+    @property
+    def is_own(self) -> bool:
+        """Is the policy a class of the operator's?"""
+        return self.policy not in POLICIES
 
     @property
     def others(self) -> frozenset[str]:

@@ -137,7 +137,14 @@ class Admission:
                 param="model",
             )
         check_body(body, terms.rules[route], terms, REQUIRED.get(route, ()))
-        return Job(terms.model, route, body, key_id=key.key_id, request_id=request.request_id)
+        return Job(
+            terms.model,
+            route,
+            body,
+            key=key,
+            request_id=request.request_id,
+            fields=request.fields,
+        )
 
     def engine_job(self, request: Request, key: KeyView, path: str) -> Job:
         """Judge a request for an engine's own route, by the dialect's allow-list. Raises as `job`."""
@@ -154,8 +161,9 @@ class Admission:
             terms.model,
             Route.TOKENIZE,
             body,
-            key_id=key.key_id,
+            key=key,
             request_id=request.request_id,
+            fields=request.fields,
             path=path,
         )
 

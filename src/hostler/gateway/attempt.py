@@ -3,6 +3,7 @@
 It tells the relay how it ended, once. Not here: slots, retries, and what a client is told of failures.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,6 @@ class Attempt:
         "_answer",
         "_call",
         "_cutter",
-        "_length",
         "_parts",
         "_relay",
         "_size",
@@ -57,7 +57,6 @@ class Attempt:
         "is_over",
         "lane",
         "mode",
-        "takes_chunks",
     )
 
     def __init__(self, relay: "Relay", claim: Claim, lane: Lane) -> None:
@@ -70,10 +69,8 @@ class Attempt:
         self._call: Call | None = None
         self._answer: AnswerHead | None = None
         self._status = 0
-        self._length: int | None = None
         self._parts: list[bytes] = []
         self._size = 0
-        self.takes_chunks = False
         self._cutter: EventCutter | None = None
         self._watch: StreamWatch | None = None
 
@@ -101,10 +98,9 @@ class Attempt:
 
     # Sink
 
-    def on_head(self, status: int, headers: Fields, length: int | None) -> None:
-        answer = self._answer = self.lane.read_head(headers)
+    def on_head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        answer = self._answer = AnswerHead(headers)
         self._status = status
-        self._length = length
         relay = self._relay
         if answer.instance and answer.instance != self.lane.identity:
             relay.attempt_failed(Failure.WRONG_INSTANCE)
@@ -134,13 +130,6 @@ class Attempt:
                 self._relay.attempt_failed(Failure.UNUSABLE)
         elif self._size > WHOLE_BYTES:
             self._pass_on()
-
-    def on_chunks(self, frames: bytes, count: int) -> bool:
-        self.is_heard = True
-        watch, cutter = self._watch, self._cutter
-        if watch is None or not watch.is_plain(frames) or cutter is None or cutter.has_partial:
-            return False
-        return self._relay.exchange.pass_on(frames)
 
     def on_end(self) -> None:
         if self.is_over:
@@ -183,7 +172,6 @@ class Attempt:
             relay = self._relay
             if not relay.is_started:
                 relay.start(STREAM_FIELDS, None)
-                self.takes_chunks = True
             relay.exchange.write(events)
 
     def _end_events(self) -> None:
@@ -198,7 +186,7 @@ class Attempt:
     def _pass_on(self) -> None:
         """The answer is too long to hold back: send what there is, and the rest as it comes."""
         self.mode = Mode.PASS
-        self._relay.start([JSON_FIELD], self._length)
+        self._relay.start([JSON_FIELD], self._answer.length if self._answer else None)
         self._relay.exchange.write(b"".join(self._parts))
         self._parts = []
 

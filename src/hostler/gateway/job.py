@@ -1,26 +1,34 @@
 """Job: a judged inference request on its way to an engine."""
 
+from collections.abc import Mapping
 from hashlib import blake2b
 
 from hostler.core.request import Body, Route, choices_of, encode_body
-from hostler.core.snapshot import ModelView
+from hostler.core.snapshot import KeyView, ModelView
+from hostler.gateway.prompts import prompt_head, prompt_tokens, session_of
 from hostler.routing.ask import Ask
+from hostler.routing.prefix import HEAD_BYTES, hash_blocks
 
 
 class Job(Ask):
     """What is asked, of which model, by whom. Holds the parsed body: what was judged is what is sent.
 
     route_name: for metrics and logs. path: of the engine, if it is not the route's own.
-    choices: how many choices a stream owes.
+    choices: how many choices a stream owes. key: who asks. fields: the headers it came with.
+    asked: the model that the client named, also when another one answers.
     """
 
     __slots__ = (
+        "_blocks",
         "_encoded",
         "_encoded_for",
         "_fingerprint",
-        "_key_id",
+        "_prompt_tokens",
+        "asked",
         "body",
         "choices",
+        "fields",
+        "key",
         "model",
         "path",
         "request_id",
@@ -35,22 +43,28 @@ class Job(Ask):
         route: Route,
         body: Body,
         *,
-        key_id: str,
+        key: KeyView,
         request_id: str,
+        fields: Mapping[bytes, bytes],
         path: str = "",
+        asked: str = "",
     ) -> None:
         self.model = model
+        self.asked = asked or model.name
         self.route = route
         self.route_name = path or route.value
         self.path = path
         self.body = body
-        self._key_id = key_id
+        self.key = key
+        self.fields = fields
         self.request_id = request_id
         self.stream = body.get("stream") is True
         self.choices = choices_of(body) if self.stream else 1
         self._encoded = b""
         self._encoded_for = ""
         self._fingerprint = b""
+        self._blocks: tuple[int, ...] | None = None
+        self._prompt_tokens = -1
 
     def encoded(self, upstream_model: str) -> bytes:
         """The body for an engine that knows the model by this name ("": by ours)."""
@@ -61,15 +75,50 @@ class Job(Ask):
             self._encoded_for = name
         return self._encoded
 
+    def turned_to(self, model: ModelView) -> "Job":
+        """Return the same request for another model, whose rules have judged it."""
+        job = Job(
+            model,
+            self.route,
+            self.body,
+            key=self.key,
+            request_id=self.request_id,
+            fields=self.fields,
+            path=self.path,
+            asked=self.asked,
+        )
+        job._fingerprint, job._blocks = self.fingerprint, self._blocks
+        return job
+
     @property
     def key_id(self) -> str:
-        return self._key_id
+        return self.key.key_id
+
+    @property
+    def session(self) -> bytes:
+        return session_of(self.fields, self.body)
+
+    @property
+    def prompt_tokens(self) -> int:
+        if self._prompt_tokens < 0:
+            self._prompt_tokens = 0 if self.path else prompt_tokens(self.route, self.body)
+        return self._prompt_tokens
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        if self._blocks is None:
+            head = b"" if self.path else prompt_head(self.route, self.body, HEAD_BYTES)
+            self._blocks = hash_blocks(head)
+        return self._blocks
 
     @property
     def fingerprint(self) -> bytes:
-        """Names this request of this key, for the quarantine; equal bodies have equal ones."""
+        """Names this request of this key, for the quarantine; equal bodies have equal ones.
+
+        A request that another model answers keeps its own, so that its losses there count too.
+        """
         if not self._fingerprint:
-            self.body["model"] = self.model.name
+            self.body["model"] = self.asked
             self._encoded_for = ""
             digest = blake2b(self.key_id.encode(), digest_size=16)
             digest.update(self.route_name.encode())

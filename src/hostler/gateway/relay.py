@@ -262,7 +262,7 @@ class Relay:
         attempt = self._attempt
         if attempt is None:
             return first
-        fields = first + attempt.lane.answer_fields
+        fields = first + attempt.lane.answer_fields(attempt.claim.policy)
         if self._attempts > 1:
             fields.append((b"x-attempts", b"%d" % self._attempts))
         return fields

@@ -24,6 +24,14 @@ class InstanceRow(msgspec.Struct, frozen=True, kw_only=True):
     ejected: bool
 
 
+class PolicyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model's instances are chosen. problem: why its own policy is not followed; "": it is."""
+
+    model: str
+    policy: str
+    problem: str
+
+
 class GatewayTable(msgspec.Struct, frozen=True, kw_only=True):
     """One gateway's table. (incarnation, version): of the controller's snapshot it holds."""
 
@@ -31,6 +39,7 @@ class GatewayTable(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     connected: bool  # it hears the controller
     instances: tuple[InstanceRow, ...]
+    policies: tuple[PolicyRow, ...] = ()
 
 
 def gateway_table(snapshot: Snapshot, router: Router, *, connected: bool) -> GatewayTable:
@@ -53,5 +62,9 @@ def gateway_table(snapshot: Snapshot, router: Router, *, connected: bool) -> Gat
                 ejected=health.is_out(one.instance_id),
             )
             for one in snapshot.instances
+        ),
+        policies=tuple(
+            PolicyRow(model=name, policy=policy.name, problem=policy.problem)
+            for name, policy in router.policies().items()
         ),
     )

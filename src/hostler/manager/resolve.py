@@ -10,7 +10,7 @@ from hostler.catalog.catalog import Catalog, CatalogEntry
 from hostler.core.deployment import PROCESS_FIELDS, Deployment, Wish, check_name, difference
 from hostler.core.errors import AlreadyRunning, BadRequest, ModelNotFound
 from hostler.core.model import WorkerType
-from hostler.core.serving import read_rules
+from hostler.core.serving import RoutingRules, read_rules
 from hostler.core.worker import WorkerStartupRequest
 from hostler.engines.base import (
     EngineKind,
@@ -21,6 +21,7 @@ from hostler.engines.base import (
     hide_secrets,
 )
 from hostler.manager.servers import endpoint_of
+from hostler.routing.own import find_policy
 
 DEFAULT_ENGINES: Mapping[WorkerType, str] = {
     WorkerType.LLM: "llama.cpp",
@@ -81,7 +82,7 @@ def resolve(request: WorkerStartupRequest, catalog: Catalog, *, origin: str = "a
         open_fields=request.open_fields or (),
         upstream_model=request.upstream_model or "",
         api_key_env=request.api_key_env or "",
-        routing=read_rules(request.routing),
+        routing=check_rules(read_rules(request.routing)),
         origin=origin,
     )
     _check(deployment, kind)
@@ -127,6 +128,17 @@ def check_source(kind: EngineKind, source: str) -> None:
     if not kind.needs_files or not source:
         why = "need wheel:, hf:, https: or a path" if kind.needs_files else "it has no files"
         raise BadRequest(f"source {source!r} for engine {kind.name!r}: {why}", param="source")
+
+
+def check_rules(rules: RoutingRules) -> RoutingRules:
+    """Return the rules when a policy of the operator's own can be imported here, as gateways will.
+
+    Raises:
+        BadRequest: why it cannot.
+    """
+    if rules.is_own:
+        find_policy(rules.policy)
+    return rules
 
 
 def changed(old: Deployment, new: Deployment) -> Deployment:

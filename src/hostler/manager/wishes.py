@@ -18,7 +18,7 @@ from hostler.core.serving import read_rules
 from hostler.core.snapshot import ModelView
 from hostler.core.worker import WorkerApplyRequest, WorkerApplyType, WorkerStartupRequest
 from hostler.engines.base import check_parameters, find_engine
-from hostler.manager.resolve import changed, check_source, request_of, resolve, settle
+from hostler.manager.resolve import changed, check_rules, check_source, request_of, resolve, settle
 from hostler.storage.store import DeploymentStore
 from hostler.storage.writer import Writer
 
@@ -168,7 +168,7 @@ class Wishes:
         if request.concurrency is not None:
             changes["concurrency"] = request.concurrency
         if request.routing is not None:
-            changes["routing"] = read_rules(request.routing, old.routing)
+            changes["routing"] = check_rules(read_rules(request.routing, old.routing))
         new = changed(old, msgspec.structs.replace(old, **changes))
         if request.apply_type is WorkerApplyType.RESTART:
             new = msgspec.structs.replace(new, process_generation=new.generation)

@@ -389,4 +389,5 @@ def _view(instance: Instance, expected: Expected) -> InstanceView:
         endpoint=expected.endpoint,
         concurrency=expected.concurrency,
         upstream_model=expected.upstream_model,
+        replica=instance.replica,
     )

@@ -20,21 +20,24 @@ class Outcome(StrEnum):
 class Claim:
     """One slot of one instance, lent until `release`.
 
-    why: what spoke for this instance, in a few words. tokens: of its prompt, when they are counted.
+    policy: the name of what chose it. why: what spoke for this instance, in a few words.
+    tokens: of its prompt, when they are counted.
     """
 
-    __slots__ = ("_take_back", "instance", "since_s", "tokens", "why")
+    __slots__ = ("_take_back", "instance", "policy", "since_s", "tokens", "why")
 
     def __init__(
         self,
         instance: InstanceView,
         since_s: float,
+        policy: str,
         why: str,
         tokens: int,
         take_back: "Callable[[Claim, Outcome, bytes], None]",
     ) -> None:
         self.instance = instance
         self.since_s = since_s
+        self.policy = policy
         self.why = why
         self.tokens = tokens
         self._take_back: Callable[[Claim, Outcome, bytes], None] | None = take_back

@@ -1,11 +1,10 @@
 """ModelPool: what a router knows of one model: its instances, its slots, its queue, its policy."""
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from math import ceil
 
 from hostler.core.errors import HostlerError, ModelLoading, NoReadyInstance, Overloaded
 from hostler.core.lifecycle import State
-from hostler.core.serving import RoutingRules
 from hostler.core.snapshot import InstanceView, ModelView
 from hostler.routing.policies import RoutingPolicy
 from hostler.routing.queue import Queue
@@ -19,13 +18,18 @@ class Busy(Overloaded):
 
 
 class ModelPool:
-    """One model. service_s: moving average of how long a slot is held."""
+    """One model.
+
+    service_s: moving average of how long a slot is held. limits: slots by instance id.
+    full: ids of the instances without a free one.
+    """
 
     __slots__ = (
         "_make_policy",
-        "_rules",
+        "full",
         "in_flight",
         "instances",
+        "limits",
         "model",
         "policy",
         "queue",
@@ -38,23 +42,30 @@ class ModelPool:
         self.model = model
         self.policy = make_policy(model)
         self._make_policy = make_policy
-        self._rules: RoutingRules = model.routing
         self.instances: tuple[InstanceView, ...] = ()
         self.ready: tuple[InstanceView, ...] = ()
+        self.limits: dict[str, int] = {}
+        self.full: set[str] = set()
         self.slots = 0
         self.in_flight = 0
         self.queue = Queue()
         self.service_s = 0.0
 
-    def update(self, model: ModelView, instances: tuple[InstanceView, ...]) -> None:
-        """Take over what a newer snapshot says."""
-        self.model = model
-        if model.routing != self._rules:
-            self._rules = model.routing
+    def update(
+        self, model: ModelView, instances: tuple[InstanceView, ...], load: Mapping[str, int]
+    ) -> None:
+        """Take over what a newer snapshot says. load: requests in flight by instance id."""
+        if _asks(model) != _asks(self.model):
             self.policy = self._make_policy(model)
-        self.instances = instances
+        self.model = model
+        before, self.instances = self.instances, instances
         self.ready = tuple(i for i in instances if i.state is State.READY)
-        self.slots = sum(i.concurrency for i in self.ready)
+        self.limits = {i.instance_id: i.concurrency for i in self.ready}
+        self.slots = sum(self.limits.values())
+        self.full = {i for i, slots in self.limits.items() if load.get(i, 0) >= slots}
+        gone = {i.instance_id for i in before}.difference(i.instance_id for i in instances)
+        if gone:
+            self.policy.forget(gone)
         self.policy.update(self.ready)
 
     def note_service(self, held_s: float) -> None:
@@ -114,3 +125,11 @@ class ModelPool:
             retry_after_s=2 if model.wanted else 10,
             model=model.name,
         )
+
+
+# Private
+
+
+def _asks(model: ModelView) -> tuple[object, ...]:
+    """What of a model decides on its policy; a policy that stays remembers what it learned."""
+    return model.routing.policy, model.routing.weights, model.worker_type

@@ -4,7 +4,7 @@ Snapshot → health → policy → slot. No I/O here; time comes from an injecte
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from time import monotonic
 
@@ -13,7 +13,8 @@ from hostler.core.snapshot import InstanceView, ModelView, Snapshot
 from hostler.routing.ask import ANYBODY, Ask
 from hostler.routing.claim import Claim, Outcome
 from hostler.routing.health import Health
-from hostler.routing.policies import Loads, RoutingPolicy, make_policy
+from hostler.routing.making import make_policy
+from hostler.routing.policies import Loads, RoutingPolicy
 from hostler.routing.pool import Busy, ModelPool
 from hostler.routing.queue import Done, Waiter
 
@@ -49,6 +50,10 @@ class Router:
     def models(self) -> tuple[ModelView, ...]:
         return tuple(pool.model for pool in self._pools.values())
 
+    def policies(self) -> Mapping[str, RoutingPolicy]:
+        """What chooses, by model."""
+        return {name: pool.policy for name, pool in self._pools.items()}
+
     def model(self, name: str) -> ModelView | None:
         """The model of this name or alias."""
         pool = self._names.get(name)
@@ -73,7 +78,7 @@ class Router:
         old, self._pools, self._names = self._pools, {}, {}
         for model in snapshot.models:
             pool = old.pop(model.name, None) or ModelPool(model, self._make_policy)
-            pool.update(model, tuple(by_model.get(model.name, ())))
+            pool.update(model, tuple(by_model.get(model.name, ())), self.load)
             self._pools[model.name] = pool
             for name in (model.name, *model.aliases):
                 self._names.setdefault(name, pool)
@@ -195,20 +200,20 @@ class Router:
         return pool
 
     def _take(self, pool: ModelPool, ask: Ask, exclude: Set[str]) -> Claim:
-        load = self._loads.in_flight
-        free = [
-            i
-            for i in pool.ready
-            if load.get(i.instance_id, 0) < i.concurrency and i.instance_id not in exclude
-        ]
-        if self.health:
-            free = self._healthy(pool, free, exclude)
+        free: Sequence[InstanceView] = pool.ready
+        if pool.full or exclude or self.health:
+            full = pool.full
+            free = [i for i in free if i.instance_id not in full and i.instance_id not in exclude]
+            if self.health:
+                free = self._healthy(pool, free, exclude)
         if not free:
             raise pool.explain(exclude, self.health.is_down)
         policy = pool.policy
         chosen = policy.choose(free, self._loads, ask)
-        instance_id = chosen.instance_id
-        load[instance_id] = load.get(instance_id, 0) + 1
+        instance_id, load = chosen.instance_id, self._loads.in_flight
+        load[instance_id] = taken = load.get(instance_id, 0) + 1
+        if taken >= chosen.concurrency:
+            pool.full.add(instance_id)
         pool.in_flight += 1
         tokens = 0
         if policy.wants_tokens:
@@ -217,7 +222,9 @@ class Router:
             outstanding[instance_id] = outstanding.get(instance_id, 0) + tokens
         if policy.learns:
             policy.taken(chosen, ask)
-        return Claim(chosen, self.clock(), policy.why, tokens, partial(self._take_back, pool))
+        return Claim(
+            chosen, self.clock(), policy.name, policy.why, tokens, partial(self._take_back, pool)
+        )
 
     def _take_back(self, pool: ModelPool, claim: Claim, outcome: Outcome, witness: bytes) -> None:
         instance_id = claim.instance.instance_id
@@ -227,6 +234,8 @@ class Router:
             load[instance_id] = left
         else:
             del load[instance_id]
+        if instance_id in pool.full and left < pool.limits.get(instance_id, 0):
+            pool.full.discard(instance_id)
         pool.in_flight -= 1
         if claim.tokens:
             outstanding = self._loads.prompt_tokens
@@ -241,7 +250,7 @@ class Router:
             self._serve_queue(pool)
 
     def _healthy(
-        self, pool: ModelPool, free: list[InstanceView], exclude: Set[str]
+        self, pool: ModelPool, free: Sequence[InstanceView], exclude: Set[str]
     ) -> list[InstanceView]:
         """Leave out who is ejected; when that is everyone, keep the one ejected longest ago.
 

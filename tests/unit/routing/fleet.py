@@ -1,7 +1,10 @@
 """Snapshots by hand for tests of routing and gateway."""
 
+from typing import Any
+
 from hostler.core.lifecycle import State
 from hostler.core.model import WorkerType
+from hostler.core.serving import RoutingRules
 from hostler.core.snapshot import Endpoint, InstanceView, ModelView, Snapshot
 
 
@@ -13,10 +16,13 @@ def instance(
     concurrency: int = 2,
     endpoint: Endpoint | None = None,
     engine: str = "fake",
+    replica: int = 0,
+    epoch: int = 1,
 ) -> InstanceView:
     return InstanceView(
         instance_id=instance_id,
-        epoch=1,
+        epoch=epoch,
+        replica=replica,
         model_name=model,
         worker_type=WorkerType.LLM,
         engine=engine,
@@ -34,15 +40,19 @@ def model(
     open_fields: tuple[str, ...] = (),
     engine: str = "fake",
     wanted: int = 1,
+    worker_type: WorkerType = WorkerType.LLM,
+    **rules: Any,
 ) -> ModelView:
+    """rules: of `RoutingRules`."""
     return ModelView(
         name=name,
-        worker_type=WorkerType.LLM,
+        worker_type=worker_type,
         engine=engine,
         aliases=aliases,
         loading=loading,
         open_fields=open_fields,
         wanted=wanted,
+        routing=RoutingRules(**rules),
         states=(("starting", 1),) if loading else (),
     )
 

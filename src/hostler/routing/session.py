@@ -1,0 +1,67 @@
+"""SessionAffinity: requests of one session go to one instance, as long as it can take them."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from hostler.core.snapshot import InstanceView
+from hostler.routing.ask import Ask
+from hostler.routing.policies import LeastInFlight, Loads, RoutingPolicy
+
+
+class SessionAffinity(RoutingPolicy):
+    """Each session ranks the instances in an order of its own; the first with a free slot serves.
+
+    Rendezvous hashing (Thaler and Ravishankar 1998): when an instance goes, only its own sessions
+    move, and one that comes takes 1/n of each. The order hangs on the place of an instance among the
+    copies of its model, so one that is replaced gets its sessions back, and all gateways agree. A
+    request without a session goes to the least loaded instance.
+    """
+
+    name = "session"
+
+    def __init__(self) -> None:
+        self._least = LeastInFlight()
+        self._seeds: dict[str, int] = {}
+
+    def update(self, ready: Sequence[InstanceView]) -> None:
+        self._least.update(ready)
+        places: dict[
+            str, str
+        ] = {}  # a second one at a place, while it is renewed, has its own name
+        for instance in sorted(ready, key=lambda i: i.epoch):
+            places.setdefault(f"place {instance.replica}", instance.instance_id)
+        named = {instance_id: place for place, instance_id in places.items()}
+        self._seeds = {
+            i.instance_id: number_of(named.get(i.instance_id, i.instance_id).encode())
+            for i in ready
+        }
+
+    def choose(self, ready: Sequence[InstanceView], loads: Loads, ask: Ask) -> InstanceView:
+        session = ask.session
+        if not session:
+            self.why = "no session, least in flight"
+            return self._least.choose(ready, loads, ask)
+        number, seeds = number_of(session), self._seeds
+        best = max(ready, key=lambda i: _rank(number, seeds[i.instance_id]))
+        self.why = "session"
+        if len(ready) < len(seeds):
+            highest = max(_rank(number, seed) for seed in seeds.values())
+            if _rank(number, seeds[best.instance_id]) != highest:
+                self.why = "session, but its instance is full"
+        return best
+
+
+def number_of(name: bytes) -> int:
+    """64 bits that any process makes of this name."""
+    return int.from_bytes(blake2b(name, digest_size=8).digest())
+
+
+# Private
+
+_MASK = (1 << 64) - 1
+_SPREAD = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio: multiplying mixes all bits upwards
+
+
+def _rank(number: int, seed: int) -> int:
+    mixed = ((number ^ seed) * _SPREAD) & _MASK
+    return ((mixed ^ mixed >> 29) * _SPREAD) & _MASK

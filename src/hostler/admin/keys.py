@@ -8,6 +8,7 @@ from hostler.app.auth import ADMIN_KEY_NAME, StoredKey, new_key
 from hostler.app.faults import CrashPoint, crash_point
 from hostler.core.deployment import check_name
 from hostler.core.errors import BadRequest, Conflict, NotFound
+from hostler.core.serving import Priority
 
 
 async def list_keys(call: Call) -> KeyList:
@@ -28,6 +29,8 @@ async def create_key(call: Call) -> KeyCreated:
         models=order.models,
         name=order.name,
         expires_at_s=None if lasts_s is None else clock() + lasts_s,
+        weight=order.weight,
+        priority=Priority[order.priority.upper()],
         clock=clock,
     )
     await call.services.writer.do(call.services.keys.save_key, made.stored)
@@ -61,4 +64,6 @@ def key_info(key: StoredKey) -> KeyInfo:
         created_at_s=key.created_at_s,
         expires_at_s=view.expires_at_s,
         revoked=view.revoked,
+        weight=view.weight,
+        priority=view.priority.word,
     )

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from hostler.core.deployment import Deployment
 from hostler.core.model import ParameterDescription, WorkerType
+from hostler.core.serving import PriorityWord
 from hostler.core.worker import OperatorEvent, Until, WorkerRunData, WorkerSupportedModel
 
 
@@ -136,12 +137,17 @@ class EventList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A key to make. models: empty for all. expires_in_s: seconds from now, None for never."""
+    """A key to make. models: empty for all. expires_in_s: seconds from now, None for never.
+
+    weight: its share of a model that others wait for too. priority: the class it waits in.
+    """
 
     scopes: tuple[str, ...] = ("inference",)
     name: Annotated[str, Meta(max_length=100)] = ""
     models: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
     expires_in_s: Annotated[float, Meta(gt=0, le=3.2e9)] | None = None
+    weight: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
+    priority: PriorityWord = "normal"
 
 
 class KeyInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,6 +161,8 @@ class KeyInfo(msgspec.Struct, frozen=True, kw_only=True):
     created_at_s: float = 0.0
     expires_at_s: float | None = None
     revoked: bool = False
+    weight: float = 1.0
+    priority: PriorityWord = "normal"
 
 
 class KeyCreated(msgspec.Struct, frozen=True, kw_only=True):

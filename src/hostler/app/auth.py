@@ -32,6 +32,7 @@ from hostler.core.errors import (
     ModelNotAllowed,
     StartupError,
 )
+from hostler.core.serving import Priority
 from hostler.core.snapshot import KeyView
 
 
@@ -81,6 +82,8 @@ def new_key(
     models: Iterable[str] = (),
     name: str = "",
     expires_at_s: float | None = None,
+    weight: float = 1.0,
+    priority: Priority = Priority.NORMAL,
     clock: Callable[[], float] = time.time,
 ) -> NewKey:
     """Make a key. It is valid once its `stored` part has been saved.
@@ -105,6 +108,8 @@ def new_key(
         scopes=wanted,
         models=tuple(models),
         expires_at_s=expires_at_s,
+        weight=weight,
+        priority=priority,
     )
     stored = StoredKey(view=view, name=name, last_4=plain[-4:], created_at_s=clock())
     return NewKey(plain=plain, stored=stored)

@@ -12,6 +12,7 @@ from hostler.cli.client import Client
 from hostler.cli.exits import Exit
 from hostler.cli.render import err, print_json, print_table
 from hostler.cli.target import NO_OPTIONS, Common, find_target
+from hostler.core.serving import PriorityWord
 
 _DAY_S = 86400.0
 
@@ -23,6 +24,8 @@ def create(
     scope: list[Scope] | None = None,
     model: list[str] | None = None,
     days: float | None = None,
+    weight: float = 1.0,
+    priority: PriorityWord = "normal",
     common: Common = NO_OPTIONS,
 ) -> int:
     """Make a key; its text is shown once.
@@ -39,12 +42,18 @@ def create(
         Only these models; repeat for several. Left out: all.
     days: float
         Valid for so long. Left out: until revoked.
+    weight: float
+        Its share of a model that several keys wait for: one of weight 2 gets twice as much as one of 1.
+    priority: PriorityWord
+        The class it waits in: high goes before normal, normal before low, always.
     """
     order = KeyOrder(
         scopes=tuple(one.value for one in scope or [Scope.INFERENCE]),
         name=name,
         models=tuple(model or ()),
         expires_in_s=days * _DAY_S if days is not None else None,
+        weight=weight,
+        priority=priority,
     )
     with Client(find_target(common)) as client:
         api = Api(client)
@@ -81,7 +90,7 @@ def list_keys(
         print_json(keys)
         return Exit.OK
     print_table(
-        ("ID", "NAME", "ENDS IN", "SCOPES", "MODELS", "MADE", "VALID UNTIL"),
+        ("ID", "NAME", "ENDS IN", "SCOPES", "MODELS", "WEIGHT", "PRIORITY", "MADE", "VALID UNTIL"),
         (
             (
                 one.key_id,
@@ -89,6 +98,8 @@ def list_keys(
                 f"…{one.last_4}",
                 " ".join(one.scopes),
                 " ".join(one.models) or "all",
+                f"{one.weight:g}",
+                one.priority,
                 _day(one.created_at_s),
                 _validity(one),
             )

@@ -6,8 +6,8 @@ Policies themselves are routing's business; here is what an operator may say.
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from enum import StrEnum
-from typing import Any
+from enum import IntEnum, StrEnum
+from typing import Any, Literal
 
 import msgspec
 
@@ -26,6 +26,21 @@ POLICIES = (
     "prefix",
 )
 SHARES_MAX = 100.0  # percent
+
+
+PriorityWord = Literal["high", "normal", "low"]
+
+
+class Priority(IntEnum):
+    """Classes of a queue: a lower number goes first, always."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+    @property
+    def word(self) -> PriorityWord:
+        return _WORDS[self]
 
 
 class FallbackCause(StrEnum):
@@ -131,6 +146,7 @@ def read_rules(given: Mapping[str, Any] | None, old: RoutingRules | None = None)
 
 # Private
 
+_WORDS: tuple[PriorityWord, ...] = ("high", "normal", "low")
 _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 

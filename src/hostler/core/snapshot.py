@@ -7,7 +7,7 @@ import msgspec
 
 from hostler.core.lifecycle import State
 from hostler.core.model import WorkerType
-from hostler.core.serving import RoutingRules
+from hostler.core.serving import Priority, RoutingRules
 
 # Of the words between processes: this module and core/fleet.py. One more when a reader of the one before
 # could not go on; the one before is still understood (F78). 1 is spoken by who says no number.
@@ -66,7 +66,10 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyView(msgspec.Struct, frozen=True, kw_only=True):
-    """An API key without its secret: enough to check one."""
+    """An API key without its secret: enough to check one.
+
+    weight: its share of a model that others wait for too. priority: the class it waits in.
+    """
 
     key_id: str
     secret_hash: str  # hex SHA-256 of the secret part
@@ -74,6 +77,8 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()  # empty: all
     expires_at_s: float | None = None
     revoked: bool = False
+    weight: float = 1.0
+    priority: Priority = Priority.NORMAL
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

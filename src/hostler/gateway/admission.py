@@ -14,6 +14,7 @@ from hostler.core.request import (
     check_fields,
     read_model,
 )
+from hostler.core.serving import Priority
 from hostler.core.snapshot import KeyView, ModelView, Snapshot
 from hostler.engines.dialect import Dialect, find_dialect, open_rules
 from hostler.gateway.job import Job
@@ -22,6 +23,7 @@ from hostler.wire.http1 import Head
 from hostler.wire.json import parse_json
 
 NAMED_MAX = 20  # models named in an error
+PRIORITY_FIELD = b"x-hostler-priority"
 
 REQUIRED: Mapping[Route, tuple[str, ...]] = {
     Route.CHAT: ("messages",),
@@ -142,6 +144,7 @@ class Admission:
             route,
             body,
             key=key,
+            priority=read_priority(request, key),
             request_id=request.request_id,
             fields=request.fields,
         )
@@ -162,10 +165,30 @@ class Admission:
             Route.TOKENIZE,
             body,
             key=key,
+            priority=read_priority(request, key),
             request_id=request.request_id,
             fields=request.fields,
             path=path,
         )
+
+
+def read_priority(request: Request, key: KeyView) -> Priority:
+    """Return the class a request waits in: its key's, or a lower one that it asks for itself.
+
+    Raises:
+        BadRequest: the header says something else than a class.
+    """
+    given = request.fields.get(PRIORITY_FIELD)
+    if given is None:
+        return key.priority
+    try:
+        return max(key.priority, Priority[given.decode("ascii").upper()])
+    except (KeyError, UnicodeDecodeError):
+        raise BadRequest(
+            f"x-hostler-priority: {given[:32].decode('ascii', 'replace')!r} is no class; send high, "
+            f"normal or low (this key's own is {key.priority.word}, and cannot be raised)",
+            param="x-hostler-priority",
+        ) from None
 
 
 def check_body(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 
 from hostler.core.request import Body, Route, choices_of, encode_body
+from hostler.core.serving import Priority
 from hostler.core.snapshot import KeyView, ModelView
 from hostler.gateway.prompts import prompt_head, prompt_tokens, session_of
 from hostler.routing.ask import Ask
@@ -23,6 +24,7 @@ class Job(Ask):
         "_encoded",
         "_encoded_for",
         "_fingerprint",
+        "_priority",
         "_prompt_tokens",
         "asked",
         "body",
@@ -44,6 +46,7 @@ class Job(Ask):
         body: Body,
         *,
         key: KeyView,
+        priority: Priority,
         request_id: str,
         fields: Mapping[bytes, bytes],
         path: str = "",
@@ -57,6 +60,7 @@ class Job(Ask):
         self.body = body
         self.key = key
         self.fields = fields
+        self._priority = priority
         self.request_id = request_id
         self.stream = body.get("stream") is True
         self.choices = choices_of(body) if self.stream else 1
@@ -82,6 +86,7 @@ class Job(Ask):
             self.route,
             self.body,
             key=self.key,
+            priority=self._priority,
             request_id=self.request_id,
             fields=self.fields,
             path=self.path,
@@ -110,6 +115,14 @@ class Job(Ask):
             head = b"" if self.path else prompt_head(self.route, self.body, HEAD_BYTES)
             self._blocks = hash_blocks(head)
         return self._blocks
+
+    @property
+    def weight(self) -> float:
+        return self.key.weight
+
+    @property
+    def priority(self) -> Priority:
+        return self._priority
 
     @property
     def fingerprint(self) -> bytes:

@@ -1,14 +1,8 @@
 """Ask: what a request says about itself that decides who serves it, and when."""
 
-from enum import IntEnum
+from hostler.core.serving import Priority
 
-
-class Priority(IntEnum):
-    """Classes of a queue: a lower number goes first."""
-
-    HIGH = 0
-    NORMAL = 1
-    LOW = 2
+__all__ = ["ANYBODY", "Ask", "Priority"]
 
 
 class Ask:

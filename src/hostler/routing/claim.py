@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from enum import StrEnum
+from typing import NamedTuple
 
 from hostler.core.snapshot import InstanceView
+from hostler.routing.ask import Ask
+from hostler.routing.turns import Line, Turns
 
 
 class Outcome(StrEnum):
@@ -17,18 +20,39 @@ class Outcome(StrEnum):
     LOST = "lost"
 
 
+class Bill(NamedTuple):
+    """What a key was charged in a queue, before it was known what the request costs."""
+
+    turns: Turns
+    line: Line
+    tokens: float
+
+
 class Claim:
     """One slot of one instance, lent until `release`.
 
     policy: the name of what chose it. why: what spoke for this instance, in a few words.
     tokens: of its prompt, when they are counted.
+    answer_tokens: set by its holder before the release, if known: fairness between keys counts them.
+    bill: of a claim that came out of a queue.
     """
 
-    __slots__ = ("_take_back", "instance", "policy", "since_s", "tokens", "why")
+    __slots__ = (
+        "_take_back",
+        "answer_tokens",
+        "ask",
+        "bill",
+        "instance",
+        "policy",
+        "since_s",
+        "tokens",
+        "why",
+    )
 
     def __init__(
         self,
         instance: InstanceView,
+        ask: Ask,
         since_s: float,
         policy: str,
         why: str,
@@ -36,10 +60,13 @@ class Claim:
         take_back: "Callable[[Claim, Outcome, bytes], None]",
     ) -> None:
         self.instance = instance
+        self.ask = ask
         self.since_s = since_s
         self.policy = policy
         self.why = why
         self.tokens = tokens
+        self.answer_tokens: int | None = None
+        self.bill: Bill | None = None
         self._take_back: Callable[[Claim, Outcome, bytes], None] | None = take_back
 
     def release(self, outcome: Outcome, *, witness: bytes = b"") -> None:

@@ -3,9 +3,16 @@
 from collections.abc import Callable, Mapping, Set
 from math import ceil
 
-from hostler.core.errors import HostlerError, ModelLoading, NoReadyInstance, Overloaded
+from hostler.core.errors import (
+    HostlerError,
+    ModelLoading,
+    NoReadyInstance,
+    Overloaded,
+    RateLimitExceeded,
+)
 from hostler.core.lifecycle import State
 from hostler.core.snapshot import InstanceView, ModelView
+from hostler.routing.ask import ANYBODY, Ask
 from hostler.routing.policies import RoutingPolicy
 from hostler.routing.queue import Queue
 
@@ -74,28 +81,37 @@ class ModelPool:
 
     # What a request is told
 
-    def busy(self) -> Busy:
+    def busy(self, ask: Ask = ANYBODY) -> Busy:
         return Busy(
             f"model {self.model.name!r}: all {self.slots} slots are taken",
-            retry_after_s=self.retry_after_s(),
+            retry_after_s=self.retry_after_s(ask),
             model=self.model.name,
         )
 
-    def overloaded(self, why: str) -> Overloaded:
+    def overloaded(self, why: str, ask: Ask = ANYBODY) -> Overloaded:
         """The error of a request that found no slot, with a measured Retry-After."""
         return Overloaded(
             f"model {self.model.name!r}: all {self.slots} slots are taken and {why}",
-            retry_after_s=self.retry_after_s(),
+            retry_after_s=self.retry_after_s(ask),
             model=self.model.name,
         )
 
-    def too_late(self) -> HostlerError:
+    def too_late(self, ask: Ask) -> HostlerError:
         """For a waiter whose time is over."""
-        return self.overloaded("the wait for a free slot was too long")
+        return self.overloaded("the wait for a free slot was too long", ask)
 
-    def retry_after_s(self) -> int:
-        """When one more should find a slot: queue and one turn, by measured service times."""
-        expected_s = (len(self.queue) + 1) * self.service_s / max(1, self.slots)
+    def displaced(self, ask: Ask) -> RateLimitExceeded:
+        """For a waiter that leaves a full queue to a key, or a class, that has less than its share."""
+        return RateLimitExceeded(
+            f"model {self.model.name!r}: the queue is full, and a request of a higher class, or of a "
+            "key with less of its share in it, has taken the place of this key's newest one",
+            retry_after_s=self.retry_after_s(ask),
+            model=self.model.name,
+        )
+
+    def retry_after_s(self, ask: Ask = ANYBODY) -> int:
+        """When one more of this key should find a slot, by measured service times."""
+        expected_s = (self.queue.ahead(ask) + 1) * self.service_s / max(1, self.slots)
         return min(RETRY_AFTER_MAX_S, max(1, ceil(expected_s)))
 
     def explain(self, exclude: Set[str], is_down: Callable[[str], bool]) -> HostlerError:

@@ -110,11 +110,11 @@ class Router:
 
         Raises:
             ModelNotFound, ModelLoading, NoReadyInstance: see the class of each.
-            Busy: every slot is taken, or others wait already.
+            Busy: every slot is taken, or others wait already: `enqueue` serves whoever can be.
         """
         pool = self._pool(model)
         if pool.queue:
-            raise pool.busy()
+            raise pool.busy(ask)
         return self._take(pool, ask, exclude)
 
     def enqueue(
@@ -122,16 +122,29 @@ class Router:
     ) -> Waiter:
         """Stand in the model's queue; `done` may be called before this returns.
 
+        A full queue makes room for a key with less than its share, or of a higher class: the newest
+        waiter of the key that has most waiting is told so in its place.
+
         Raises:
             Overloaded: the queue is full. ModelNotFound: no such model.
         """
         pool = self._pool(model)
-        length = pool.model.routing.queue_length
-        if len(pool.queue) >= (self._queue_length if length is None else length):
-            raise pool.overloaded(f"{len(pool.queue)} requests wait already")
+        queue, told = pool.queue, pool.model.routing.queue_length
+        length = self._queue_length if told is None else told
+        displaced = None
+        if len(queue) >= length:
+            displaced = queue.who_makes_room(ask) if length else None
+            if displaced is not None:
+                queue.remove(displaced)
+            elif not self._has_slot(pool):
+                raise pool.overloaded(f"{len(queue)} requests wait already", ask)
         waiter = Waiter(pool, ask, exclude, done)
-        pool.queue.add(waiter)
+        queue.add(waiter)
+        if displaced is not None:
+            displaced.done(pool.displaced(displaced.ask))
         self._serve_queue(pool)
+        if len(queue) > length and queue.remove(waiter):  # a slot is free, but not for this one
+            raise pool.overloaded(f"{len(queue)} requests wait already", ask)
         return waiter
 
     def wait_s(self, model: str) -> float:
@@ -222,9 +235,8 @@ class Router:
             outstanding[instance_id] = outstanding.get(instance_id, 0) + tokens
         if policy.learns:
             policy.taken(chosen, ask)
-        return Claim(
-            chosen, self.clock(), policy.name, policy.why, tokens, partial(self._take_back, pool)
-        )
+        give_back = partial(self._take_back, pool)
+        return Claim(chosen, ask, self.clock(), policy.name, policy.why, tokens, give_back)
 
     def _take_back(self, pool: ModelPool, claim: Claim, outcome: Outcome, witness: bytes) -> None:
         instance_id = claim.instance.instance_id
@@ -244,6 +256,8 @@ class Router:
                 del outstanding[instance_id]
         if outcome is Outcome.OK:
             pool.note_service(self.clock() - claim.since_s)
+        if pool.queue or claim.bill is not None:
+            pool.queue.settle(claim)
         if outcome is not Outcome.OK or self.health:
             self._note(instance_id, pool, outcome, witness)
         if pool.queue:
@@ -267,20 +281,27 @@ class Router:
 
     def _serve_queue(self, pool: ModelPool) -> None:
         """Lend what is free, each in its turn; tell the rest when nothing can come."""
-        for waiter in pool.queue:
-            if waiter not in pool.queue:
-                continue  # a call of `done` below changed the queue
+        queue = pool.queue
+        if not queue or (pool.ready and not self._has_slot(pool)):
+            return
+        queue.begin_round()
+        while (waiter := queue.next()) is not None:
             try:
                 claim = self._take(pool, waiter.ask, waiter.exclude)
             except Busy:
                 if not waiter.exclude:
                     return
+                queue.pass_over(waiter)
             except HostlerError as error:
-                pool.queue.remove(waiter)
+                queue.remove(waiter)
                 waiter.done(error)
             else:
-                pool.queue.remove(waiter)
-                waiter.done(claim)
+                claim.bill = queue.serve(waiter)
+                waiter.done(claim)  # which may change the queue
+
+    def _has_slot(self, pool: ModelPool) -> bool:
+        load = self._loads.in_flight
+        return any(load.get(i.instance_id, 0) < i.concurrency for i in pool.ready)
 
     def _note(self, instance_id: str, pool: ModelPool, outcome: Outcome, witness: bytes) -> None:
         match outcome:

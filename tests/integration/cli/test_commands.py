@@ -109,7 +109,9 @@ def test_ps_shows_instances(url: str, run: Run) -> None:
 
 
 def test_a_key_is_made_shown_once_listed_and_revoked(url: str, run: Run, plane: Plane) -> None:
-    code, out, _ = run("key", "create", "laptop", "--scope", "inference", "--days", "1")
+    code, out, _ = run(
+        "key", "create", "laptop", "--days", "1", "--weight", "2", "--priority", "low"
+    )
     plain = out.strip()
     assert code == Exit.OK
     assert plain.startswith("hst_")
@@ -120,7 +122,10 @@ def test_a_key_is_made_shown_once_listed_and_revoked(url: str, run: Run, plane: 
     assert run("key", "revoke", key_id)[0] == Exit.OK
     assert run("model", "list", "--key", plain)[0] == Exit.AUTH
     code, out, _ = run("key", "list", "--revoked", "--json")
-    assert {one["key_id"]: one["revoked"] for one in json.loads(out)}[key_id] is True
+    mine = next(one for one in json.loads(out) if one["key_id"] == key_id)
+    assert (mine["revoked"], mine["weight"], mine["priority"]) == (True, 2.0, "low")
+    assert run("key", "create", "--weight", "0")[0] == Exit.FAILED
+    assert run("key", "create", "--priority", "urgent")[0] == Exit.USAGE
 
 
 def test_a_key_without_the_scope_and_no_key_at_all_are_told_apart(

@@ -17,6 +17,7 @@ import msgspec
 
 from hostler.app.auth import new_key
 from hostler.app.config import Config, GatewayConfig
+from hostler.core.serving import Priority
 from hostler.core.snapshot import Endpoint, InstanceView, KeyView, ModelView, Snapshot
 from hostler.gateway.gateway import Gateway
 from hostler.wire.client import Response, fetch
@@ -28,8 +29,10 @@ OTHER_USER = new_key(["inference"])
 LIMITED = new_key(["inference"], models=["m"])
 METRICS = new_key(["metrics"])
 ADMIN = new_key(["admin"])
+HEAVY = new_key(["inference"], weight=3.0)
+LOW = new_key(["inference"], priority=Priority.LOW)
 EXPIRED = new_key(["inference"], expires_at_s=1.0)
-KEYS = (USER, OTHER_USER, LIMITED, METRICS, ADMIN, EXPIRED)
+KEYS = (USER, OTHER_USER, LIMITED, METRICS, ADMIN, HEAVY, LOW, EXPIRED)
 
 
 class Source:

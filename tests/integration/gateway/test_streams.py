@@ -60,6 +60,8 @@ def begin(
     pool: Pool,
     prompt: str,
     headers: Sequence[tuple[bytes, bytes]] = (),
+    *,
+    key: str = USER.plain,
     **fields: Any,
 ) -> Reader:
     body = {"model": "m", "messages": [{"role": "user", "content": prompt}], "stream": True}
@@ -69,7 +71,7 @@ def begin(
         "/v1/chat/completions",
         "localhost",
         [
-            (b"authorization", b"Bearer " + USER.plain.encode()),
+            (b"authorization", b"Bearer " + key.encode()),
             (b"content-type", b"application/json"),
             *headers,
         ],
@@ -230,7 +232,7 @@ def test_F45_F49_F09_clients_that_leave_free_their_slots_and_harm_nobody() -> No
     asyncio.run(main())
 
 
-def test_F54_a_client_that_leaves_the_queue_leaves_nothing_behind() -> None:
+def test_F46_F54_a_client_that_leaves_the_queue_leaves_nothing_behind() -> None:
     async def main() -> None:
         async with rig() as ours:
             await ours.start_engine("a", first_delay_ms=300)
@@ -250,7 +252,7 @@ def test_F54_a_client_that_leaves_the_queue_leaves_nothing_behind() -> None:
     asyncio.run(main())
 
 
-def test_F58_a_slow_reader_slows_its_engine_down() -> None:
+def test_F48_a_slow_reader_slows_its_engine_down() -> None:
     async def main() -> None:
         async with rig() as ours:
             engine = await ours.start_engine("a")

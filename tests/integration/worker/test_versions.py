@@ -9,6 +9,7 @@ import pytest
 
 from hostler.app.config import HttpLimits
 from hostler.core.lifecycle import State
+from hostler.core.serving import Priority
 from hostler.core.snapshot import PROTOCOL, Endpoint, Snapshot
 from hostler.registry.client import SnapshotMirror
 from hostler.wire.client import fetch
@@ -44,7 +45,7 @@ SNAPSHOT = (
     b'{"incarnation":3,"version":7,"models":[{"name":"m","worker_type":"llm","engine":"fake","wanted":1,'
     b'"states":[["ready",1]]}],"instances":[{"instance_id":"i0","epoch":1,"model_name":"m",'
     b'"worker_type":"llm","engine":"fake","state":"ready","endpoint":{"socket":"/nowhere/i0.sock"},'
-    b'"concurrency":4,"upstream_model":"m"}],"keys":[]}\n'
+    b'"concurrency":4,"upstream_model":"m"}],"keys":[{"key_id":"k","secret_hash":"00","scopes":["inference"]}]}\n'
 )
 
 
@@ -105,6 +106,8 @@ def test_F78_a_gateway_takes_snapshots_of_the_protocol_before_and_no_stranger_s(
             async with mirror.running():
                 await until(lambda: mirror.snapshot.version == 7)
                 assert mirror.snapshot.instances[0].state is State.READY
+                key = mirror.snapshot.keys[0]
+                assert (key.weight, key.priority) == (1.0, Priority.NORMAL)
                 assert mirror.connected
                 lines.pop(0)
                 await server.close(0.0)

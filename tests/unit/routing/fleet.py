@@ -4,8 +4,39 @@ from typing import Any
 
 from hostler.core.lifecycle import State
 from hostler.core.model import WorkerType
-from hostler.core.serving import RoutingRules
+from hostler.core.serving import Priority, RoutingRules
 from hostler.core.snapshot import Endpoint, InstanceView, ModelView, Snapshot
+from hostler.routing.ask import Ask
+
+
+class KeyAsk(Ask):
+    """A request of a key."""
+
+    def __init__(
+        self,
+        key_id: str,
+        *,
+        weight: float = 1.0,
+        priority: Priority = Priority.NORMAL,
+        prompt_tokens: int = 0,
+    ) -> None:
+        self._told = (key_id, weight, priority, prompt_tokens)
+
+    @property
+    def key_id(self) -> str:
+        return self._told[0]
+
+    @property
+    def weight(self) -> float:
+        return self._told[1]
+
+    @property
+    def priority(self) -> Priority:
+        return self._told[2]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self._told[3]
 
 
 def instance(

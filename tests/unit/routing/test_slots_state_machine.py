@@ -1,4 +1,4 @@
-"""F54: whatever happens in whatever order, slots out are requests in flight, and end at 0."""
+"""F54: whatever happens in whatever order, slots out are requests in flight, and end at 0; nobody is lost."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -11,13 +11,23 @@ from hypothesis.stateful import (
 
 from hostler.core.errors import HostlerError
 from hostler.core.lifecycle import State
+from hostler.core.serving import Priority
+from hostler.routing.ask import Ask
 from hostler.routing.claim import Claim, Outcome
 from hostler.routing.queue import Waiter
 from hostler.routing.router import Router
 from tests.machines import CountedMachine, machine_settings
-from tests.unit.routing.fleet import instance, model, snapshot
+from tests.unit.routing.fleet import KeyAsk, instance, model, snapshot
 
 IDS = ["a", "b", "c"]
+QUEUE_LENGTH = 4
+asks = st.builds(
+    KeyAsk,
+    st.sampled_from(["k", "l", "n"]),
+    weight=st.sampled_from([0.5, 1.0, 3.0]),
+    priority=st.sampled_from(list(Priority)),
+    prompt_tokens=st.integers(0, 1000),
+)
 
 
 class Slots(CountedMachine):
@@ -27,10 +37,12 @@ class Slots(CountedMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
-        self.router = Router(clock=lambda: self.now_s, queue_length=4)
+        self.router = Router(clock=lambda: self.now_s, queue_length=QUEUE_LENGTH)
         self.limits: dict[str, int] = {}
         self.held: list[Claim] = []
         self.lent_to_waiters: list[Claim] = []
+        self.waiting: list[Waiter] = []
+        self.told: dict[int, int] = {}  # how often each request in a queue was answered
         self.update({"a": (State.READY, 2)})
 
     @rule(
@@ -53,10 +65,10 @@ class Slots(CountedMachine):
     def time_passes(self, seconds: float) -> None:
         self.now_s += seconds
 
-    @rule(target=claims, exclude=st.sets(st.sampled_from(IDS), max_size=2))
-    def claim(self, exclude: set[str]) -> object:
+    @rule(target=claims, ask=asks, exclude=st.sets(st.sampled_from(IDS), max_size=2))
+    def claim(self, ask: Ask, exclude: set[str]) -> object:
         try:
-            made = self.router.claim("m", exclude=exclude)
+            made = self.router.claim("m", ask, exclude=exclude)
         except HostlerError:
             return multiple()
         assert made.instance.instance_id not in exclude
@@ -64,20 +76,41 @@ class Slots(CountedMachine):
         self.held.append(made)
         return made
 
-    @rule(target=waiters, exclude=st.sets(st.sampled_from(IDS), max_size=1))
-    def wait(self, exclude: set[str]) -> object:
+    @rule(target=waiters, ask=asks, exclude=st.sets(st.sampled_from(IDS), max_size=1))
+    def wait(self, ask: Ask, exclude: set[str]) -> object:
+        number = len(self.told)
+        self.told[number] = 0
+
         def done(result: Claim | HostlerError) -> None:
+            self.told[number] += 1
+            self.waiting[:] = [one for one in self.waiting if one.done is not done]
             if isinstance(result, Claim):
+                assert result.instance.instance_id not in exclude
+                if not self.router.health:
+                    above = [w for w in self.waiting if w.priority < ask.priority]
+                    assert all(w.exclude for w in above), "a lower class went first"
                 self.held.append(result)
                 self.lent_to_waiters.append(result)
 
         try:
-            return self.router.enqueue("m", exclude=exclude, done=done)
+            waiter = self.router.enqueue("m", ask, exclude=exclude, done=done)
         except HostlerError:
+            assert not self.told[number]
             return multiple()
+        if not self.told[number]:
+            self.waiting.append(waiter)
+        return waiter
 
-    @rule(claim=consumes(claims), outcome=st.sampled_from(list(Outcome)), again=st.booleans())
-    def release(self, claim: Claim, outcome: Outcome, again: bool) -> None:
+    @rule(
+        claim=consumes(claims),
+        outcome=st.sampled_from(list(Outcome)),
+        again=st.booleans(),
+        answer_tokens=st.none() | st.integers(0, 1000),
+    )
+    def release(
+        self, claim: Claim, outcome: Outcome, again: bool, answer_tokens: int | None
+    ) -> None:
+        claim.answer_tokens = answer_tokens
         self._give_back(claim, outcome)
         if again:
             claim.release(Outcome.OK)
@@ -92,6 +125,7 @@ class Slots(CountedMachine):
         if too_late:
             waiter.expire()
         waiter.cancel()
+        self.waiting[:] = [one for one in self.waiting if one is not waiter]
 
     @rule(i=st.sampled_from(IDS), good=st.booleans())
     def probe(self, i: str, good: bool) -> None:
@@ -104,7 +138,22 @@ class Slots(CountedMachine):
         for claim in self.held:
             counts[claim.instance.instance_id] = counts.get(claim.instance.instance_id, 0) + 1
         assert dict(self.router.load) == counts
-        assert self.router.waiting("m") <= 4
+
+    @invariant()
+    def nobody_in_the_queue_is_lost_or_told_twice(self) -> None:
+        assert self.router.waiting("m") == len(self.waiting) <= QUEUE_LENGTH
+        assert max(self.told.values(), default=0) <= 1
+
+    @invariant()
+    def no_slot_is_idle_that_a_waiter_could_have(self) -> None:
+        if self.router.health:
+            return  # who is out comes back by time or by a probe
+        free = {
+            i.instance_id
+            for i in self.router.usable("m")
+            if self.router.load.get(i.instance_id, 0) < i.concurrency
+        }
+        assert all(free <= waiter.exclude for waiter in self.waiting)
 
     def teardown(self) -> None:
         while self.held:

@@ -225,7 +225,7 @@ def _gguf_file(path: Path) -> Path:
 
 def _compute_bytes(header: GgufHeader, params: Mapping[str, Any]) -> int:
     """Logits of the vocabulary and the widest activations of one micro-batch, 4 bytes each."""
-    rows = int(params.get("ubatch_size", 512))
+    rows = min(int(params.get("ubatch_size", 512)), int(params.get("batch_size", 128)))
     return 4 * rows * ((header.vocabulary or 32_000) + 8 * (header.embedding_length or 1024))
 
 

@@ -32,6 +32,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     idle_s, requests_per_connection: how long and how often a connection to it is used again.
     passthrough: further POST paths of the engine that inference keys may reach, with the rules of
         their fields.
+    reports_progress: it notices a lost client only while it streams, and can stream its progress
+        through a prompt: see assembly.py.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_connection: int = 1_000_000
     counting: Counting = Counting.NONE
     passthrough: Mapping[str, Mapping[str, Rule]] = {}
+    reports_progress: bool = False
 
     def path(self, route: Route, base_path: str) -> str:
         """Return the path of a route on a server with this base path.
@@ -299,6 +302,7 @@ DIALECTS: Mapping[str, Dialect] = {
         idle_s=4.0,  # its server says: keep-alive timeout=5, max=100
         requests_per_connection=90,
         counting=Counting.LLAMA,
+        reports_progress=True,
         passthrough={
             "/detokenize": _DETOKENIZE,
             "/apply-template": _TOKENIZE,

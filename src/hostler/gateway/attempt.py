@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from hostler.core.errors import UpstreamError
+from hostler.engines.assembly import PROGRESS, Assembly, wants_progress, without_progress
 from hostler.gateway.answers import (
     JSON_FIELD,
     NO_RETRY,
@@ -38,6 +39,7 @@ class Mode(IntEnum):
     EVENTS = 1  # forwarded event by event
     PASS = 2  # forwarded as it comes: too long to hold back
     ERROR = 3  # read, then reshaped
+    ASSEMBLE = 4  # a stream, put together for a client that wants none
 
 
 class Attempt:
@@ -45,8 +47,10 @@ class Attempt:
 
     __slots__ = (
         "_answer",
+        "_assembly",
         "_call",
         "_cutter",
+        "_hides",
         "_parts",
         "_relay",
         "_size",
@@ -73,6 +77,8 @@ class Attempt:
         self._size = 0
         self._cutter: EventCutter | None = None
         self._watch: StreamWatch | None = None
+        self._assembly: Assembly | None = None
+        self._hides = False  # reports of progress that the client did not ask for
 
     def start(self, request: bytes) -> None:
         """Send the request."""
@@ -112,6 +118,11 @@ class Attempt:
             self.mode = Mode.EVENTS
             self._cutter = EventCutter()
             self._watch = StreamWatch(relay.job.choices)
+            self._hides = self.lane.dialect.reports_progress and not wants_progress(relay.job.body)
+        elif answer.is_events and self.lane.dialect.reports_progress:
+            self.mode = Mode.ASSEMBLE
+            self._cutter = EventCutter()
+            self._assembly = Assembly(relay.job.route, relay.job.body)
         elif relay.job.stream or not answer.is_json:
             relay.attempt_failed(Failure.UNUSABLE)
 
@@ -122,6 +133,9 @@ class Attempt:
             return
         if self.mode is Mode.PASS:
             self._relay.exchange.write(data)
+            return
+        if self.mode is Mode.ASSEMBLE:
+            self._assemble(data)
             return
         self._size += len(data)
         self._parts.append(data)
@@ -144,6 +158,8 @@ class Attempt:
                 self._relay.succeeded()
             case Mode.ERROR:
                 self._end_error()
+            case Mode.ASSEMBLE:
+                self._end_assembly()
 
     def on_lost(self, error: UpstreamLost) -> None:
         if self.is_over:
@@ -151,6 +167,9 @@ class Attempt:
         self._call = None
         if self._watch is not None and self._watch.is_complete:
             self._end_events()  # only the end of the framing is missing
+            return
+        if self._assembly is not None and self._assembly.is_complete:
+            self._end_assembly()
             return
         never_sent = error.refused or not error.sent_bytes
         self._relay.attempt_failed(Failure.REFUSED if never_sent else Failure.LOST)
@@ -167,9 +186,11 @@ class Attempt:
             return
         if not events:
             return
+        relay = self._relay
+        if self._hides and PROGRESS in events:
+            events = without_progress(events)
         events = self._watch.see(events)
         if events:
-            relay = self._relay
             if not relay.is_started:
                 relay.start(STREAM_FIELDS, None)
             relay.exchange.write(events)
@@ -182,6 +203,28 @@ class Attempt:
             relay.ended_by_engine()
         else:
             relay.attempt_failed(Failure.UNUSABLE)
+
+    def _assemble(self, data: bytes) -> None:
+        assert self._cutter is not None
+        assert self._assembly is not None
+        try:
+            events = self._cutter.feed(data)
+            if events:
+                self._assembly.take(events)
+        except UpstreamError:
+            self._relay.attempt_failed(Failure.UNUSABLE)
+
+    def _end_assembly(self) -> None:
+        assembly = self._assembly
+        assert assembly is not None
+        if assembly.is_complete:
+            self._relay.answered(200, assembly.body(), [JSON_FIELD], Outcome.OK)
+        elif assembly.error is not None:
+            self._status = assembly.status
+            self._parts = [assembly.error_body()]
+            self._end_error()
+        else:
+            self._relay.attempt_failed(Failure.UNUSABLE)
 
     def _pass_on(self) -> None:
         """The answer is too long to hold back: send what there is, and the rest as it comes."""

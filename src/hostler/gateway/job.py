@@ -6,6 +6,8 @@ from hashlib import blake2b
 from hostler.core.request import Body, Route, choices_of, encode_body
 from hostler.core.serving import Priority
 from hostler.core.snapshot import KeyView, ModelView
+from hostler.engines.assembly import with_progress
+from hostler.engines.dialect import Dialect
 from hostler.gateway.prompts import prompt_head, prompt_tokens, session_of
 from hostler.routing.ask import Ask
 from hostler.routing.prefix import HEAD_BYTES, hash_blocks
@@ -70,12 +72,15 @@ class Job(Ask):
         self._blocks: tuple[int, ...] | None = None
         self._prompt_tokens = -1
 
-    def encoded(self, upstream_model: str) -> bytes:
+    def encoded(self, upstream_model: str, dialect: Dialect) -> bytes:
         """The body for an engine that knows the model by this name ("": by ours)."""
         name = upstream_model or self.model.name
         if self._encoded_for != name:
             self.body["model"] = name
-            self._encoded = encode_body(self.body)
+            body = self.body
+            if dialect.reports_progress and not self.path:
+                body = with_progress(self.route, body)
+            self._encoded = encode_body(body)
             self._encoded_for = name
         return self._encoded
 

@@ -42,7 +42,7 @@ class Lane:
         if head is None:
             path = job.path or self.dialect.path(job.route, self.instance.endpoint.base_path)
             head = self._heads[key] = self._head(path)
-        body = job.encoded(self.instance.upstream_model)
+        body = job.encoded(self.instance.upstream_model, self.dialect)
         return b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (
             head,
             job.request_id.encode(),

@@ -1,5 +1,6 @@
 """Straight calls: claim a slot, send, read, give the slot back. No gateway between."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from typing import Any
@@ -10,6 +11,14 @@ from hostler.app.config import GatewayConfig, environment
 from hostler.core.errors import BadRequest, HostlerError, UpstreamError, UpstreamTimeout, WorkerLost
 from hostler.core.request import Route
 from hostler.core.snapshot import InstanceView
+from hostler.engines.assembly import (
+    ASSEMBLED_ROUTES,
+    PROGRESS,
+    Assembly,
+    can_assemble,
+    wants_progress,
+    with_progress,
+)
 from hostler.engines.counting import question, read_count
 from hostler.engines.dialect import find_dialect
 from hostler.manager.answers import decode_answer, error_of, json_or_none
@@ -59,9 +68,7 @@ class Caller:
             claim = await self._router.wait_claim(model, exclude=frozenset(tries.tried))
             try:
                 with _told(claim):
-                    path = path_of(claim.instance, route)
-                    timeout_s = self._config.request_timeout_s
-                    return await ask(claim.instance, path, body, timeout_s=timeout_s)
+                    return await self._answer_of(claim.instance, route, body)
             except UpstreamLost as error:
                 tries.lost(claim, error, began=False)
 
@@ -83,16 +90,43 @@ class Caller:
 
     # Private
 
+    async def _answer_of(
+        self, instance: InstanceView, route: Route, body: Body
+    ) -> Mapping[str, Any]:
+        timeout_s = self._config.request_timeout_s
+        asked = dict(body)
+        reports = find_dialect(instance.engine).reports_progress
+        if not reports or route not in ASSEMBLED_ROUTES or not can_assemble(asked):
+            return await ask(instance, path_of(instance, route), body, timeout_s=timeout_s)
+        assembly = Assembly(route, asked)
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with aclosing(self._events_of(instance, route, asked)) as events:
+                    async for event in events:
+                        assembly.take(event)
+        except TimeoutError as error:
+            raise UpstreamTimeout(
+                f"model {instance.model_name!r}: no answer within {timeout_s:g} s"
+            ) from error
+        if assembly.error is not None:
+            raise error_of(json_or_none(assembly.error_body()), assembly.status)
+        if not assembly.is_complete:
+            raise UpstreamLost("the answer's end is missing", sent_bytes=True, got_bytes=True)
+        return decode_answer(assembly.body())
+
     async def _events_of(
         self, instance: InstanceView, route: Route, body: Body
     ) -> AsyncGenerator[bytes, None]:
         cutter = EventCutter()
+        sent, hides = dict(body), False
+        if find_dialect(instance.engine).reports_progress:
+            sent, hides = with_progress(route, sent), not wants_progress(sent)
         chunks = stream(
             instance.endpoint,
             "POST",
             path_of(instance, route),
             headers=headers_for(instance),
-            body=encode(instance, body),
+            body=encode(instance, sent),
             timeout_s=self._config.request_timeout_s,
             idle_s=SILENCE_S,
         )
@@ -100,7 +134,8 @@ class Caller:
             async with aclosing(chunks):
                 async for data in chunks:
                     for event in split_events(cutter.feed(data)):
-                        yield event
+                        if not (hides and PROGRESS in event):
+                            yield event
         except UpstreamStatus as error:
             raise error_of(json_or_none(error.body), error.status) from error
 

@@ -109,6 +109,31 @@ def test_a_stream_outlives_the_controller() -> None:
     assert load.outcomes["ok"] >= 2
 
 
+def test_F22_a_gateway_that_dies_without_a_controller_serves_again() -> None:
+    with Cluster(PATIENT) as cluster:
+        assert cluster.chat("echo", "before")[0] == 200
+        controller, gateway = cluster.pids("controller")[0], cluster.pids("gateway")[0]
+        cluster.kill_pid(controller, signal.SIGSTOP)
+        try:
+            cluster.kill_pid(gateway)
+
+            def answers() -> bool:
+                try:
+                    return cluster.chat("echo", "meanwhile")[0] == 200
+                except (OSError, http.client.HTTPException):
+                    return False
+
+            cluster.wait_for(answers, 8.0, "the next gateway serves")
+            assert json.loads(cluster.request("GET", "/ready")[2]) == {"status": "degraded"}
+        finally:
+            cluster.kill_pid(controller, signal.SIGCONT)
+        cluster.wait_for(
+            lambda: json.loads(cluster.request("GET", "/ready")[2]) == {"status": "ok"},
+            8.0,
+            "the controller is heard again",
+        )
+
+
 def test_a_killed_gateway_is_back_on_the_same_socket_and_port() -> None:
     with Cluster(TWO) as cluster:
         url = cluster.url

@@ -32,6 +32,7 @@ class StatePaths:
         self.admin_socket = self.run_dir / "admin.sock"
         self.gateway_socket = self.run_dir / "gateway.sock"
         self.pulse_socket = self.run_dir / "pulse.sock"
+        self.kept_snapshot = self.run_dir / "snapshot.kept"
 
     def create(self) -> None:
         """Make the folders, readable by their owner alone.

@@ -148,6 +148,7 @@ class Supervisor:
         self._stopping = True
         for handle in self._running.values():
             handle.kill()
+        self._paths.kept_snapshot.unlink(missing_ok=True)  # nothing of it is true any more
         for ours in (ROLE_TAG, INSTANCE_TAG):  # a shell of the operator may name the folder too
             sweep(STATE_TAG, str(self._paths.state_dir), having=ours)
 

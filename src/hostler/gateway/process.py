@@ -12,6 +12,7 @@ from hostler.app.tasks import first_of
 from hostler.core.errors import Draining
 from hostler.gateway.gateway import Gateway
 from hostler.registry.client import SnapshotMirror
+from hostler.registry.kept import KeptSnapshot
 from hostler.wire.door import raise_most_files
 from hostler.wire.hosts import HostPolicy
 from hostler.wire.server import FILES_A_REQUEST, HttpServer
@@ -38,7 +39,8 @@ async def run_gateway(
     `hasten` is set; then they end with the error `draining`.
     """
     raise_most_files(FILES_A_REQUEST * config.limits.connections + SPARE_FILES)
-    mirror = SnapshotMirror(paths.registry_socket, monotonic)
+    kept = KeptSnapshot(paths.kept_snapshot)
+    mirror = SnapshotMirror(paths.registry_socket, monotonic, kept)
     gateway = Gateway(config, mirror, paths.admin_socket)
     hosts = HostPolicy(
         (config.server.host, *config.server.allowed_hosts),
@@ -59,6 +61,7 @@ async def run_gateway(
         try:
             # Until the first snapshot nobody's key is known. Connections wait in the socket's queue.
             await first_of(mirror.first_snapshot(), stop.wait(), timeout_s=FIRST_SNAPSHOT_S)
+            mirror.recall()
             await servers[0].listen(sock)
             await servers[1].listen_unix(paths.gateway_socket)
             gc.freeze()  # what lives now lives to the end; requests leave no cycles behind

@@ -20,6 +20,7 @@ from hostler.core.errors import (
 )
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration
 from hostler.core.snapshot import Endpoint, Snapshot, Spoken
+from hostler.registry.kept import KeptSnapshot
 from hostler.wire.client import UpstreamLost, fetch, stream
 
 log = logger(__name__)
@@ -88,12 +89,24 @@ class RegistryClient:
 Listener = Callable[[Snapshot], None]
 
 
+SAVE_AFTER_S = 0.2  # snapshots in a row are saved once
+
+
 class SnapshotMirror:
     """The controller's snapshot in another process. Keeps the last one for as long as it lives."""
 
-    def __init__(self, socket_path: str | Path, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        socket_path: str | Path,
+        clock: Callable[[], float],
+        kept: KeptSnapshot | None = None,
+    ) -> None:
+        """kept: where the last snapshot is left for the next gateway."""
         self.snapshot = Snapshot()
         self.connected = False
+        self._kept = kept
+        self._is_recalled = False  # what we have is another's, and anything heard is newer
+        self._saving: asyncio.TimerHandle | None = None
         self._clock = clock
         self._heard_at_s = clock()
         self._endpoint = Endpoint(socket=str(socket_path))
@@ -109,6 +122,16 @@ class SnapshotMirror:
     async def first_snapshot(self) -> None:
         """Wait until the controller has told something."""
         await self._told.wait()
+
+    def recall(self) -> None:
+        """Go on with what a gateway before us left, as long as no controller tells anything."""
+        if self._kept is None or self._told.is_set():
+            return
+        found = self._kept.load()
+        if found is not None:
+            self._is_recalled = True
+            log.warning("mirror.recalled", version=found.version, models=len(found.models))
+            self._publish(found)
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every newer snapshot, and now if there is one."""
@@ -155,12 +178,24 @@ class SnapshotMirror:
 
     def _take(self, snapshot: Snapshot) -> None:
         ours = self.snapshot
-        if (snapshot.incarnation, snapshot.version) <= (ours.incarnation, ours.version):
+        known = (ours.incarnation, ours.version)
+        if not self._is_recalled and (snapshot.incarnation, snapshot.version) <= known:
             return
-        self.snapshot = snapshot
+        self._is_recalled = False
         self._told.set()
+        self._publish(snapshot)
+        if self._kept is not None and self._saving is None:
+            self._saving = asyncio.get_running_loop().call_later(SAVE_AFTER_S, self._save)
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
         for listener in self._listeners:
             listener(snapshot)
+
+    def _save(self) -> None:
+        self._saving = None
+        if self._kept is not None:
+            self._kept.save(self.snapshot)
 
 
 def _read(line: bytes) -> Snapshot:

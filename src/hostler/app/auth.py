@@ -216,11 +216,12 @@ def check_bind(config: ServerConfig, has_key: bool) -> None:
     if is_loopback(config.host):
         return
     shown = config.host or "every address"
-    if not config.allow_remote:
+    if not config.is_tls and not config.allow_remote:
         raise StartupError(
             f"server.host {shown} can be reached from the network, and plain HTTP shows keys to "
-            "whoever listens there; bind 127.0.0.1 and put a TLS proxy in front, or set "
-            "server.allow_remote = true (--allow-remote) if that network is yours"
+            "whoever listens there; set server.tls_cert and server.tls_key, bind 127.0.0.1 and put a "
+            "TLS proxy in front, or set server.allow_remote = true (--allow-remote) if that network "
+            "is yours"
         )
     if not has_key:
         raise StartupError(

@@ -25,8 +25,21 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class ServerConfig(Section, frozen=True, kw_only=True):
     host: str = "127.0.0.1"  # loopback: nothing is open to the network unless asked
     port: int = 8100  # 0: the kernel picks a free one
-    allow_remote: bool = False  # needed for any other host
+    allow_remote: bool = False  # plain HTTP on another address than loopback; not needed with TLS
+    tls_cert: str = ""  # PEM file with the certificate and its chain; read anew when it changes
+    tls_key: str = ""  # PEM file with its key, unencrypted
     allowed_hosts: tuple[str, ...] = ()  # more names accepted in the Host header
+
+    def __post_init__(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            given, missing = ("cert", "key") if self.tls_cert else ("key", "cert")
+            raise ConfigError(
+                f"server: tls_{given} is set and tls_{missing} is not; TLS needs both"
+            )
+
+    @property
+    def is_tls(self) -> bool:
+        return bool(self.tls_cert)
 
 
 class HeartbeatConfig(Section, frozen=True, kw_only=True):

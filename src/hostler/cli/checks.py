@@ -20,9 +20,13 @@ import msgspec
 import psutil
 
 from hostler.app.paths import StatePaths
+from hostler.core.errors import ConfigError
 from hostler.engines.base import ENGINES, engine_problems, engines
+from hostler.wire.tls import Certificates
 
 GB = 1_000_000_000
+DAY_S = 86_400
+SOON_DAYS = 14  # a certificate that ends sooner should have been renewed
 _SOCKET_PATH_BYTES = 107  # Linux's limit for a Unix socket, without the final zero
 _LONGEST_SOCKET_NAME = 32
 
@@ -176,6 +180,33 @@ def run_folder(paths: StatePaths) -> Finding:
         f"in {paths.run_dir}, up to {longest} of {_SOCKET_PATH_BYTES} bytes a path",
         "choose a state folder with a shorter path, or set TMPDIR to a short one",
     )
+
+
+def certificate(cert: str, key: str, now_at_s: float) -> Finding:
+    """Judge the certificate that the server of this state folder shows."""
+    try:
+        facts = Certificates(cert, key).facts
+    except ConfigError as error:
+        return Finding(
+            check="certificate",
+            verdict=Verdict.FAIL,
+            seen=error.message,
+            advice="a running server goes on with the one before, a new one will not start",
+        )
+    days = ((facts.ends_at_s or now_at_s) - now_at_s) / DAY_S
+    if facts.ends_at_s is None or days <= 0:
+        return Finding(
+            check="certificate",
+            verdict=Verdict.FAIL,
+            seen=f"{cert} has expired",
+            advice="renew it: the server takes the new file by itself, without a restart",
+        )
+    names = ", ".join(facts.names) or "no name"
+    seen = f"{cert} is good for {names}" + (f" and {days:.0f} days" if days < 1e6 else "")
+    return _judge(
+        "certificate", days > SOON_DAYS, seen, "renew it: the server takes the new file by itself",
+        worst=Verdict.WARN,
+    )  # fmt: skip
 
 
 def open_files() -> Finding:

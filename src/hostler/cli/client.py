@@ -3,6 +3,7 @@
 It knows addresses and errors, not what answers mean: commands decode and show them.
 """
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -29,10 +30,14 @@ class Client:
         self.target = target
         headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
         self._http = httpx2.Client(
-            base_url=target.url,
+            base_url=target.url if target.socket is None else "http://localhost",
             headers=headers,
             timeout=httpx2.Timeout(ANSWER_S, connect=_CONNECT_S),
             trust_env=not target.is_local,  # no proxy stands between us and this machine
+            verify=_trust(target),
+            transport=None
+            if target.socket is None
+            else httpx2.HTTPTransport(uds=str(target.socket)),
         )
 
     def __enter__(self) -> "Client":
@@ -139,6 +144,12 @@ class Client:
         try:
             yield
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise CommandFailed(
+                    f"{url}: its certificate is not one that is trusted here ({error}); name the PEM "
+                    "file of who vouches for it with --ca or SSL_CERT_FILE",
+                    Exit.UNREACHABLE,
+                ) from error
             raise CommandFailed(
                 f"{url}: nothing answers ({error}); `hostler up` starts a server, "
                 "`hostler ps` says what still runs",
@@ -166,6 +177,17 @@ def error_message(data: bytes | str) -> str | None:
 
 
 # Private
+
+
+def _trust(target: Target) -> ssl.SSLContext | bool:
+    """Whose word counts for an https server: those of `ca`, or of this system."""
+    if target.ca is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=str(target.ca))
+    except (OSError, ssl.SSLError) as error:
+        raise CommandFailed(f"--ca {target.ca}: not a PEM file ({error})", Exit.USAGE) from error
+
 
 _JSON = {"Content-Type": "application/json"}
 

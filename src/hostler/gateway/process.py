@@ -16,6 +16,7 @@ from hostler.registry.kept import KeptSnapshot
 from hostler.wire.door import raise_most_files
 from hostler.wire.hosts import HostPolicy
 from hostler.wire.server import FILES_A_REQUEST, HttpServer
+from hostler.wire.tls import Certificates
 
 # Objects made between two looks for cycles: with 700, as Python has it, looking took 3 % of the CPU.
 GARBAGE_OBJECTS = 20_000
@@ -42,8 +43,12 @@ async def run_gateway(
     kept = KeptSnapshot(paths.kept_snapshot)
     mirror = SnapshotMirror(paths.registry_socket, monotonic, kept)
     gateway = Gateway(config, mirror, paths.admin_socket)
+    server = config.server
+    certificates = Certificates(server.tls_cert, server.tls_key) if server.is_tls else None
+    # A name in our own certificate is ours; a page that rebinds its name cannot show it.
+    names = certificates.facts.names if certificates else ()
     hosts = HostPolicy(
-        (config.server.host, *config.server.allowed_hosts),
+        (config.server.host, *config.server.allowed_hosts, *names),
         any_address=not is_loopback(config.server.host),
     )
     servers = [
@@ -62,7 +67,7 @@ async def run_gateway(
             # Until the first snapshot nobody's key is known. Connections wait in the socket's queue.
             await first_of(mirror.first_snapshot(), stop.wait(), timeout_s=FIRST_SNAPSHOT_S)
             mirror.recall()
-            await servers[0].listen(sock)
+            await servers[0].listen(sock, certificates)
             await servers[1].listen_unix(paths.gateway_socket)
             gc.freeze()  # what lives now lives to the end; requests leave no cycles behind
             gc.set_threshold(GARBAGE_OBJECTS, 20, 20)

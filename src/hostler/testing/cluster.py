@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,7 @@ class Cluster:
         self.config.write_text(config)
         self.env = dict(env or {})
         self.output = self.root / "up.log"
+        self.ca = ""  # PEM file of who vouches for a server with TLS
         self.up: subprocess.Popen[bytes] | None = None
         self.truth = Truth(self.root, self.state_dir, self.request)
 
@@ -196,9 +198,7 @@ class Cluster:
         if shown:
             sent["authorization"] = f"Bearer {shown}"
         address = urlsplit(self.url)
-        connection = http.client.HTTPConnection(
-            address.hostname or "", address.port, timeout=timeout_s
-        )
+        connection = _connection(address.hostname or "", address.port, timeout_s, self.ca)
         write = self.truth.deeds.begin(method, path, body)
         try:
             data = None if body is None else json.dumps(body).encode()
@@ -283,3 +283,15 @@ def fake_model(
 def is_root() -> bool:
     """Whether this user may do what only root may; some faults need it."""
     return os.geteuid() == 0
+
+
+# Private
+
+
+def _connection(
+    host: str, port: int | None, timeout_s: float, ca: str
+) -> http.client.HTTPConnection:
+    if not ca:
+        return http.client.HTTPConnection(host, port, timeout=timeout_s)
+    context = ssl.create_default_context(cafile=ca)
+    return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)

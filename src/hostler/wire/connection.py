@@ -8,12 +8,12 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from enum import IntEnum
 from typing import TYPE_CHECKING, cast
 
-from hostler.core.errors import HostlerError, Overloaded, RequestTimeout, RequestTooLarge, envelope
+from hostler.core.errors import HostlerError, Overloaded, RequestTooLarge, envelope
 from hostler.wire import http1
 from hostler.wire.exchange import Exchange, Request, error_headers
+from hostler.wire.phase import LINGER_S, Phase, judge_slow
 
 if TYPE_CHECKING:
     from hostler.wire.server import HttpServer
@@ -21,18 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PIPELINE_BYTES = 64 * 1024  # of requests that wait for their turn; then reading stops
-LINGER_S = 1.0  # how long a refused client may go on sending before it is cut
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class Phase(IntEnum):
-    """What a connection waits for."""
-
-    IDLE = 0  # a request's first byte
-    HEAD = 1  # the rest of a head
-    BODY = 2  # the rest of a body
-    BUSY = 3  # the answer
-    LINGER = 4  # the end: everything is said, what still comes is dropped
 
 
 class ServerConnection(asyncio.Protocol):
@@ -189,17 +178,13 @@ class ServerConnection(asyncio.Protocol):
         if self._phase is Phase.IDLE:
             if age_s > (limits.idle_timeout_s if self._served else limits.header_timeout_s):
                 self._close(linger=False)
-        elif self._phase is Phase.HEAD:
-            if age_s > limits.header_timeout_s:
-                self._refuse(RequestTimeout("the request's head did not arrive in time"))
-        elif self._phase is Phase.BODY:
-            is_slow = (
-                age_s > limits.body_grace_s and self._received < limits.body_rate_bytes * age_s
-            )
-            if is_slow or age_s > limits.body_timeout_s:
-                self._refuse(RequestTimeout("the request's body did not arrive in time"))
+        elif self._phase is Phase.HEAD or self._phase is Phase.BODY:
+            late = judge_slow(self._phase, age_s, self._received, limits)
+            if late is not None:
+                self._refuse(late)
         elif self._phase is Phase.LINGER and age_s > LINGER_S and not waiting:
-            self.transport.abort()
+            end = self.transport.abort if self.transport.can_write_eof() else self.transport.close
+            end()
 
     # Private
 
@@ -382,7 +367,8 @@ class ServerConnection(asyncio.Protocol):
         if not self._is_reading:
             self._is_reading = True
             self.transport.resume_reading()
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS cannot: the end comes when lingering is over
+            self.transport.write_eof()
 
     def _tell_gone(self) -> None:
         exchange, self._exchange = self._exchange, None

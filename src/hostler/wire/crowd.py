@@ -60,7 +60,7 @@ class Crowd:
             if not its:
                 del self._by_client[client]
 
-    def make_room(self, newcomer: "ServerConnection") -> bool:
+    def make_room(self, newcomer: "ServerConnection | None") -> bool:
         """Close the connection that has been idle longest, if one is."""
         if not self._idle:
             found = ((c.idle_since_s, id(c), c) for c in self._all if c is not newcomer)

@@ -45,6 +45,15 @@ class Door:
     def is_open(self) -> bool:
         return self._server is not None
 
+    def lowest_free_file(self) -> int:
+        """The number the next file of this process gets."""
+        try:
+            number = os.dup(self._sock.fileno())
+        except OSError:
+            return most_files()
+        os.close(number)
+        return number
+
     async def open(self) -> None:
         """Accept from now on."""
         if self._server is not None or self._sock.fileno() < 0:

@@ -22,6 +22,7 @@ from hostler.wire.door import OPEN_AT, SHUT_AT, Door, most_files, open_files
 from hostler.wire.exchange import Exchange, Request
 from hostler.wire.hosts import HostPolicy
 from hostler.wire.http1 import Head, check_declared_body
+from hostler.wire.tls import Certificates
 
 log = logger(__name__)
 
@@ -64,6 +65,7 @@ class HttpServer:
         self.files_end = int(files * SHUT_AT)  # a descriptor of this number: no more are accepted
         self.last_request = limits.requests_per_connection or sys.maxsize
         self.shut_count = 0  # how often accepting was stopped
+        self._certificates: Certificates | None = None
         self._doors: list[Door] = []
         self._opening: set[asyncio.Task[None]] = set()
         self._unix_paths: list[tuple[Path, int]] = []  # with the inode of ours
@@ -89,15 +91,26 @@ class HttpServer:
         """Are connections left waiting, for want of files?"""
         return any(not door.is_open for door in self._doors)
 
-    async def listen(self, sock: socket.socket) -> None:
-        """Accept on a bound socket, TCP or Unix. The socket is the server's from now on."""
+    async def listen(self, sock: socket.socket, tls: Certificates | None = None) -> None:
+        """Accept on a bound socket, TCP or Unix. The socket is the server's from now on.
+
+        tls: what to show; looked at by the sweep. Plain HTTP on that socket is closed unanswered.
+        """
         if self._sweep_handle is None:
             self._sweep()
 
         def connection() -> ServerConnection:
             return ServerConnection(self)
 
-        door = Door(sock, connection)
+        def shaking_hands() -> ServerConnection:
+            """It counts from the end of the handshake on; its file counts at once."""
+            self._note_file(door.lowest_free_file(), None)
+            return ServerConnection(self)
+
+        make = connection if tls is None else shaking_hands
+        self._certificates = tls or self._certificates
+        context = tls.context if tls is not None else None
+        door = Door(sock, make, context, self.limits.header_timeout_s)
         await door.open()
         self._doors.append(door)
 
@@ -146,9 +159,7 @@ class HttpServer:
     def add(self, connection: ServerConnection, fileno: int) -> bool:
         """Count a new connection. False: there are too many, or the server is closing."""
         is_welcome = self.crowd.add(connection) and not self.is_draining
-        # The kernel gives the lowest free number: with a high one nearly all files are in use.
-        if fileno >= self.files_end and not self.crowd.make_room(connection):
-            self._shut()
+        self._note_file(fileno, connection)
         return is_welcome
 
     def remove(self, connection: ServerConnection) -> None:
@@ -183,12 +194,19 @@ class HttpServer:
         self.common_headers = _COMMON % formatdate(usegmt=True).encode()
         for connection in self.crowd:
             connection.check_deadlines(now_s, self._sweep_s)
+        if self._certificates is not None:
+            self._certificates.refresh()
         if self.is_shut and not self._opening and open_files() < self.files_end * OPEN_AT / SHUT_AT:
             for door in self._doors:
                 task = door.begin()
                 self._opening.add(task)
                 task.add_done_callback(self._opened)
         self._sweep_handle = loop.call_later(self._sweep_s, self._sweep)
+
+    def _note_file(self, fileno: int, newcomer: ServerConnection | None) -> None:
+        """The kernel gives the lowest free number: with a high one nearly all files are in use."""
+        if fileno >= self.files_end and not self.crowd.make_room(newcomer):
+            self._shut()
 
     def _shut(self) -> None:
         """Leave new connections waiting: the files left are for requests that are here."""

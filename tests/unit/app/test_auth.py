@@ -29,6 +29,7 @@ from hostler.app.config import ServerConfig
 from hostler.app.paths import StatePaths
 from hostler.core.errors import (
     BadRequest,
+    ConfigError,
     HostlerError,
     InsufficientScope,
     InvalidAPIKey,
@@ -299,3 +300,14 @@ def test_F100_any_other_address_needs_leave_and_a_key(host: str) -> None:
     with pytest.raises(StartupError, match="no valid API key"):
         check_bind(ServerConfig(host=host, allow_remote=True), has_key=False)
     check_bind(ServerConfig(host=host, allow_remote=True), has_key=True)
+    tls = ServerConfig(host=host, tls_cert="a.pem", tls_key="b.pem")
+    check_bind(tls, has_key=True)
+    with pytest.raises(StartupError, match="no valid API key"):
+        check_bind(tls, has_key=False)
+
+
+def test_a_certificate_without_its_key_is_no_tls() -> None:
+    with pytest.raises(ConfigError, match="TLS needs both"):
+        ServerConfig(tls_cert="a.pem")
+    with pytest.raises(ConfigError, match="TLS needs both"):
+        ServerConfig(tls_key="a.pem")

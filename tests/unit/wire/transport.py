@@ -21,6 +21,9 @@ class KeepingTransport(asyncio.Transport):
         assert not self.is_closed, "written after close"
         self.written += bytes(data)
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write_eof(self) -> None:
         self.is_half_closed = True
 

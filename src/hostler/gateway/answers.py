@@ -23,28 +23,25 @@ STREAM_FIELDS: Fields = [
 class AnswerHead:
     """The header fields of an engine's answer that mean something here."""
 
-    __slots__ = ("content_type", "encoding", "instance", "length", "retry_after")
+    __slots__ = (
+        "content_type",
+        "encoding",
+        "instance",
+        "is_events",
+        "is_json",
+        "is_plain",
+        "retry_after",
+    )
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         fields = dict(headers)
-        self.content_type = fields.get(b"content-type", b"").lower()
+        self.content_type = kind = fields.get(b"content-type", b"").lower()
         self.encoding = fields.get(b"content-encoding", b"").lower()
+        self.is_json = kind.startswith(b"application/json")
+        self.is_events = kind.startswith(b"text/event-stream")
+        self.is_plain = self.encoding in (b"", b"identity")
         self.instance = fields.get(b"x-hostler-instance", b"")
         self.retry_after = fields.get(b"retry-after", b"")
-        length = fields.get(b"content-length", b"")
-        self.length = int(length) if length.isdigit() else None
-
-    @property
-    def is_json(self) -> bool:
-        return self.content_type.startswith(b"application/json")
-
-    @property
-    def is_events(self) -> bool:
-        return self.content_type.startswith(b"text/event-stream")
-
-    @property
-    def is_plain(self) -> bool:
-        return self.encoding in (b"", b"identity")
 
 
 def engine_error(body: bytes) -> dict[str, Any] | None:

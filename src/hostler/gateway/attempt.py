@@ -3,7 +3,6 @@
 It tells the relay how it ended, once. Not here: slots, retries, and what a client is told of failures.
 """
 
-from collections.abc import Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -51,6 +50,7 @@ class Attempt:
         "_call",
         "_cutter",
         "_hides",
+        "_length",
         "_parts",
         "_relay",
         "_size",
@@ -61,6 +61,7 @@ class Attempt:
         "is_over",
         "lane",
         "mode",
+        "takes_chunks",
     )
 
     def __init__(self, relay: "Relay", claim: Claim, lane: Lane) -> None:
@@ -73,8 +74,10 @@ class Attempt:
         self._call: Call | None = None
         self._answer: AnswerHead | None = None
         self._status = 0
+        self._length: int | None = None
         self._parts: list[bytes] = []
         self._size = 0
+        self.takes_chunks = False
         self._cutter: EventCutter | None = None
         self._watch: StreamWatch | None = None
         self._assembly: Assembly | None = None
@@ -104,9 +107,10 @@ class Attempt:
 
     # Sink
 
-    def on_head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        answer = self._answer = AnswerHead(headers)
+    def on_head(self, status: int, headers: Fields, length: int | None) -> None:
+        answer = self._answer = self.lane.read_head(headers)
         self._status = status
+        self._length = length
         relay = self._relay
         if answer.instance and answer.instance != self.lane.identity:
             relay.attempt_failed(Failure.WRONG_INSTANCE)
@@ -144,6 +148,15 @@ class Attempt:
                 self._relay.attempt_failed(Failure.UNUSABLE)
         elif self._size > WHOLE_BYTES:
             self._pass_on()
+
+    def on_chunks(self, frames: bytes, count: int) -> bool:
+        self.is_heard = True
+        watch, cutter = self._watch, self._cutter
+        if watch is None or not watch.is_plain(frames) or cutter is None or cutter.has_partial:
+            return False
+        if self._hides and PROGRESS in frames:
+            return False
+        return self._relay.exchange.pass_on(frames)
 
     def on_end(self) -> None:
         if self.is_over:
@@ -193,6 +206,7 @@ class Attempt:
         if events:
             if not relay.is_started:
                 relay.start(STREAM_FIELDS, None)
+                self.takes_chunks = True
             relay.exchange.write(events)
 
     def _end_events(self) -> None:
@@ -229,7 +243,7 @@ class Attempt:
     def _pass_on(self) -> None:
         """The answer is too long to hold back: send what there is, and the rest as it comes."""
         self.mode = Mode.PASS
-        self._relay.start([JSON_FIELD], self._answer.length if self._answer else None)
+        self._relay.start([JSON_FIELD], self._length)
         self._relay.exchange.write(b"".join(self._parts))
         self._parts = []
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hostler.core.errors import ControllerUnavailable
 from hostler.core.snapshot import Endpoint
-from hostler.wire.client import Call, Pool, UpstreamLost, build_request
+from hostler.wire.client import Call, PlainSink, Pool, UpstreamLost, build_request
 from hostler.wire.exchange import Exchange
 
 CONNECT_TIMEOUT_S = 1.0
@@ -49,7 +49,7 @@ class ControllerLine:
 # Private
 
 
-class _Passage:
+class _Passage(PlainSink):
     """One exchange with the controller."""
 
     __slots__ = ("_call", "_exchange", "_is_started")
@@ -69,14 +69,10 @@ class _Passage:
             call.resume,
         )
 
-    def on_head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        length: int | None = None
-        kept: list[tuple[bytes, bytes]] = []
-        for name, value in headers:
-            if name in _ANSWER_FIELDS:
-                kept.append((name, value))
-            elif name == b"content-length" and value.isdigit():
-                length = int(value)
+    def on_head(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]], length: int | None
+    ) -> None:
+        kept = [field for field in headers if field[0] in _ANSWER_FIELDS]
         self._is_started = True
         self._exchange.start(status, kept, length)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from hostler.app.config import GatewayConfig, environment
 from hostler.core.snapshot import Endpoint, InstanceView, Snapshot
 from hostler.engines.dialect import find_dialect
+from hostler.gateway.answers import AnswerHead, Fields
 from hostler.gateway.job import Job
 from hostler.wire.client import Pool, Proof, host_header
 from hostler.wire.http1 import field_lines
@@ -14,7 +15,16 @@ from hostler.wire.http1 import field_lines
 class Lane:
     """The way to one instance."""
 
-    __slots__ = ("_answer_fields", "_heads", "dialect", "identity", "instance", "pool")
+    __slots__ = (
+        "_answer_fields",
+        "_heads",
+        "_known_fields",
+        "_known_head",
+        "dialect",
+        "identity",
+        "instance",
+        "pool",
+    )
 
     def __init__(self, instance: InstanceView, pool: Pool) -> None:
         self.instance = instance
@@ -23,6 +33,8 @@ class Lane:
         self.identity = instance.instance_id.encode()
         self._answer_fields: dict[str, list[tuple[bytes, bytes]]] = {}
         self._heads: dict[str, bytes] = {}
+        self._known_fields: Fields = []
+        self._known_head = AnswerHead(())
 
     def answer_fields(self, policy: str) -> list[tuple[bytes, bytes]]:
         """The headers that an answer carries to the client when this policy chose the instance."""
@@ -49,6 +61,12 @@ class Lane:
             len(body),
             body,
         )
+
+    def read_head(self, headers: Fields) -> AnswerHead:
+        """What the headers of an answer mean. A pool gives the same list for equal heads."""
+        if headers is not self._known_fields:
+            self._known_fields, self._known_head = headers, AnswerHead(headers)
+        return self._known_head
 
     # Private
 

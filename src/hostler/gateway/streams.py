@@ -33,6 +33,16 @@ class StreamWatch:
         """Has everything been said as it should?"""
         return self.is_done and self.is_finished and not self.is_failed
 
+    def is_plain(self, events: bytes) -> bool:
+        """May these go to the client without a look? No end, no error and no usage is among them."""
+        return not (
+            b"[DONE]" in events
+            or b'"finish_reason":"' in events
+            or b'"finish_reason": "' in events
+            or b'"error"' in events
+            or (self._owed > 1 and _NULL in events)
+        )
+
     def see(self, events: bytes) -> bytes:
         """Take whole events; return what may go to the client now: all but a [DONE] too early.
 

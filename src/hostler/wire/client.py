@@ -11,10 +11,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from hostler.core.snapshot import Endpoint
 from hostler.wire.http1 import Fields, build_request
 from hostler.wire.pool import Collector, Pool, Proof, Response
-from hostler.wire.upstream import Call, Sink, UpstreamLost, UpstreamStatus
+from hostler.wire.upstream import Call, PlainSink, Sink, UpstreamLost, UpstreamStatus
 
 __all__ = [
-    "Call", "Pool", "Proof", "Response", "Sink", "UpstreamLost", "UpstreamStatus",
+    "Call", "PlainSink", "Pool", "Proof", "Response", "Sink", "UpstreamLost", "UpstreamStatus",
     "build_request", "fetch", "host_header", "stream",
 ]  # fmt: skip
 
@@ -127,7 +127,7 @@ async def _one_call(
             await used.close()
 
 
-class _Stream:
+class _Stream(PlainSink):
     """A sink that queues the parts of an answer for one reader, and pauses the server when full."""
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ class _Stream:
             return part
         return self._raise_or(None)
 
-    def on_head(self, status: int, headers: Fields) -> None:
+    def on_head(self, status: int, headers: Fields, length: int | None) -> None:
         self.status = status
         self._headers = headers
         self._news.set()

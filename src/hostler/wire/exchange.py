@@ -117,6 +117,15 @@ class Exchange:
         connection.written += len(data)
         connection.transport.write(data)
 
+    def pass_on(self, frames: bytes) -> bool:
+        """Send whole chunks as they are framed already. False: this answer is not framed by chunks."""
+        connection = self._connection
+        if connection is None or not self._chunked:
+            return False
+        connection.written += len(frames)
+        connection.transport.write(frames)
+        return True
+
     def end(self) -> None:
         """End the answer. A body shorter than the declared length is an abort."""
         connection = self._connection

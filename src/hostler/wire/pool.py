@@ -12,7 +12,8 @@ import msgspec
 
 from hostler.core.snapshot import Endpoint
 from hostler.wire.http1 import Fields
-from hostler.wire.upstream import Call, Connection, Sink, UpstreamLost
+from hostler.wire.reply import ReplyHead
+from hostler.wire.upstream import Call, Connection, PlainSink, Sink, UpstreamLost
 
 IDLE_CONNECTIONS = 256  # kept by one pool
 PROOF_BYTES = 1024 * 1024  # of a proof's answer
@@ -56,6 +57,7 @@ class Pool:
         self._connecting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._sweep_handle: asyncio.TimerHandle | None = None
+        self.known_head: ReplyHead | None = None  # of the last good answer
         self._tls = ssl.create_default_context() if endpoint.tls else None
         self._is_closed = False
 
@@ -206,7 +208,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
         return next((value for key, value in self.headers if key == name), None)
 
 
-class Collector:
+class Collector(PlainSink):
     """A sink that puts a whole answer into a future."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most_bytes: int) -> None:
@@ -217,8 +219,9 @@ class Collector:
         self._headers: Fields = []
         self._body = bytearray()
 
-    def on_head(self, status: int, headers: Fields) -> None:
-        self._status, self._headers = status, headers
+    def on_head(self, status: int, headers: Fields, length: int | None) -> None:
+        told = [] if length is None else [(b"content-length", b"%d" % length)]
+        self._status, self._headers = status, headers + told
 
     def on_data(self, data: bytes) -> None:
         self._body += data

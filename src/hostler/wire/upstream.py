@@ -1,23 +1,28 @@
 """Connection, Call and Sink: one exchange with an engine, seen from our side.
 
-httptools (llhttp) reads the answers. It only collects while it is being fed; the sink is called
-afterwards, once for all body bytes of a read, so no callback of ours runs inside the parser.
+How an answer is read is `wire/reply.py`. The sink is called once for all body bytes of a read; a sink
+that asks for it gets whole chunks as they were framed.
 """
 
 import asyncio
 import logging
 from typing import TYPE_CHECKING, Protocol, cast
 
-import httptools
-
 from hostler.wire.http1 import Fields
+from hostler.wire.reply import (
+    HEAD_BYTES,
+    BadReply,
+    ChunkReader,
+    Framing,
+    ReplyHead,
+    read_head,
+    whole_chunks,
+)
 
 if TYPE_CHECKING:
     from hostler.wire.pool import Pool
 
 log = logging.getLogger(__name__)
-
-HEAD_BYTES = 64 * 1024  # of an answer's head, and of what comes before the body ends up here
 
 
 class UpstreamLost(Exception):
@@ -55,9 +60,19 @@ class UpstreamStatus(Exception):
 
 
 class Sink(Protocol):
-    """Who gets an answer: on_head, on_data..., then on_end or on_lost; nothing after `cancel`."""
+    """Who gets an answer: on_head, on_data..., then on_end or on_lost; nothing after `cancel`.
 
-    def on_head(self, status: int, headers: Fields) -> None: ...
+    length: what content-length says, which is not among the headers.
+    takes_chunks: whole chunks of SSE events may come by `on_chunks`, as they were framed. It says
+        whether it took them; if not, the same bytes come by `on_data`, without their frames.
+    """
+
+    @property
+    def takes_chunks(self) -> bool: ...
+
+    def on_chunks(self, frames: bytes, count: int) -> bool: ...
+
+    def on_head(self, status: int, headers: Fields, length: int | None) -> None: ...
 
     def on_data(self, data: bytes) -> None: ...
 
@@ -66,10 +81,29 @@ class Sink(Protocol):
     def on_lost(self, error: UpstreamLost) -> None: ...
 
 
+class PlainSink:
+    """The part of a Sink that cares for no frames."""
+
+    __slots__ = ()
+    takes_chunks = False
+
+    def on_chunks(self, frames: bytes, count: int) -> bool:
+        return False
+
+
 class Call:
     """One request under way. Ends once: by on_end, by on_lost, or by `cancel`."""
 
-    __slots__ = ("connection", "is_over", "is_paused", "once", "request", "sent", "sink")
+    __slots__ = (
+        "connection",
+        "is_for_head",
+        "is_over",
+        "is_paused",
+        "once",
+        "request",
+        "sent",
+        "sink",
+    )
 
     def __init__(self, request: bytes, sink: Sink, *, once: bool = False) -> None:
         """once: it must not be sent a second time."""
@@ -78,6 +112,7 @@ class Call:
         self.connection: Connection | None = None
         self.is_over = False
         self.is_paused = False
+        self.is_for_head = request.startswith(b"HEAD ")
         self.once = once
         self.sent = False
 
@@ -125,18 +160,13 @@ class Connection(asyncio.Protocol):
     """One connection of a pool. Carries one call at a time."""
 
     __slots__ = (
-        "_delimited_by_close",
+        "_chunks",
+        "_framing",
         "_got_bytes",
-        "_head_bytes",
-        "_headers",
-        "_is_complete",
-        "_is_head_due",
         "_keep",
-        "_parser",
-        "_pieces",
+        "_left",
+        "_pending",
         "_pool",
-        "_skips_body",
-        "_status",
         "call",
         "idle_since_s",
         "is_proving",
@@ -146,14 +176,6 @@ class Connection(asyncio.Protocol):
     )
 
     transport: asyncio.Transport
-    _delimited_by_close: bool
-    _got_bytes: bool
-    _head_bytes: int
-    _is_complete: bool
-    _is_head_due: bool
-    _keep: bool
-    _skips_body: bool
-    _status: int
 
     def __init__(self, pool: "Pool") -> None:
         self.call: Call | None = None
@@ -162,17 +184,18 @@ class Connection(asyncio.Protocol):
         self.proofs = 0  # how many of the answers served were proofs
         self.served = 0
         self._pool = pool
-        self._parser = httptools.HttpResponseParser(self)
-        self._headers: Fields = []
-        self._pieces: list[bytes] = []
-        self._reset()
+        self._pending = b""  # the beginning of a head
+        self._framing: Framing | None = None  # None: the head is due
+        self._left = 0
+        self._chunks: ChunkReader | None = None
+        self._got_bytes = False
+        self._keep = True
 
     def send(self, call: Call) -> None:
         """Write a call's request; its answer comes on this connection."""
         self.call = call
         call.connection = self
         call.sent = True
-        self._skips_body = call.request.startswith(b"HEAD ")
         self.transport.write(call.request)
         if call.is_paused:
             self.transport.pause_reading()
@@ -188,99 +211,123 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
             return
         self._got_bytes = True
-        if not self._status:
-            self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._drop(f"the answer is not framed as it should be: {error}")
-            return
-        if self._is_head_due:
-            self._is_head_due = False
-            call.sink.on_head(self._status, self._headers)
-            self._headers = []
-        elif not self._status and self._head_bytes > HEAD_BYTES:
-            self._drop("the answer's head is too long")
-            return
-        pieces = self._pieces
-        if pieces and self.call is call:
-            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            self._pieces = []
-            call.sink.on_data(body)
-        if self._is_complete and self.call is call:
-            self._finish(call)
+            if self._framing is None:
+                rest = self._take_head(call, data)
+                if rest is None or self.call is not call:
+                    return
+                data = rest
+            self._take_body(call, data)
+        except BadReply as error:
+            self.transport.abort()
+            if self.call is call:
+                self._lose(str(error))
 
     def eof_received(self) -> None:
         """The server closes; that ends an answer that has no other end."""
         call = self.call
-        if call is not None and self._delimited_by_close:
-            self._keep = False
+        if call is not None and self._framing is Framing.CLOSE:
             self._finish(call)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._pool.forget(self)
         self._lose("the connection was closed" if error is None else f"connection lost: {error}")
 
-    # httptools
-
-    def on_message_begin(self) -> None:
-        if self._is_complete:  # a second answer to one request
-            self._keep = False
-
-    def on_status(self, status: bytes) -> None:
-        pass
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        if self._is_complete:
-            return
-        status = self._parser.get_status_code()
-        if status < 200:
-            return
-        self._status = status
-        self._is_head_due = True
-        names = [name for name, _ in self._headers]
-        has_framing = b"content-length" in names or b"transfer-encoding" in names
-        if self._skips_body or status == 204 or status == 304:
-            self._is_complete = True
-            self._keep = not has_framing and self._parser.should_keep_alive()
-        elif not has_framing:
-            self._delimited_by_close = True
-
-    def on_body(self, data: bytes) -> None:
-        if not self._is_complete:
-            self._pieces.append(data)
-
-    def on_message_complete(self) -> None:
-        if self._status and not self._is_complete:
-            self._is_complete = True
-            self._keep = self._parser.should_keep_alive()
-        elif not self._status:
-            self._headers = []  # an interim answer (1xx)
-
     # Private
 
-    def _reset(self) -> None:
-        self._status = 0
-        self._head_bytes = 0
-        self._got_bytes = False
-        self._is_head_due = False
-        self._is_complete = False
-        self._delimited_by_close = False
-        self._keep = True
-        self._skips_body = False
+    def _take_head(self, call: Call, data: bytes) -> bytes | None:
+        """Read the head; return what follows it, None while it is not whole."""
+        if self._pending:
+            data = self._pending + data
+            self._pending = b""
+        known = self._pool.known_head
+        if known is not None and data.startswith(known.before) and not call.is_for_head:
+            end = len(known.before)
+            if known.framing is Framing.LENGTH:
+                stop = data.find(b"\r", end, end + 20)
+                digits = data[end:stop]
+                if digits.isdigit() and data.startswith(known.after, stop):
+                    return self._begin(call, known, int(digits), data[stop + len(known.after) :])
+            else:
+                return self._begin(call, known, 0, data[end:])
+        while True:
+            end = data.find(b"\r\n\r\n") + 4
+            if end == 3:
+                if len(data) > HEAD_BYTES:
+                    raise BadReply("the answer's head is too long")
+                if data[:5] != b"HTTP/"[: len(data)]:
+                    raise BadReply("the answer is not HTTP")
+                self._pending = data
+                return None
+            if end > HEAD_BYTES:
+                raise BadReply("the answer's head is too long")
+            head = read_head(data[:end], is_for_head=call.is_for_head)
+            data = data[end:]
+            if head.status >= 200:
+                break  # the others are interim answers
+        if head.status == 200 and not call.is_for_head:
+            self._pool.known_head = head
+        length = head.length if head.framing is Framing.LENGTH else 0
+        return self._begin(call, head, length, data)
+
+    def _begin(self, call: Call, head: ReplyHead, length: int, rest: bytes) -> bytes:
+        self._framing = head.framing
+        self._left = length
+        self._keep = head.keep
+        if head.framing is Framing.CHUNKED:
+            self._chunks = ChunkReader()
+        told = length if head.framing is not Framing.NONE else head.length
+        call.sink.on_head(head.status, head.headers, told if head.has_length else None)
+        return rest
+
+    def _take_body(self, call: Call, data: bytes) -> None:
+        framing = self._framing
+        if framing is Framing.CHUNKED:
+            self._take_chunks(call, data)
+            return
+        if framing is Framing.CLOSE:
+            if data:
+                call.sink.on_data(data)
+            return
+        left = self._left - len(data)
+        if left < 0:  # a second answer to one request
+            self._keep = False
+            data, left = data[: self._left], 0
+        self._left = left
+        if data:
+            call.sink.on_data(data)
+        if not left and self.call is call:
+            self._finish(call)
+
+    def _take_chunks(self, call: Call, data: bytes) -> None:
+        chunks = self._chunks
+        assert chunks is not None
+        sink = call.sink
+        if (
+            sink.takes_chunks
+            and chunks.is_between
+            and (count := whole_chunks(data))
+            and sink.on_chunks(data, count)
+        ):
+            return
+        body = chunks.feed(data)
+        if body:
+            sink.on_data(body)
+        if chunks.is_complete and self.call is call:
+            if chunks.rest:
+                self._keep = False
+            self._finish(call)
 
     def _finish(self, call: Call) -> None:
         """The answer is whole: give the connection back, then tell the sink."""
         self.call = None
         call.connection = None
         call.is_over = True
-        keep = self._keep
-        self._reset()
+        self._framing = None
+        self._chunks = None
+        self._got_bytes = False
         self.served += 1
-        if not keep:
+        if not self._keep:
             self.transport.close()
         else:
             if call.is_paused:
@@ -288,10 +335,6 @@ class Connection(asyncio.Protocol):
             if not self.is_proving:
                 self._pool.give_back(self)
         call.sink.on_end()
-
-    def _drop(self, message: str) -> None:
-        self.transport.abort()
-        self._lose(message)
 
     def _lose(self, message: str) -> None:
         """Tell the call; or send it again when this was a used connection that said nothing."""

@@ -11,13 +11,13 @@ import pytest
 
 from hostler.core.errors import Draining
 from hostler.testing import fake_text
-from hostler.wire.client import Call, Pool, UpstreamLost, build_request
+from hostler.wire.client import Call, PlainSink, Pool, UpstreamLost, build_request
 from tests.integration.gateway.rig import USER, Rig, rig
 
 MARK = b"data: "
 
 
-class Reader:
+class Reader(PlainSink):
     """A client that sees bytes, and whether the end was clean."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Reader:
         self.began = asyncio.Event()
         self.call: Call | None = None
 
-    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def on_head(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
         self.status, self.headers = status, dict(headers)
 
     def on_data(self, data: bytes) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hostler.app.config import HttpLimits
 from hostler.core.snapshot import Endpoint
-from hostler.wire.client import UpstreamLost
+from hostler.wire.client import PlainSink, UpstreamLost
 from hostler.wire.server import Exchange, HttpServer
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -68,7 +68,7 @@ async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
             await asyncio.sleep(0.005)
 
 
-class Record:
+class Record(PlainSink):
     """A sink that writes down what it gets."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Record:
             await self.over.wait()
         return self
 
-    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def on_head(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
         self.events.append("head")
         self.status, self.headers = status, headers
 

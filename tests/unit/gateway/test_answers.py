@@ -113,15 +113,12 @@ def test_an_answers_head_is_read_for_what_matters() -> None:
     head = AnswerHead(
         [
             (b"content-type", b"Application/JSON; charset=utf-8"),
-            (b"content-length", b"12"),
             (b"x", b"y"),
         ]
     )
     assert head.is_json
     assert head.is_plain
-    assert head.length == 12
     assert not AnswerHead([(b"content-encoding", b"gzip")]).is_plain
-    assert AnswerHead([(b"content-length", b"-1")]).length is None
 
 
 @pytest.mark.parametrize(

@@ -69,12 +69,14 @@ class Client:
             handler, limits=limits or HttpLimits(), allowed_hosts=hosts, on_head=on_head
         )
         self.transport = KeepingTransport(address)
+        self.fed = b""
         self.connection = ServerConnection(self.server)
         self.connection.connection_made(self.transport)
 
     def feed(self, *pieces: bytes) -> "Client":
         for piece in pieces:
             if not self.has_ended and piece:
+                self.fed += piece
                 self.connection.data_received(piece)
         return self
 
@@ -91,6 +93,8 @@ class Client:
             lines = head.decode().split("\r\n")
             headers = dict(line.split(": ", 1) for line in lines[1:])
             length = int(headers.get("content-length", "0"))
+            if not rest and b"HEAD " in self.fed:
+                length = 0  # the answer to a HEAD that was refused in its body
             assert len(rest) >= length
             found.append((int(lines[0].split(" ")[1]), headers, rest[:length]))
             rest = rest[length:]

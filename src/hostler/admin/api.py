@@ -5,14 +5,14 @@ which no name may end in. Not here: HTTP framing and its limits (wire), what the
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from hostler.admin import contract, events, keys, logs, models
+from hostler.admin import contract, events, gateways, keys, logs, models
 from hostler.admin.control import ControlPlane, Status
 from hostler.admin.door import Door, Resource, not_found
 from hostler.admin.messages import (
@@ -42,6 +42,7 @@ from hostler.admin.messages import (
 from hostler.admin.openapi import openapi_document
 from hostler.admin.operation import Call, Followers, Operation, Services
 from hostler.app.auth import KeyRing, KeyStore, Scope
+from hostler.app.supervision import Gateways, Wish
 from hostler.core.errors import StartupError
 from hostler.core.model import ModelMetadata
 from hostler.core.worker import (
@@ -192,6 +193,20 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     _admin(
         method="GET",
+        path="/api/v1/gateways",
+        summary="The gateway processes, and those that finish what they have",
+        response=Gateways,
+        handler=gateways.list_gateways,
+    ),
+    _admin(
+        method="POST",
+        path="/api/v1/gateways/restart",
+        summary="Put a fresh process in the place of each gateway; no connection is lost",
+        response=Gateways,
+        handler=gateways.restart_gateways,
+    ),
+    _admin(
+        method="GET",
         path="/api/v1/keys",
         summary="Every key, without its secret",
         response=KeyList,
@@ -233,12 +248,14 @@ def admin_app(
     keep_alive_s: float = 15.0,
     followers: int = FOLLOWERS,
     operations: Sequence[Operation] = OPERATIONS,
+    supervisor: Callable[[Wish], Awaitable[Gateways]] | None = None,
 ) -> ASGIApp:
     """Return the admin API as an ASGI application.
 
     keyring: gives the keys of this moment. on_keys_changed: called in the event loop after a key
         was made or revoked; the caller builds a new ring and publishes a snapshot.
     writer: takes what is written to the store; one of its own when left out.
+    supervisor: asks who starts the gateways; None when nobody does.
     keep_alive_s: silence of an event stream after which a comment is sent.
 
     Raises:
@@ -253,6 +270,7 @@ def admin_app(
         clock=clock,
         keep_alive_s=keep_alive_s,
         followers=Followers(followers),
+        supervisor=supervisor,
     )
     by_path: dict[str, dict[str, Operation]] = {}
     for operation in operations:

@@ -19,6 +19,7 @@ from starlette.types import Scope as ASGIScope
 from hostler.admin.control import ControlPlane
 from hostler.admin.messages import Query
 from hostler.app.auth import KeyRing, KeyStore, Scope
+from hostler.app.supervision import Gateways, Wish
 from hostler.core.errors import Overloaded, StartupError
 from hostler.core.snapshot import KeyView
 from hostler.storage.writer import Writer
@@ -86,6 +87,7 @@ class Services:
     clock: Callable[[], float]  # wall clock, for expiry dates
     keep_alive_s: float
     followers: Followers
+    supervisor: Callable[[Wish], Awaitable[Gateways]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,14 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from hostler.admin.api import admin_app
 from hostler.admin.control import Status
 from hostler.app.auth import KeyRing, ensure_admin_key
 from hostler.app.config import Config, state_dir
 from hostler.app.paths import StatePaths
+from hostler.app.supervision import ask_supervisor
 from hostler.app.tasks import first_of
 from hostler.app.telemetry import logger
 from hostler.app.version import installed_version
@@ -98,6 +100,7 @@ async def _admin_server(
         lambda: ring,
         on_keys_changed=keys_changed,
         writer=manager.writer,
+        supervisor=partial(ask_supervisor, paths.up_socket),
     )
     async with asyncio.TaskGroup() as tasks:
         server = HttpServer(AsgiBridge(app, tasks), limits=config.limits, name="admin")

@@ -80,6 +80,7 @@ class HttpLimits(Section, frozen=True, kw_only=True):
 
 
 class GatewayConfig(Section, frozen=True, kw_only=True):
+    processes: int = 1  # each with a socket of its own on the same port; about one a core
     connect_timeout_s: float = 1.0
     attempts: int = 3  # of one request, all instances together
     lost_max: int = 2  # of these, on workers that died with it

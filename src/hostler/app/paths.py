@@ -31,6 +31,7 @@ class StatePaths:
         self.registry_socket = self.run_dir / "registry.sock"
         self.admin_socket = self.run_dir / "admin.sock"
         self.gateway_socket = self.run_dir / "gateway.sock"
+        self.up_socket = self.run_dir / "up.sock"
         self.pulse_socket = self.run_dir / "pulse.sock"
         self.kept_snapshot = self.run_dir / "snapshot.kept"
 
@@ -54,6 +55,10 @@ class StatePaths:
                 f"state folder {self.state_dir}: not writable by this user; "
                 "change its permissions or choose another with --state-dir"
             )
+
+    def gateway_socket_of(self, number: int) -> Path:
+        """The own socket of one gateway of several; they are numbered from 1."""
+        return self.gateway_socket if number == 1 else self.run_dir / f"gateway-{number}.sock"
 
     def engine_socket(self, instance_id: str) -> Path:
         return self.run_dir / f"{instance_id}.sock"

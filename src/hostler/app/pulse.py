@@ -17,10 +17,9 @@ _LOOK_S = 0.02
 
 
 @asynccontextmanager
-async def telling(path: Path, serving: Path) -> AsyncIterator[None]:
-    """Tell of this process while the block lasts, once it serves on its Unix socket `serving`.
-
-    Whether anybody listens makes no difference.
+async def telling(path: Path, serves: Callable[[], bool]) -> AsyncIterator[None]:
+    """Tell of this process while the block lasts, once it serves. Whether anybody listens makes no
+    difference.
     """
     said = b"%d" % os.getpid()
     loop = asyncio.get_running_loop()
@@ -32,7 +31,7 @@ async def telling(path: Path, serving: Path) -> AsyncIterator[None]:
 
         def tell() -> None:
             nonlocal timer, is_serving
-            is_serving = is_serving or _takes_connections(serving)
+            is_serving = is_serving or serves()
             if is_serving:
                 with contextlib.suppress(OSError):  # nobody listens, or not now
                     sock.sendto(said, str(path))
@@ -70,10 +69,8 @@ async def hearing(path: Path, note: Callable[[int], None]) -> AsyncIterator[None
             path.unlink(missing_ok=True)
 
 
-# Private
-
-
-def _takes_connections(path: Path) -> bool:
+def takes_connections(path: Path) -> bool:
+    """Whether a process serves on this Unix socket now."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)
         return sock.connect_ex(str(path)) == 0

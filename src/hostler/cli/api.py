@@ -19,6 +19,7 @@ from hostler.admin.messages import (
     ParameterList,
     SupportedModelList,
 )
+from hostler.app.supervision import Gateways
 from hostler.cli.client import Client
 from hostler.core.model import ParameterDescription, WorkerType
 from hostler.core.worker import (
@@ -31,6 +32,7 @@ from hostler.core.worker import (
 
 _BASE = "/api/v1"
 _PAGE = 500
+RESTART_S = 150.0  # of all gateways, one after the other
 _NEWEST = 50  # events shown when nobody says from where
 
 
@@ -39,6 +41,12 @@ class Api:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+
+    def gateways(self) -> Gateways:
+        return self._client.get(f"{_BASE}/gateways", Gateways)
+
+    def restart_gateways(self) -> Gateways:
+        return self._client.post(f"{_BASE}/gateways/restart", {}, Gateways, RESTART_S)
 
     def models(self) -> tuple[ModelStatus, ...]:
         return self._client.get(f"{_BASE}/models", ModelList).models

@@ -3,6 +3,7 @@
 import errno
 import socket
 
+import msgspec
 import psutil
 
 from hostler.app.config import ServerConfig
@@ -11,8 +12,31 @@ from hostler.core.errors import ConfigError, StartupError
 BACKLOG = 4096
 
 
-def listening_socket(server: ServerConfig) -> socket.socket:
+def listening_sockets(server: ServerConfig, count: int) -> list[socket.socket]:
+    """Return so many listening TCP sockets on one address; the kernel spreads connections over them.
+
+    Raises as `listening_socket`. The address is tried alone first: two servers that share ports may
+    also share the same one, and each would have half of the other's connections.
+    """
+    if count == 1:
+        return [listening_socket(server)]
+    with listening_socket(server) as alone:
+        server = msgspec.structs.replace(server, port=alone.getsockname()[1])
+    found: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            found.append(listening_socket(server, is_shared=True))
+    except BaseException:  # boundary: the sockets must not leak; the error goes on
+        for sock in found:
+            sock.close()
+        raise
+    return found
+
+
+def listening_socket(server: ServerConfig, *, is_shared: bool = False) -> socket.socket:
     """Return a listening TCP socket on the configured address.
+
+    is_shared: other sockets of this user may listen there too.
 
     Raises:
         ConfigError: no port has this number.
@@ -28,6 +52,8 @@ def listening_socket(server: ServerConfig) -> socket.socket:
     family, kind, protocol, _, address = found[0]
     sock = socket.socket(family, kind, protocol)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if is_shared:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         sock.bind(address)
         sock.listen(BACKLOG)

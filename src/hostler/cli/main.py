@@ -36,6 +36,14 @@ def make_app() -> App:
     return app
 
 
+def spell_out(given: list[str]) -> list[str]:
+    """Return the words with what may be left out: `hostler gateway --inherit` runs one."""
+    rest = given[1:]
+    if given[:1] == ["gateway"] and (not rest or rest[0].startswith("--")) and rest != ["--help"]:
+        return ["gateway", "run", *rest]
+    return given
+
+
 def load_listed(app: App, given: list[str]) -> None:
     """Import the commands that a help page lists: it shows the first line of each one's docstring."""
     for word in given:
@@ -63,6 +71,7 @@ def narrow_help(app: App, given: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; what went wrong is one message on stderr."""
     given = sys.argv[1:] if arguments is None else arguments
+    given = spell_out(given)
     app = make_app()
     try:
         if not given or not _HELP_FLAGS.isdisjoint(given):
@@ -110,7 +119,6 @@ _COMMANDS = {
     },
     "Single processes": {
         "controller": "hostler.cli.processes:controller",
-        "gateway": "hostler.cli.processes:gateway",
         "worker": "hostler.cli.processes:worker",
     },
 }
@@ -133,6 +141,14 @@ _FAMILIES = (
             "create": "hostler.cli.keys:create",
             "list": "hostler.cli.keys:list_keys",
             "revoke": "hostler.cli.keys:revoke",
+        },
+    ),
+    (
+        ("gateway", "The data plane: run one alone, renew those of a server.", "Single processes"),
+        {
+            "run": "hostler.cli.processes:gateway",
+            "list": "hostler.cli.gateways:list_gateways",
+            "restart": "hostler.cli.gateways:restart",
         },
     ),
     (

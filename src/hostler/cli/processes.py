@@ -17,7 +17,7 @@ from hostler.app.config import Config, load_config
 from hostler.app.config import state_dir as _state_dir
 from hostler.app.orphan import orphan_watch
 from hostler.app.paths import StatePaths
-from hostler.app.pulse import telling
+from hostler.app.pulse import takes_connections, telling
 from hostler.app.telemetry import configure_logging
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.core.errors import HostlerError
@@ -46,7 +46,13 @@ def controller(
     async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
         await run_controller(settings, stop, hasten)
 
-    return _run(settings, main, paths, paths.admin_socket, supervised=supervised)
+    return _run(
+        settings,
+        main,
+        paths,
+        lambda: takes_connections(paths.admin_socket),
+        supervised=supervised,
+    )
 
 
 def gateway(
@@ -56,23 +62,32 @@ def gateway(
     inherit: Annotated[
         bool, Parameter(negative="", help="Standard input is the listening socket.")
     ] = False,
+    number: Annotated[int, Parameter(help="Which one of several it is, from 1.")] = 1,
+    successor: Annotated[
+        bool, Parameter(negative="", help="Serve only once the controller has told everything.")
+    ] = False,
     supervised: Supervised = False,
 ) -> int:
     """Run the data plane alone: the OpenAI-compatible endpoint. It needs a controller to follow.
 
-    Example: `hostler gateway --state-dir /var/lib/hostler`
+    SIGTERM: finish what is under way and end. SIGHUP: the same, when another gateway has taken over.
+
+    Example: `hostler gateway run --state-dir /var/lib/hostler`
     """
     from hostler.cli.listening import listening_socket
-    from hostler.gateway.process import run_gateway
+    from hostler.gateway.process import Place, run_gateway
 
     settings = load_config(config, {"state_dir": state_dir})
     paths = _paths(settings)
     sock = socket.socket(fileno=0) if inherit else listening_socket(settings.server)
 
-    async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
-        await run_gateway(paths, settings, sock, stop, hasten)
+    place = Place(number=number, is_successor=successor)
 
-    return _run(settings, main, paths, paths.gateway_socket, supervised=supervised)
+    async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, place.leave.set)
+        await run_gateway(paths, settings, sock, stop, hasten, place)
+
+    return _run(settings, main, paths, place.serves.is_set, supervised=supervised)
 
 
 def worker(*, spec: Annotated[Path, Parameter(help="JSON file written by a controller.")]) -> int:
@@ -102,11 +117,16 @@ def _paths(settings: Config) -> StatePaths:
 
 
 def _run(
-    settings: Config, main: Main, paths: StatePaths, serving: Path, *, supervised: bool
+    settings: Config,
+    main: Main,
+    paths: StatePaths,
+    serves: Callable[[], bool],
+    *,
+    supervised: bool,
 ) -> int:
     """Run a server until SIGTERM or SIGINT; a second one hastens the end.
 
-    serving: the Unix socket on which it answers once it has started.
+    serves: whether it has started to.
     """
     configure_logging(json_lines=settings.log_json)
 
@@ -122,7 +142,7 @@ def _run(
         async with AsyncExitStack() as stack:
             if supervised:
                 await stack.enter_async_context(orphan_watch(stop, settings.life.orphan_grace_s))
-                await stack.enter_async_context(telling(paths.pulse_socket, serving))
+                await stack.enter_async_context(telling(paths.pulse_socket, serves))
             await main(stop, hasten)
 
     try:

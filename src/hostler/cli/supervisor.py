@@ -1,6 +1,6 @@
-"""Supervisor: keeps the controller and the gateway of one state folder running.
+"""Supervisor: keeps the controller and the gateways of one state folder running.
 
-It owns the lock and the listening socket, so a gateway that dies loses no connection that waits.
+It owns the lock and the listening sockets, so a gateway that dies loses no connection that waits.
 It knows nothing of models.
 """
 
@@ -10,9 +10,9 @@ import os
 import socket
 import sys
 import time
-from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -21,21 +21,15 @@ import msgspec
 from hostler.app.config import Config, child_environment, write_settings
 from hostler.app.paths import StatePaths
 from hostler.app.process import ProcessHandle, spawn, sweep, tagged, wait_exit
-from hostler.app.pulse import EVERY_S, hearing
+from hostler.app.pulse import hearing
+from hostler.app.supervision import GatewayProcess, Gateways, Wish, answering
 from hostler.app.telemetry import logger
+from hostler.cli.keeper import END_S, Keeper, Pulses
 from hostler.cli.target import UpRecord
-from hostler.core.errors import StartupError
-from hostler.manager.logs import last_lines
+from hostler.core.errors import Conflict, HostlerError, StartupError
 from hostler.manager.workers import INSTANCE_TAG, ROLE_TAG, STATE_TAG
 
 log = logger(__name__)
-
-_RETRY_FIRST_S, _RETRY_LAST_S = 0.1, 5.0
-_STEADY_S = 30.0  # a process that ran so long can start; its deaths are counted anew
-_GATEWAY_END_S = 2.0
-_LINES_READ = 200  # its own sentence may stand before a long trace
-_LINES_TOLD = 10  # of the log of a process that died by a bug
-_DEATHS_TOLD = 3  # at a start; the first ones may be the passing kind
 
 
 class StateLock:
@@ -87,123 +81,198 @@ def take_over(paths: StatePaths) -> None:
 
 
 class Supervisor:
-    """The two processes of one state folder."""
+    """The processes of one state folder: a controller, and one gateway a listening socket.
 
-    def __init__(self, paths: StatePaths, config: Config, sock: socket.socket) -> None:
+    reload: reads the settings anew, for gateways that are started from then on.
+    """
+
+    def __init__(
+        self,
+        paths: StatePaths,
+        config: Config,
+        socks: Sequence[socket.socket],
+        reload: Callable[[], Config],
+    ) -> None:
         self._paths = paths
         self._config = config
-        self._sock = sock
+        self._reload = reload
         self._settings = paths.run_dir / "settings.json"
-        self._running: dict[str, ProcessHandle] = {}
-        self._heard: set[int] = set()  # the processes that told of themselves since we looked
+        self._pulses = Pulses()
         self._stopping = False
-        self._deaths: Counter[str] = Counter()
+        self._group: asyncio.TaskGroup | None = None
+        self._renewing = asyncio.Lock()
+        self._controller = self._keeper("controller", self._launch_controller)
+        self._gateways = [
+            self._keeper(
+                "gateway" if number == 1 else f"gateway-{number}",
+                partial(self._launch_gateway, number, sock),
+            )
+            for number, sock in enumerate(socks, 1)
+        ]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keep both processes up while the block lasts. The block ends them with `stop`."""
+        """Keep all of them up while the block lasts. The block ends them with `stop`."""
         write_settings(self._config, self._settings)
         async with (
-            hearing(self._paths.pulse_socket, self._heard.add),
+            hearing(self._paths.pulse_socket, self._pulses.note),
+            answering(self._paths.up_socket, self._answer),
             asyncio.TaskGroup() as tasks,
         ):
+            self._group = tasks
             keepers = [
-                tasks.create_task(self._keep("controller"), name="keep controller"),
-                tasks.create_task(self._keep("gateway"), name="keep gateway"),
+                tasks.create_task(keeper.run(), name=f"keep {keeper.name}")
+                for keeper in self._keepers
             ]
             try:
                 yield
             finally:
                 self._stopping = True
+                self._group = None
                 for keeper in keepers:
                     keeper.cancel()
                 self.kill()
 
     def failing(self, role: str) -> str | None:
-        """Return the last words of a process that dies each time it is started; None while it lives."""
-        if self._deaths[role] < _DEATHS_TOLD:
-            return None
-        lines = last_lines(self._log(role), _LINES_READ)
-        told = [line for line in lines if line.startswith("hostler: ")]
-        if told:
-            return told[-1].removeprefix("hostler: ")
-        shown = "\n".join(f"  {line}" for line in lines[-_LINES_TOLD:])
-        return f"the end of {self._log(role)}:\n{shown}"
+        """Return the last words of a process that dies each time it is started; None while all live."""
+        keepers = [self._controller] if role == "controller" else self._gateways
+        return next((why for one in keepers if (why := one.failing()) is not None), None)
+
+    async def renew_gateways(self) -> tuple[str, ...]:
+        """Put a fresh process in the place of each gateway, one after the other, with the settings as
+        they are now. No connection is lost: the old ones finish what they have.
+
+        Return what has changed in the settings and needs more than that.
+
+        Raises:
+            ConfigError: the settings cannot be used; nothing is done. Conflict, StartupError: a
+                gateway could not be renewed; those before it are, the others go on as they are.
+        """
+        if self._renewing.locked():
+            raise Conflict("the gateways are being renewed already")
+        async with self._renewing:
+            if self._group is None:
+                raise Conflict("this server is stopping")
+            before = self._config
+            self._config, notes = renewed(before, self._reload())
+            write_settings(self._config, self._settings)
+            try:
+                for keeper in self._gateways:
+                    await keeper.renew(self._group)
+            except BaseException:  # boundary: whatever it was, a crash later must not use them
+                self._config = before
+                write_settings(before, self._settings)
+                raise
+            return notes
+
+    def begin_renewal(self) -> None:
+        """The same, for a signal: what goes wrong is in the log."""
+        if self._group is not None:
+            self._group.create_task(self._renew_and_log(), name="renew gateways")
 
     async def stop(self) -> None:
         """Let requests finish, then stop the workers, then the rest. Each step has a deadline."""
         self._stopping = True
         life = self._config.life
-        if (gateway := self._running.get("gateway")) is not None:
-            gateway.terminate()
-            await wait_exit(gateway, timeout_s=life.drain_timeout_s + _GATEWAY_END_S)
-        if (controller := self._running.get("controller")) is not None:
-            controller.terminate()
-            await wait_exit(
-                controller, timeout_s=life.drain_timeout_s + life.kill_grace_s + _GATEWAY_END_S
-            )
+        ends_s = time.monotonic() + life.drain_timeout_s + END_S
+        for handle in [one for keeper in self._gateways for one in keeper.terminate()]:
+            await wait_exit(handle, timeout_s=max(0.0, ends_s - time.monotonic()))
+        for handle in self._controller.terminate():
+            await wait_exit(handle, timeout_s=life.drain_timeout_s + life.kill_grace_s + END_S)
 
     def kill(self) -> None:
         """End everything of this state folder at once, workers and engines included."""
         self._stopping = True
-        for handle in self._running.values():
-            handle.kill()
+        for keeper in self._keepers:
+            keeper.kill()
         self._paths.kept_snapshot.unlink(missing_ok=True)  # nothing of it is true any more
         for ours in (ROLE_TAG, INSTANCE_TAG):  # a shell of the operator may name the folder too
             sweep(STATE_TAG, str(self._paths.state_dir), having=ours)
 
     # Private
 
-    async def _keep(self, role: str) -> None:
-        wait_s = _RETRY_FIRST_S
-        while not self._stopping:
-            handle = self._spawn(role)
-            self._running[role] = handle
-            began_s = time.monotonic()
-            code, is_sound = await self._attend(role, handle)
-            if self._stopping:
-                return
-            self._deaths[role] += 1
-            if is_sound:  # only what cannot even start is held back longer and longer
-                wait_s = _RETRY_FIRST_S
-            if time.monotonic() - began_s > _STEADY_S:
-                self._deaths[role] = 0
-            log.warning(f"{role}.died", code=code, restart_in_s=wait_s, log=str(self._log(role)))
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, _RETRY_LAST_S)
+    @property
+    def _keepers(self) -> list[Keeper]:
+        return [self._controller, *self._gateways]
 
-    async def _attend(self, role: str, handle: ProcessHandle) -> tuple[int | None, bool]:
-        """Wait for the end of a process; return its code, and whether it ever told of itself.
+    def _keeper(self, name: str, launch: Callable[[bool], ProcessHandle]) -> Keeper:
+        return Keeper(name, self._log(name), self._config.life, self._pulses, launch)
 
-        One that told and then is silent for too long is ended: nothing it holds can be served any
-        more, and the socket it listens on outlives it. Only time in which we ran ourselves counts.
-        """
-        code, is_sound, silent_s = None, False, 0.0
-        while handle.alive():
-            code = await wait_exit(handle, timeout_s=EVERY_S)
-            if handle.pid in self._heard:
-                self._heard.discard(handle.pid)
-                is_sound, silent_s = True, 0.0
-            elif is_sound:
-                silent_s += EVERY_S
-            if silent_s >= self._config.life.hung_after_s and handle.kill():
-                log.error(f"{role}.hangs", pid=handle.pid, silent_s=silent_s)
-        return code if code is not None else handle.reap(), is_sound
+    async def _answer(self, wish: Wish) -> Gateways:
+        notes = await self.renew_gateways() if wish is Wish.RENEW else ()
+        found = []
+        for number, keeper in enumerate(self._gateways, 1):
+            serving = keeper.handle
+            states = [(serving, keeper.since_s, "serving")] if serving is not None else []
+            states += [(one, since_s, "leaving") for one, since_s in keeper.leaving.items()]
+            found += [
+                GatewayProcess(
+                    number=number,
+                    pid=handle.pid,
+                    state=state,
+                    started_at_s=since_s,
+                    socket=str(self._paths.gateway_socket_of(number)) if state == "serving" else "",
+                )
+                for handle, since_s, state in states
+            ]
+        return Gateways(gateways=tuple(found), notes=notes)
 
-    def _spawn(self, role: str) -> ProcessHandle:
-        argv = [sys.executable, "-m", "hostler", role, f"--config={self._settings}", "--supervised"]
-        if role == "gateway":
-            argv.append("--inherit")  # the listening socket, as its standard input
-        with self._log(role).open("ab") as output:
+    async def _renew_and_log(self) -> None:
+        try:
+            for note in await self.renew_gateways():
+                log.warning("settings.not_taken", why=note)
+        except HostlerError as error:
+            log.error("gateways.not_renewed", why=error.message)
+
+    def _launch_controller(self, is_successor: bool) -> ProcessHandle:
+        return self._spawn("controller", [], None, "controller")
+
+    def _launch_gateway(
+        self, number: int, sock: socket.socket, is_successor: bool
+    ) -> ProcessHandle:
+        told = ["run", "--inherit", f"--number={number}"]  # the socket, as its standard input
+        if is_successor:
+            told.append("--successor")
+        name = self._gateways[number - 1].name
+        return self._spawn("gateway", told, sock, name)
+
+    def _spawn(
+        self, role: str, told: list[str], sock: socket.socket | None, name: str
+    ) -> ProcessHandle:
+        argv = [sys.executable, "-m", "hostler", role, *told]
+        argv += [f"--config={self._settings}", "--supervised"]
+        with self._log(name).open("ab") as output:
             return spawn(
                 argv,
                 env=child_environment({STATE_TAG: str(self._paths.state_dir), ROLE_TAG: role}),
                 stdout=output.fileno(),
-                stdin=self._sock.fileno() if role == "gateway" else None,
+                stdin=sock.fileno() if sock is not None else None,
             )
 
-    def _log(self, role: str) -> Path:
-        return self._paths.logs_dir / f"{role}.log"
+    def _log(self, name: str) -> Path:
+        return self._paths.logs_dir / f"{name}.log"
+
+
+# What a new gateway takes; of `server` all but what is bound already.
+_TAKEN = ("gateway", "limits", "server")
+_BOUND = {"server": ("host", "port", "allow_remote"), "gateway": ("processes",)}
+
+
+def renewed(old: Config, new: Config) -> tuple[Config, tuple[str, ...]]:
+    """Return the settings for new gateways, and a sentence for each change that they cannot take."""
+    notes: list[str] = []
+    sections = {}
+    for name in _TAKEN:
+        before, after = getattr(old, name), getattr(new, name)
+        kept = {field: getattr(before, field) for field in _BOUND.get(name, ())}
+        for field, value in kept.items():
+            if getattr(after, field) != value:
+                notes.append(f"{name}.{field}: takes effect when `hostler up` is started anew")
+        sections[name] = msgspec.structs.replace(after, **kept)
+    for name in old.__struct_fields__:
+        if name not in _TAKEN and getattr(old, name) != getattr(new, name):
+            notes.append(f"{name}: takes effect when `hostler up` is started anew")
+    return msgspec.structs.replace(old, **sections), tuple(notes)
 
 
 def write_record(paths: StatePaths, url: str) -> None:

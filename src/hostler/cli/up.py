@@ -4,6 +4,8 @@ import asyncio
 import signal
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +21,7 @@ from hostler.catalog.catalog import Catalog
 from hostler.cli.announce import announcer
 from hostler.cli.arrival import Arrival
 from hostler.cli.exits import CommandFailed, Exit
-from hostler.cli.listening import listening_socket
+from hostler.cli.listening import listening_sockets
 from hostler.cli.supervisor import StateLock, Supervisor, take_over, write_record
 from hostler.core.errors import ConfigError, HostlerError, StartupError
 from hostler.manager.resolve import request_of, resolve
@@ -39,6 +41,9 @@ def up(
     allow_remote: Annotated[
         bool | None, Parameter(negative=(), help="Let --host be an address others can reach.")
     ] = None,
+    gateways: Annotated[
+        int | None, Parameter(help="Gateway processes on the port; about one a core. [default: 1]")
+    ] = None,
     json: Annotated[bool | None, Parameter(negative=(), help="Log in JSON lines.")] = None,
 ) -> int:
     """Run the server here: one endpoint, and the models that the config (or the catalogue) names.
@@ -47,8 +52,18 @@ def up(
     """
     server = {"host": host, "port": port, "allow_remote": allow_remote}
     told = str(state_dir) if state_dir else None
+    flags = {
+        "state_dir": told,
+        "log_json": json,
+        "server": server,
+        "gateway": {"processes": gateways},
+    }
+
+    def load() -> Config:
+        return load_config(config, flags)
+
     try:
-        settings = load_config(config, {"state_dir": told, "log_json": json, "server": server})
+        settings = load()
         check_bind(settings.server, has_key=True)
         _check_models(settings)
         names = _certificate_names(settings)
@@ -59,7 +74,7 @@ def up(
     configure_logging(
         json_lines=settings.log_json, level="INFO" if settings.log_json else "WARNING"
     )
-    return asyncio.run(_up(settings, names))
+    return asyncio.run(_up(settings, names, load))
 
 
 # Private
@@ -79,15 +94,18 @@ def _check_models(settings: Config) -> None:
             raise ConfigError(f"[[models]] {model.name}: {error.message}") from error
 
 
-async def _up(settings: Config, names: tuple[str, ...]) -> int:
+async def _up(settings: Config, names: tuple[str, ...], load: Callable[[], Config]) -> int:
     began_s = time.monotonic()
     paths = StatePaths(state_dir(settings))
     paths.create()
     with StateLock(paths):
         take_over(paths)
-        with listening_socket(settings.server) as sock:
-            url = _url(settings, sock.getsockname()[1], names)
-            supervisor = Supervisor(paths, settings, sock)
+        with ExitStack() as stack:
+            socks = listening_sockets(settings.server, settings.gateway.processes)
+            for sock in socks:
+                stack.enter_context(sock)
+            url = _url(settings, socks[0].getsockname()[1], names)
+            supervisor = Supervisor(paths, settings, socks, load)
             write_record(paths, url)
             try:
                 return await _serve(supervisor, settings, paths, url, began_s)
@@ -106,6 +124,7 @@ async def _serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.begin_renewal)
     async with supervisor.running():
         voice = announcer(json_lines=settings.log_json)
         with voice:

@@ -33,12 +33,16 @@ async def run_gateway(
     sock: socket.socket,
     stop: asyncio.Event,
     hasten: asyncio.Event | None = None,
+    place: "Place | None" = None,
 ) -> None:
     """Serve on a bound socket, and on the gateway's own Unix socket, until `stop` is set.
 
     Stopping: no new connections, requests under way may finish for `drain_timeout_s`, or until
     `hasten` is set; then they end with the error `draining`.
+    place: which gateway it is. Its `leave` is a stop by which no connection is lost: another has
+    taken over, so idle ones stay until their next answer, which says that it is the last.
     """
+    place = place or Place()
     raise_most_files(FILES_A_REQUEST * config.limits.connections + SPARE_FILES)
     kept = KeptSnapshot(paths.kept_snapshot)
     mirror = SnapshotMirror(paths.registry_socket, monotonic, kept)
@@ -65,36 +69,66 @@ async def run_gateway(
     async with mirror.running(), gateway.running():
         try:
             # Until the first snapshot nobody's key is known. Connections wait in the socket's queue.
-            await first_of(mirror.first_snapshot(), stop.wait(), timeout_s=FIRST_SNAPSHOT_S)
+            wait_s = None if place.is_successor else FIRST_SNAPSHOT_S
+            await first_of(mirror.first_snapshot(), stop.wait(), timeout_s=wait_s)
             mirror.recall()
             await servers[0].listen(sock, certificates)
-            await servers[1].listen_unix(paths.gateway_socket)
+            await servers[1].listen_unix(paths.gateway_socket_of(place.number))
+            place.serves.set()
             gc.freeze()  # what lives now lives to the end; requests leave no cycles behind
             gc.set_threshold(GARBAGE_OBJECTS, 20, 20)
-            await stop.wait()
+            await first_of(stop.wait(), place.leave.wait())
         finally:
             # With a part of it dead it ends soon: a whole one takes the connections that wait.
-            drain_s = config.life.drain_timeout_s if stop.is_set() else BROKEN_DRAIN_S
-            await _close(servers, gateway, drain_s, hasten or asyncio.Event())
+            is_asked = stop.is_set() or place.leave.is_set()
+            drain_s = config.life.drain_timeout_s if is_asked else BROKEN_DRAIN_S
+            for one in servers:
+                one.is_handing_over = place.leave.is_set() and not stop.is_set()
+            await _close(servers, gateway, drain_s, stop, hasten or asyncio.Event())
+
+
+class Place:
+    """Where one gateway stands among others.
+
+    number: from 1. is_successor: another one serves in its place until it does.
+    serves: set when it takes connections. leave: to be set when its own successor does.
+    """
+
+    def __init__(self, *, number: int = 1, is_successor: bool = False) -> None:
+        self.number = number
+        self.is_successor = is_successor
+        self.serves = asyncio.Event()
+        self.leave = asyncio.Event()
 
 
 # Private
 
 
 async def _close(
-    servers: list[HttpServer], gateway: Gateway, drain_s: float, hasten: asyncio.Event
+    servers: list[HttpServer],
+    gateway: Gateway,
+    drain_s: float,
+    stop: asyncio.Event,
+    hasten: asyncio.Event,
 ) -> None:
     """Let requests finish; what still runs then is told so, and has a moment to read it."""
+
+    async def part_from_idle() -> None:
+        await stop.wait()
+        for server in servers:
+            server.close_idle()
+
     async with asyncio.TaskGroup() as group:
         wait_s = drain_s + FAREWELL_S + 1.0
         closing = [group.create_task(one.close(wait_s), name="gateway.close") for one in servers]
         hurry = group.create_task(hasten.wait(), name="gateway.hasten")
+        idle = group.create_task(part_from_idle(), name="gateway.idle")
         both = group.create_task(asyncio.wait(closing), name="gateway.drain")
         await asyncio.wait([both, hurry], timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
         if not both.done():
             gateway.relays.end_all(Draining())
             await asyncio.wait([both], timeout=FAREWELL_S)
-        for task in (hurry, both, *closing):
+        for task in (hurry, idle, both, *closing):
             task.cancel()
     for server in servers:
         await server.close(0.0)

@@ -133,7 +133,7 @@ class ServerConnection(asyncio.Protocol):
         self._exchange = None
         self._release()
         self._served += 1
-        if not keep or self.server.is_draining:
+        if not keep or (self.server.is_draining and not self.server.is_handing_over):
             self._close(linger=bool(self._buffer))
             return
         self._phase = Phase.IDLE

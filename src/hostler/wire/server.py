@@ -54,6 +54,9 @@ class HttpServer:
         self.limits = limits
         self.name = name
         self.is_draining = False
+        self.is_handing_over = (
+            False  # set before close: another process has the socket, and takes who comes
+        )
         self.bodies_held = 0  # bytes of request bodies in memory
         self.now_s = 0.0  # the loop's time at the last sweep
         self.common_headers = b""
@@ -133,7 +136,11 @@ class HttpServer:
         self._unix_paths.append((path, path.stat().st_ino))
 
     async def close(self, drain_s: float) -> None:
-        """Stop accepting, close idle connections, let busy ones finish for `drain_s`, then cut."""
+        """Stop accepting, close idle connections, let busy ones finish for `drain_s`, then cut.
+
+        While it hands over, idle ones stay: a request may be on its way. It is answered, and told
+        that it is the last on this connection. `close_idle` ends that.
+        """
         self.is_draining = True
         for task in tuple(self._opening):
             task.cancel()
@@ -144,9 +151,10 @@ class HttpServer:
             if path.exists() and path.stat().st_ino == inode:  # not that of who came after us
                 path.unlink(missing_ok=True)
         self._unix_paths.clear()
-        for connection in self.crowd:
-            connection.close_if_idle()
+        if not self.is_handing_over:
+            self.close_idle()
         await self._wait_until_empty(drain_s)
+        self.close_idle()
         for connection in self.crowd:
             connection.transport.abort()
         await self._wait_until_empty(CUT_S)
@@ -154,11 +162,17 @@ class HttpServer:
             self._sweep_handle.cancel()
             self._sweep_handle = None
 
+    def close_idle(self) -> None:
+        """Close the connections that wait for a request."""
+        self.is_handing_over = False
+        for connection in self.crowd:
+            connection.close_if_idle()
+
     # For connections
 
     def add(self, connection: ServerConnection, fileno: int) -> bool:
         """Count a new connection. False: there are too many, or the server is closing."""
-        is_welcome = self.crowd.add(connection) and not self.is_draining
+        is_welcome = self.crowd.add(connection) and (not self.is_draining or self.is_handing_over)
         self._note_file(fileno, connection)
         return is_welcome
 

@@ -35,6 +35,7 @@ PASSING = {
     "tokenize",
     "wire.asgi",
     "wire.connect",
+    "wire.open",
 }
 
 

@@ -36,6 +36,7 @@ class Background(StrEnum):
     MIRROR = "gateway.mirror"  # follows the controller
     PROBE = "gateway.probe"  # asks instances in doubt
     SWEEP = "gateway.sweep"  # keeps deadlines
+    DOUBT = "gateway.doubt"  # asks engines that say nothing
     # worker
     LIFE = "agent.live"  # holds the engine and the three below
     REPORT = "agent.report"  # registers and beats

@@ -80,6 +80,17 @@ class BeatAnswer(msgspec.Struct, frozen=True, kw_only=True):
     registered: bool = True  # False: send a Registration first
 
 
+class Doubt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A gateway says that an engine takes requests, says nothing, and left a canary unanswered. POST /doubt.
+
+    A hint: the controller asks for itself.
+    """
+
+    protocol: int = 1
+    instance_id: str
+    epoch: int
+
+
 class Departure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A worker that leaves says so. POST /deregister.
 

@@ -57,8 +57,11 @@ class Attempt:
         "_status",
         "_watch",
         "claim",
+        "has_begun",
         "is_heard",
+        "is_moving",
         "is_over",
+        "is_paused",
         "lane",
         "mode",
         "takes_chunks",
@@ -71,6 +74,9 @@ class Attempt:
         self.mode = Mode.WHOLE
         self.is_over = False
         self.is_heard = True  # something came since the last failed probe of the instance
+        self.is_moving = False  # something came since Doubts looked last; has_begun: ever
+        self.has_begun = False
+        self.is_paused = False  # the client reads too slowly
         self._call: Call | None = None
         self._answer: AnswerHead | None = None
         self._status = 0
@@ -98,10 +104,12 @@ class Attempt:
         self.claim.release(outcome, witness=witness)
 
     def pause(self) -> None:
+        self.is_paused = True
         if self._call is not None:
             self._call.pause()
 
     def resume(self) -> None:
+        self.is_paused = False
         if self._call is not None:
             self._call.resume()
 
@@ -131,7 +139,7 @@ class Attempt:
             relay.attempt_failed(Failure.UNUSABLE)
 
     def on_data(self, data: bytes) -> None:
-        self.is_heard = True
+        self.is_heard = self.is_moving = True
         if self.mode is Mode.EVENTS:
             self._take_events(data)
             return

@@ -26,6 +26,7 @@ from hostler.gateway import tokens
 from hostler.gateway.admission import Admission
 from hostler.gateway.answers import JSON_FIELD, own_error
 from hostler.gateway.controller import ControllerLine
+from hostler.gateway.doubt import Doubts, Teller
 from hostler.gateway.lanes import Lanes
 from hostler.gateway.metrics import CONTENT_TYPE, OTHER, GatewayMetrics
 from hostler.gateway.probes import Prober, identity_proof
@@ -69,6 +70,7 @@ class Gateway(BaseComponent):
         source: SnapshotSource,
         admin_socket: Path,
         clock: Callable[[], float] = monotonic,
+        tell_doubt: Teller | None = None,
     ) -> None:
         settings = config.gateway
         self.metrics = GatewayMetrics()
@@ -84,6 +86,7 @@ class Gateway(BaseComponent):
         self._lanes = Lanes(settings, identity_proof)
         self.relays = Relays(settings, self.router, self._lanes, self.metrics, clock)
         self._controller = ControllerLine(admin_socket)
+        self._doubts = Doubts(settings, self.router, self.relays, tell_doubt)
         self._tasks: asyncio.TaskGroup | None = None
         self._questions = 0
         self._sweep_s = min(SWEEP_S, settings.keep_alive_s or SWEEP_S)
@@ -107,6 +110,7 @@ class Gateway(BaseComponent):
             work = [
                 begin(group, Background.PROBE, prober.run()),
                 begin(group, Background.SWEEP, self._sweep()),
+                begin(group, Background.DOUBT, self._doubts.run()),
             ]
             try:
                 yield

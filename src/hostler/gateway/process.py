@@ -11,7 +11,7 @@ from hostler.app.paths import StatePaths
 from hostler.app.tasks import first_of
 from hostler.core.errors import Draining
 from hostler.gateway.gateway import Gateway
-from hostler.registry.client import SnapshotMirror
+from hostler.registry.client import RegistryClient, SnapshotMirror
 from hostler.registry.kept import KeptSnapshot
 from hostler.wire.door import raise_most_files
 from hostler.wire.hosts import HostPolicy
@@ -46,7 +46,8 @@ async def run_gateway(
     raise_most_files(FILES_A_REQUEST * config.limits.connections + SPARE_FILES)
     kept = KeptSnapshot(paths.kept_snapshot)
     mirror = SnapshotMirror(paths.registry_socket, monotonic, kept)
-    gateway = Gateway(config, mirror, paths.admin_socket)
+    reporter = RegistryClient(paths.registry_socket)
+    gateway = Gateway(config, mirror, paths.admin_socket, tell_doubt=reporter.doubt)
     server = config.server
     certificates = Certificates(server.tls_cert, server.tls_key) if server.is_tls else None
     # A name in our own certificate is ours; a page that rebinds its name cannot show it.

@@ -77,6 +77,11 @@ class Relay:
         )
         exchange.on_gone = self._gone
 
+    @property
+    def attempt(self) -> Attempt | None:
+        """The last try, over or not."""
+        return self._attempt
+
     def begin(self) -> None:
         self._seek(None)
 

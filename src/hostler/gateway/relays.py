@@ -127,6 +127,13 @@ class Relays:
         for relay in tuple(self.under_way):
             relay.note_silence(instance_id, is_down)
 
+    def cut(self, instance_id: str) -> None:
+        """This instance is stuck: its streams end, what has got no byte goes elsewhere (F05)."""
+        for relay in tuple(self.under_way):
+            attempt = relay.attempt
+            if attempt is not None and attempt.claim.instance.instance_id == instance_id:
+                relay.attempt_failed(Failure.LOST)
+
 
 def read_timeout(asked: bytes, most_s: float) -> float:
     """Return the seconds of an `x-request-timeout` header (F64).

@@ -340,7 +340,7 @@ class LocalWorkerManager(DirectRequests):
             await stack.enter_async_context(self.workers.running())
             await stack.enter_async_context(self.servers.running())
             opinion = SecondOpinion(
-                self.registry, self.config.heartbeat, self.paths.agent_socket, clock=self.clock
+                self.registry, self.config, self.paths.agent_socket, clock=self.clock
             )
             await stack.enter_async_context(opinion.running())
             if self._declare:

@@ -1,7 +1,8 @@
 """SecondOpinion: goes and asks a worker that has stopped beating, before its silence counts for anything.
 
 Beats may be lost while the worker serves (F23). On one machine asking costs a millisecond: the agent is asked
-for its beat, the engine for its health.
+for its beat, the engine for its health. An engine that a gateway doubts is asked for a token (F05): only one
+that owes an answer here, too, is given up.
 """
 
 import asyncio
@@ -12,17 +13,19 @@ from pathlib import Path
 import msgspec
 
 from hostler.app.background import Background, begin
-from hostler.app.config import HeartbeatConfig
+from hostler.app.config import Config
 from hostler.app.telemetry import logger
 from hostler.core.errors import HostlerError
 from hostler.core.fleet import Beat
-from hostler.core.lifecycle import State
+from hostler.core.lifecycle import Signal, State
 from hostler.core.snapshot import Endpoint
+from hostler.engines.canary import canary, is_answer
 from hostler.registry.registry import Record, Registry
 from hostler.wire.client import Response, UpstreamLost, fetch
 
 log = logger(__name__)
 
+STUCK = "its engine takes requests and answers none"
 _LOOK_EVERY_S = 0.25
 _ASK_TIMEOUT_S = 1.0
 _EARLY = 0.6  # of the time after which silence makes a worker suspect
@@ -35,14 +38,15 @@ class SecondOpinion:
     def __init__(
         self,
         registry: Registry,
-        heartbeat: HeartbeatConfig,
+        config: Config,
         agent_socket: Callable[[str], Path],
         *,
         clock: Callable[[], float],
     ) -> None:
         """agent_socket: where the agent of an instance listens, by instance id."""
         self._registry = registry
-        self._after_s = heartbeat.suspect_after_s * _EARLY
+        self._after_s = config.heartbeat.suspect_after_s * _EARLY
+        self._canary_timeout_s = config.gateway.canary_timeout_s
         self._agent_socket = agent_socket
         self._clock = clock
         self._asking: set[str] = set()
@@ -88,6 +92,8 @@ class SecondOpinion:
                 for instance_id in silent.keys() - self._told:
                     log.warning("silence.asking", instance_id=instance_id)
                 self._told = {i for i in self._told if self._registry.record(i)} | silent.keys()
+                for instance_id in self._registry.doubts.drain():
+                    tasks.create_task(self._ask_token(instance_id), name="silence.token")
                 for instance_id in silent.keys() - self._asking:
                     self._asking.add(instance_id)
                     tasks.create_task(self._ask_once(silent[instance_id]), name="silence.ask")
@@ -98,6 +104,37 @@ class SecondOpinion:
             await self.ask(record)
         finally:
             self._asking.discard(record.instance.instance_id)
+
+    async def _ask_token(self, instance_id: str) -> None:
+        """Ask a doubted engine for one token; without an answer it has failed."""
+        record = self._registry.record(instance_id)
+        if record is None:
+            return
+        is_stuck = False
+        try:
+            is_stuck = await self._owes_token(record)
+        finally:
+            self._registry.doubts.judged(record.instance.model_name, is_stuck=is_stuck)
+        log.warning("silence.token", instance_id=instance_id, is_stuck=is_stuck)
+        if is_stuck and self._registry.record(instance_id) is record:
+            self._registry.post(instance_id, Signal.LOST, STUCK)
+
+    async def _owes_token(self, record: Record) -> bool:
+        asked = canary(record.view)
+        if asked is None:
+            return False
+        try:
+            answer = await fetch(
+                record.expected.endpoint,
+                "POST",
+                asked[0],
+                headers=[(b"content-type", b"application/json")],
+                body=msgspec.json.encode(asked[1]),
+                timeout_s=self._canary_timeout_s,
+            )
+        except UpstreamLost as error:
+            return error.timed_out  # one that breaks is for its agent to judge
+        return not is_answer(answer.status)
 
     def _is_silent(self, record: Record) -> bool:
         """Not heard of for a while, by whatever way."""

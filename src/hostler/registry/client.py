@@ -18,7 +18,7 @@ from hostler.core.errors import (
     StaleEpoch,
     UnknownInstance,
 )
-from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration
+from hostler.core.fleet import Beat, BeatAnswer, Departure, Doubt, Registration
 from hostler.core.snapshot import Endpoint, Snapshot, Spoken
 from hostler.registry.kept import KeptSnapshot
 from hostler.wire.client import UpstreamLost, fetch, stream
@@ -52,6 +52,10 @@ class RegistryClient:
     async def deregister(self, departure: Departure) -> None:
         """Say that the worker leaves. Raises as `register`."""
         await self._post("/deregister", departure)
+
+    async def doubt(self, doubt: Doubt) -> None:
+        """Say that an engine takes requests and says nothing. Raises as `register`."""
+        await self._post("/doubt", doubt)
 
     def is_held(self) -> bool:
         """Whether a process holds the registry's socket, answering or not. Does not block."""

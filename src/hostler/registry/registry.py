@@ -27,6 +27,7 @@ from hostler.core.snapshot import (
     ModelView,
     Snapshot,
 )
+from hostler.registry.doubts import ReportedDoubts
 from hostler.registry.liveness import is_mass_loss, judge_heartbeat, own_pause_s
 
 log = logger(__name__)
@@ -89,6 +90,7 @@ class Registry:
         self._heartbeat = heartbeat
         self._clock = clock
         self._moved = moved or (lambda before, after: None)
+        self.doubts = ReportedDoubts(clock)
         self._records: dict[str, Record] = {}
         self._models: tuple[ModelView, ...] = ()
         self._keys: tuple[KeyView, ...] = ()

@@ -1,4 +1,4 @@
-"""The routes of registry.sock: register, beat, deregister, watch. Only this machine's user can reach it."""
+"""The routes of registry.sock: register, beat, deregister, doubt, watch. Only its user reaches it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -11,7 +11,7 @@ import msgspec
 from hostler.app.config import HttpLimits
 from hostler.app.telemetry import logger
 from hostler.core.errors import BadRequest, Conflict, HostlerError, NotFound
-from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration
+from hostler.core.fleet import Beat, BeatAnswer, Departure, Doubt, Registration
 from hostler.core.snapshot import Spoken
 from hostler.registry.registry import Registry
 from hostler.wire.server import Exchange, HttpServer
@@ -37,6 +37,7 @@ class RegistryServer:
             ("POST", "/register"): self._register,
             ("POST", "/beat"): self._beat,
             ("POST", "/deregister"): self._deregister,
+            ("POST", "/doubt"): self._doubt,
         }
 
     @asynccontextmanager
@@ -77,6 +78,16 @@ class RegistryServer:
     def _deregister(self, body: bytes) -> bytes:
         self._registry.depart(_decode(body, Departure))
         return msgspec.json.encode(BeatAnswer(next_beat_s=0.0, registered=False))
+
+    def _doubt(self, body: bytes) -> bytes:
+        doubt = _decode(body, Doubt)
+        record = self._registry.record(doubt.instance_id)
+        if record is None or not record.expected.secret_hash:
+            self._registry.doubts.take(doubt, None, 0, None)
+        else:
+            one = record.instance
+            self._registry.doubts.take(doubt, one.model_name, one.epoch, one.state)
+        return msgspec.json.encode(BeatAnswer(next_beat_s=0.0))
 
     async def _watch(self, exchange: Exchange) -> None:
         exchange.start(200, NDJSON, None)

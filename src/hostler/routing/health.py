@@ -30,16 +30,19 @@ class Health:
         self._eject_s = eject_s
         self._clock = clock
         self._signs: dict[str, _Sign] = {}
+        self._doubts: dict[str, bool] = {}  # True: it is stuck
 
     def __bool__(self) -> bool:
         """Is anything held against anyone?"""
-        return bool(self._signs)
+        return bool(self._signs or self._doubts)
 
     def keep_only(self, instance_ids: Iterable[str]) -> None:
         """Forget instances that are no more."""
         known = set(instance_ids)
         for gone in self._signs.keys() - known:
             del self._signs[gone]
+        for gone in self._doubts.keys() - known:
+            del self._doubts[gone]
 
     def failed(self, instance_id: str) -> None:
         """A connection was refused or lost: out at once, twice as long each time in a row."""
@@ -85,15 +88,25 @@ class Health:
         if sign.fails >= FALL:
             sign.is_down = True
 
+    def doubt(self, instance_id: str, *, is_stuck: bool) -> None:
+        """It takes requests and says nothing: out, and once a canary has failed, dead."""
+        self._doubts[instance_id] = is_stuck
+
+    def trust(self, instance_id: str) -> None:
+        """It has said something."""
+        self._doubts.pop(instance_id, None)
+
     def is_down(self, instance_id: str) -> bool:
-        """Did probes find it dead?"""
+        """Did probes find it dead, or a canary stuck?"""
         sign = self._signs.get(instance_id)
-        return sign is not None and sign.is_down
+        return (sign is not None and sign.is_down) or self._doubts.get(instance_id, False)
 
     def is_out(self, instance_id: str) -> bool:
         """Should it get no requests now?"""
         sign = self._signs.get(instance_id)
-        return sign is not None and (sign.is_down or sign.until_s > self._clock())
+        if sign is not None and (sign.is_down or sign.until_s > self._clock()):
+            return True
+        return instance_id in self._doubts
 
     def ejected_at_s(self, instance_id: str) -> float:
         sign = self._signs.get(instance_id)

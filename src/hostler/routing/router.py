@@ -41,6 +41,7 @@ class Router:
         self._pools: dict[str, ModelPool] = {}
         self._names: dict[str, ModelPool] = {}  # with aliases
         self._loads = Loads()
+        self.answered_s: dict[str, float] = {}  # by instance: when a request was answered last
 
     @property
     def load(self) -> Mapping[str, int]:
@@ -82,7 +83,9 @@ class Router:
             self._pools[model.name] = pool
             for name in (model.name, *model.aliases):
                 self._names.setdefault(name, pool)
-        self.health.keep_only(i.instance_id for i in snapshot.instances)
+        known = {i.instance_id for i in snapshot.instances}
+        self.health.keep_only(known)
+        self.answered_s = {i: at_s for i, at_s in self.answered_s.items() if i in known}
         for pool in old.values():
             pool.ready, pool.slots = (), 0
             removed = ModelNotFound(f"model {pool.model.name!r} was removed")
@@ -255,7 +258,8 @@ class Router:
             if not outstanding[instance_id]:
                 del outstanding[instance_id]
         if outcome is Outcome.OK:
-            pool.note_service(self.clock() - claim.since_s)
+            self.answered_s[instance_id] = now_s = self.clock()
+            pool.note_service(now_s - claim.since_s)
         if pool.queue or claim.bill is not None:
             pool.queue.settle(claim)
         if outcome is not Outcome.OK or self.health:

@@ -34,6 +34,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         their fields.
     reports_progress: it notices a lost client only while it streams, and can stream its progress
         through a prompt: see assembly.py.
+    tells_usage: asked by `stream_options.include_usage`, its streams end with an event of their usage.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     counting: Counting = Counting.NONE
     passthrough: Mapping[str, Mapping[str, Rule]] = {}
     reports_progress: bool = False
+    tells_usage: bool = False
 
     def path(self, route: Route, base_path: str) -> str:
         """Return the path of a route on a server with this base path.
@@ -291,6 +293,7 @@ _OPENAI = Dialect(
     paths=_V1_PATHS,
     idle_s=4.0,  # uvicorn, under most of these servers, closes at 5
     counting=Counting.VLLM,
+    tells_usage=True,
     passthrough={"/detokenize": _DETOKENIZE, "/score": _SCORE},
 )
 
@@ -303,6 +306,7 @@ DIALECTS: Mapping[str, Dialect] = {
         requests_per_connection=90,
         counting=Counting.LLAMA,
         reports_progress=True,
+        # tells_usage not: the `timings` of its last chunk say it, and would move out of a client's sight
         passthrough={
             "/detokenize": _DETOKENIZE,
             "/apply-template": _TOKENIZE,
@@ -320,6 +324,7 @@ DIALECTS: Mapping[str, Dialect] = {
         rules=_rules(_SAMPLING),
         paths=_V1_PATHS,
         counting=Counting.HOSTLER,
+        tells_usage=True,
     ),
     "openai": _OPENAI,
     "fake": Dialect(
@@ -327,6 +332,7 @@ DIALECTS: Mapping[str, Dialect] = {
         rules=_rules({**_LLAMA, **_VLLM}),
         paths=_V1_PATHS,
         counting=Counting.HOSTLER,
+        tells_usage=True,
         passthrough={"/detokenize": _DETOKENIZE},
     ),
 }

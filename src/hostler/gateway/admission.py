@@ -24,6 +24,7 @@ from hostler.wire.json import parse_json
 
 NAMED_MAX = 20  # models named in an error
 PRIORITY_FIELD = b"x-hostler-priority"
+GENERATING = frozenset({Route.CHAT, Route.COMPLETIONS})
 
 REQUIRED: Mapping[Route, tuple[str, ...]] = {
     Route.CHAT: ("messages",),
@@ -47,8 +48,10 @@ class Terms:
 class Admission:
     """What a snapshot says about keys and models, looked up by name."""
 
-    def __init__(self, json_depth: int) -> None:
+    def __init__(self, json_depth: int, *, asks_usage: bool = True) -> None:
+        """asks_usage: of the engines of streams, also when no client did."""
         self._json_depth = json_depth
+        self._asks_usage = asks_usage
         self._keys: tuple[KeyView, ...] = ()
         self._date = WallClock()
         self._ring = KeyRing((), self._date)
@@ -139,7 +142,7 @@ class Admission:
                 param="model",
             )
         check_body(body, terms.rules[route], terms, REQUIRED.get(route, ()))
-        return Job(
+        job = Job(
             terms.model,
             route,
             body,
@@ -148,6 +151,8 @@ class Admission:
             request_id=request.request_id,
             fields=request.fields,
         )
+        job.asks_usage = self._asks_usage and route in GENERATING
+        return job
 
     def engine_job(self, request: Request, key: KeyView, path: str) -> Job:
         """Judge a request for an engine's own route, by the dialect's allow-list. Raises as `job`."""

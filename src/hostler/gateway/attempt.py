@@ -19,6 +19,7 @@ from hostler.gateway.answers import (
 )
 from hostler.gateway.lanes import Lane
 from hostler.gateway.streams import StreamWatch
+from hostler.gateway.usage import HEAD_BYTES, TAIL_BYTES, Used, find_usage
 from hostler.routing.claim import Claim, Outcome
 from hostler.routing.verdict import Failure
 from hostler.wire.client import Call, UpstreamLost
@@ -103,6 +104,15 @@ class Attempt:
             call.cancel()
         self.claim.release(outcome, witness=witness)
 
+    def used(self) -> Used | None:
+        """The tokens of what was forwarded as it came; None when nothing was."""
+        if self._watch is not None:
+            return self._watch.used(self._relay.job.prompt_tokens)
+        if self.mode is not Mode.PASS:
+            return None
+        head, tail = self._parts
+        return find_usage(tail) or find_usage(head) or Used(0, 0, is_estimated=True)
+
     def pause(self) -> None:
         self.is_paused = True
         if self._call is not None:
@@ -129,8 +139,11 @@ class Attempt:
         elif relay.job.stream and answer.is_events:
             self.mode = Mode.EVENTS
             self._cutter = EventCutter()
-            self._watch = StreamWatch(relay.job.choices)
-            self._hides = self.lane.dialect.reports_progress and not wants_progress(relay.job.body)
+            job, dialect = relay.job, self.lane.dialect
+            self._watch = StreamWatch(
+                job.choices, copies=job.body.get("n") or 1, hides_usage=job.hides_usage(dialect)
+            )
+            self._hides = dialect.reports_progress and not wants_progress(job.body)
         elif answer.is_events and self.lane.dialect.reports_progress:
             self.mode = Mode.ASSEMBLE
             self._cutter = EventCutter()
@@ -144,6 +157,10 @@ class Attempt:
             self._take_events(data)
             return
         if self.mode is Mode.PASS:
+            tail = self._parts
+            tail[1] = (
+                data[-TAIL_BYTES:] if len(data) >= TAIL_BYTES else (tail[1] + data)[-TAIL_BYTES:]
+            )
             self._relay.exchange.write(data)
             return
         if self.mode is Mode.ASSEMBLE:
@@ -164,7 +181,10 @@ class Attempt:
             return False
         if self._hides and PROGRESS in frames:
             return False
-        return self._relay.exchange.pass_on(frames)
+        if not self._relay.exchange.pass_on(frames):
+            return False
+        watch.events += count  # a chunk is an event, near enough for what nobody else counts
+        return True
 
     def on_end(self) -> None:
         if self.is_over:
@@ -252,8 +272,9 @@ class Attempt:
         """The answer is too long to hold back: send what there is, and the rest as it comes."""
         self.mode = Mode.PASS
         self._relay.start([JSON_FIELD], self._length)
-        self._relay.exchange.write(b"".join(self._parts))
-        self._parts = []
+        body = b"".join(self._parts)
+        self._relay.exchange.write(body)
+        self._parts = [body[:HEAD_BYTES], body[-TAIL_BYTES:]]  # where the usage is told
 
     def _end_whole(self) -> None:
         parts = self._parts

@@ -82,7 +82,7 @@ class Gateway(BaseComponent):
         )
         self._config = config
         self._source = source
-        self._admission = Admission(config.limits.json_depth)
+        self._admission = Admission(config.limits.json_depth, asks_usage=settings.ask_usage)
         self._lanes = Lanes(settings, identity_proof)
         self.relays = Relays(settings, self.router, self._lanes, self.metrics, clock)
         self._controller = ControllerLine(admin_socket)

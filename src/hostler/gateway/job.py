@@ -19,6 +19,7 @@ class Job(Ask):
     route_name: for metrics and logs. path: of the engine, if it is not the route's own.
     choices: how many choices a stream owes. key: who asks. fields: the headers it came with.
     asked: the model that the client named, also when another one answers.
+    asks_usage: the engine of a stream is asked for its usage, also when the client did not.
     """
 
     __slots__ = (
@@ -29,6 +30,7 @@ class Job(Ask):
         "_priority",
         "_prompt_tokens",
         "asked",
+        "asks_usage",
         "body",
         "choices",
         "fields",
@@ -66,11 +68,18 @@ class Job(Ask):
         self.request_id = request_id
         self.stream = body.get("stream") is True
         self.choices = choices_of(body) if self.stream else 1
+        self.asks_usage = False
         self._encoded = b""
         self._encoded_for = ""
         self._fingerprint = b""
         self._blocks: tuple[int, ...] | None = None
         self._prompt_tokens = -1
+
+    def hides_usage(self, dialect: Dialect) -> bool:
+        """Is the engine asked for the usage of the stream, for which its client did not ask?"""
+        if not (self.asks_usage and self.stream and dialect.tells_usage):
+            return False
+        return (self.body.get("stream_options") or _NO_OPTIONS).get("include_usage") is not True
 
     def encoded(self, upstream_model: str, dialect: Dialect) -> bytes:
         """The body for an engine that knows the model by this name ("": by ours)."""
@@ -80,6 +89,9 @@ class Job(Ask):
             body = self.body
             if dialect.reports_progress and not self.path:
                 body = with_progress(self.route, body)
+            if self.hides_usage(dialect):
+                options = {**(body.get("stream_options") or _NO_OPTIONS), "include_usage": True}
+                body = {**body, "stream_options": options}
             self._encoded = encode_body(body)
             self._encoded_for = name
         return self._encoded
@@ -98,6 +110,7 @@ class Job(Ask):
             asked=self.asked,
         )
         job._fingerprint, job._blocks = self.fingerprint, self._blocks
+        job.asks_usage = self.asks_usage
         return job
 
     @property
@@ -143,3 +156,8 @@ class Job(Ask):
             digest.update(encode_body(self.body))
             self._fingerprint = digest.digest()
         return self._fingerprint
+
+
+# Private
+
+_NO_OPTIONS: Body = {}

@@ -14,10 +14,12 @@ from hostler.core.errors import (
     NoReadyInstance,
     WorkerLost,
 )
+from hostler.core.request import Route
 from hostler.gateway.answers import STREAM_FIELDS, Fields, own_error
 from hostler.gateway.attempt import Attempt
 from hostler.gateway.job import Job
 from hostler.gateway.timeline import Timeline
+from hostler.gateway.usage import Used, find_usage
 from hostler.routing.claim import Claim, Outcome
 from hostler.routing.pool import Busy
 from hostler.routing.queue import Waiter
@@ -134,6 +136,7 @@ class Relay:
             self._stop_attempt(outcome)
             if outcome is Outcome.OK:
                 self._clear_suspicion()
+                self.timeline.used = find_usage(body) or _untold(self.job)
         if not self.is_open:
             self.exchange.send(status, body, fields)
         else:
@@ -295,6 +298,8 @@ class Relay:
         if self._is_over:
             return
         self._is_over = True
+        if self.is_started and self._attempt is not None:
+            self.timeline.used = self._attempt.used()
         self._attempt = None  # they know each other: without this they would wait for the collector
         shared, job = self._shared, self.job
         shared.under_way.pop(self, None)
@@ -331,6 +336,11 @@ _OUTCOMES = {
     Failure.UNAVAILABLE: Outcome.UPSTREAM_STATUS,
     Failure.UNUSABLE: Outcome.UPSTREAM_STATUS,
 }
+
+
+def _untold(job: Job) -> Used | None:
+    """The usage of an answer whose engine should have told it."""
+    return Used(0, 0, is_estimated=True) if job.route is not Route.TOKENIZE else None
 
 
 # These failures are the news when nobody else can serve; after the others the router's words are.

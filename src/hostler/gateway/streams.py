@@ -1,6 +1,7 @@
-"""StreamWatch: has a stream of events said everything it owed? Byte scans; rare events are parsed.
+"""StreamWatch: has a stream of events said everything it owed, and how many tokens was it?
 
-A quote inside a JSON string is escaped, so the patterns below cannot occur in generated text.
+Byte scans; rare events are parsed. A quote inside a JSON string is escaped, so the patterns below
+cannot occur in generated text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,18 +9,43 @@ from typing import Any
 
 import msgspec
 
+from hostler.gateway.usage import Used, read_timings, read_usage
+from hostler.wire.sse import split_events
+
 
 class StreamWatch:
     """Follows one engine's stream of completion chunks (F60, F61).
 
     choices: how many choices the request asked for; each owes a finish_reason.
+    copies: how many of them share a prompt.
+    hides_usage: the engine was asked for usage by us, not by the client, who must not see it.
     """
 
-    __slots__ = ("_finished", "_owed", "is_done", "is_failed")
+    __slots__ = (
+        "_copies",
+        "_finish_mark",
+        "_finished",
+        "_hides_usage",
+        "_is_unsure",
+        "_owed",
+        "_timed",
+        "_told",
+        "_usage_mark",
+        "events",
+        "is_done",
+        "is_failed",
+    )
 
-    def __init__(self, choices: int) -> None:
+    def __init__(self, choices: int, *, copies: int = 1, hides_usage: bool = False) -> None:
         self._owed = choices
+        self._copies = copies
+        self._hides_usage = hides_usage
+        self._is_unsure = True  # whether this engine writes a space after a colon
+        self._finish_mark, self._usage_mark = _CLOSE
         self._finished: set[int] = set()
+        self._told: list[Used] = []  # by usage objects: of the stream, or of each choice
+        self._timed: list[Used] = []  # by llama.cpp's timings: of each choice
+        self.events = 0  # that held a part of an answer, as far as a scan can tell
         self.is_done = False  # [DONE] has come
         self.is_failed = False  # the engine sent an error object
 
@@ -33,13 +59,31 @@ class StreamWatch:
         """Has everything been said as it should?"""
         return self.is_done and self.is_finished and not self.is_failed
 
+    def used(self, prompt_tokens: int) -> Used:
+        """The tokens of the stream: as the engine told, else the events that came.
+
+        prompt_tokens: about how many the prompt has, 0 when nobody knows.
+        """
+        told = self._told or (self._timed if self.is_finished else ())
+        if not told:
+            return Used(prompt_tokens, max(0, self.events), is_estimated=True)
+        if len(told) == 1:
+            return told[0]
+        return Used(
+            sum(one.prompt for one in told) // self._copies,
+            sum(one.completion for one in told),
+            sum(one.cached for one in told) // self._copies,
+        )
+
     def is_plain(self, events: bytes) -> bool:
         """May these go to the client without a look? No end, no error and no usage is among them."""
         return not (
-            b"[DONE]" in events
-            or b'"finish_reason":"' in events
-            or b'"finish_reason": "' in events
+            self._is_unsure
+            or self._finished
+            or b"[DONE]" in events
+            or self._finish_mark in events
             or b'"error"' in events
+            or (self._hides_usage and self._usage_mark in events)
             or (self._owed > 1 and _NULL in events)
         )
 
@@ -50,35 +94,96 @@ class StreamWatch:
         """
         if self._owed > 1 and _NULL in events:
             events = events.replace(_NULL, b"")
-        if b'"finish_reason":"' in events or b'"finish_reason": "' in events:
+        if self._is_unsure:
+            self._begin(events)
+        self.events += events.count(b"\ndata:") + events.startswith(b"d")
+        if self._finish_mark in events:
             self._note_finishes(events)
         if b'"error"' in events:
             self._note_errors(events)
-        end = events[-24:].rstrip()
-        if end.endswith(b"[DONE]") and end[:-6].rstrip().endswith(b"data:"):
-            self.is_done = True
-            if not self.is_finished or self.is_failed:
-                return events[: events.rindex(b"data:")]
+        if (self._hides_usage or self._finished) and self._usage_mark in events:
+            events = self._note_usage(events)
+        if b"[DONE]" in events[-24:]:
+            return self._end(events)
         return events
 
     # Private
 
+    def _begin(self, events: bytes) -> None:
+        """Learn how the engine writes; do not count a first event that only says whose turn it is."""
+        if not self.events:
+            first = events[: events.find(b"\ndata:") + 1 or len(events)]
+            if b'"role"' in first and any(mark in first for mark in _EMPTY):
+                self.events -= 1
+        if b'"finish_reason":' in events:
+            self._is_unsure = False
+            if b'"finish_reason": ' in events:
+                self._finish_mark, self._usage_mark = _SPACED
+
     def _note_finishes(self, events: bytes) -> None:
         for chunk in _payloads(events, b'"finish_reason"'):
             choices = chunk.get("choices")
+            said = 0
             for choice in choices if isinstance(choices, Sequence) else ():
-                if isinstance(choice, Mapping) and choice.get("finish_reason") is not None:
-                    index = choice.get("index", 0)
-                    self._finished.add(index if isinstance(index, int) else 0)
+                if isinstance(choice, Mapping):
+                    said += _says_something(choice)
+                    if choice.get("finish_reason") is not None:
+                        index = choice.get("index", 0)
+                        self._finished.add(index if isinstance(index, int) else 0)
+            self.events -= not said
+            timings = chunk.get("timings")
+            if isinstance(timings, dict) and (one := read_timings(timings)) is not None:
+                self._timed.append(one)
 
     def _note_errors(self, events: bytes) -> None:
         if any(chunk.get("error") is not None for chunk in _payloads(events, b'"error"')):
             self.is_failed = True
 
+    def _note_usage(self, events: bytes) -> bytes:
+        """Take the tokens down; return the events without those that only we asked for."""
+        kept = []
+        for event in split_events(events):
+            chunks = _payloads(event, b'"usage"')
+            usage = chunks[0].get("usage") if chunks else None
+            used = read_usage(usage) if isinstance(usage, dict) else None
+            if used is not None:
+                chunk = chunks[0]
+                # one of several answers of llama.cpp; all others tell the sum, the last one counts
+                is_part = self._owed > 1 and "timings" in chunk
+                self._told = [*self._told, used] if is_part else [used]
+                if not chunk.get("choices"):
+                    self.events -= 1
+                    if self._hides_usage:
+                        continue
+            kept.append(event)
+        return b"".join(kept) if self._hides_usage else events
+
+    def _end(self, events: bytes) -> bytes:
+        """Hold a [DONE] back that comes too early."""
+        end = events[-24:].rstrip()
+        if end.endswith(b"[DONE]") and end[:-6].rstrip().endswith(b"data:"):
+            self.is_done = True
+            self.events -= 1
+            if not self.is_finished or self.is_failed:
+                return events[: events.rindex(b"data:")]
+        return events
+
 
 # Private
 
 _NULL = b"data: null\n\n"
+_CLOSE = (b'"finish_reason":"', b'"usage":{')
+_SPACED = (b'"finish_reason": "', b'"usage": {')
+_EMPTY = (b'"content":""', b'"content":null', b'"content": ""', b'"content": null')
+_SAYING = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
+
+
+def _says_something(choice: Mapping[str, Any]) -> bool:
+    """Whether a choice's chunk holds a part of its answer."""
+    delta = choice.get("delta")
+    if isinstance(delta, Mapping):
+        return any(delta.get(name) for name in _SAYING)
+    return bool(choice.get("text"))
 
 
 def _payloads(events: bytes, mark: bytes) -> list[Mapping[str, Any]]:

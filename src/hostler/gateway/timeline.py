@@ -6,6 +6,8 @@ Times are seconds since the request was whole here, but for began_at_s.
 from collections import deque
 from collections.abc import Iterator
 
+from hostler.gateway.usage import Used
+
 RING = 1000  # requests that are remembered
 
 
@@ -40,6 +42,7 @@ class Timeline:
         "stream",
         "took_s",
         "tries",
+        "used",
     )
 
     def __init__(
@@ -57,6 +60,7 @@ class Timeline:
         self.status = 0
         self.code = ""
         self.tries: list[Try] = []
+        self.used: Used | None = None  # its tokens, once they are known
 
     def queued(self, now_s: float) -> None:
         """It waits for a slot from now on."""

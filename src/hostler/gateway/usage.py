@@ -1,0 +1,97 @@
+"""Usage: the tokens of one answer, found by a scan for the few bytes that tell them.
+
+An answer is never decoded for it. A quote inside a JSON string is escaped, so the patterns below cannot
+occur in generated text.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+TAIL_BYTES = 4096  # of an answer: where most engines tell their usage
+HEAD_BYTES = 1024  # some tell it before their vectors
+
+
+class Used:
+    """Tokens of one request.
+
+    cached: of the prompt's tokens, those the engine had read before. is_estimated: nobody told; what
+    was delivered has been counted.
+    """
+
+    __slots__ = ("cached", "completion", "is_estimated", "prompt")
+
+    def __init__(
+        self, prompt: int, completion: int, cached: int = 0, *, is_estimated: bool = False
+    ) -> None:
+        self.prompt = prompt
+        self.completion = completion
+        self.cached = cached
+        self.is_estimated = is_estimated
+
+
+def find_usage(body: bytes) -> Used | None:
+    """Return what the `usage` object of a whole JSON answer says; None when there is none."""
+    start = body.rfind(_MARK, max(0, len(body) - TAIL_BYTES))
+    if start < 0:
+        start = body.rfind(_MARK)
+    if start < 0 or (found := _OBJECT.match(body, start)) is None:
+        return None
+    told = _decoded(found[1])
+    used = read_usage(told) if told else None
+    if used is not None and not used.cached and (had := _CACHE_N.search(body, found.end())):
+        used.cached = min(int(had[1]), used.prompt)  # llama.cpp says it in `timings`
+    return used
+
+
+def read_usage(told: Mapping[str, Any]) -> Used | None:
+    """Return what an engine's `usage` object says; None when it says nothing."""
+    completion = _count(told, "completion_tokens", "output_tokens")
+    prompt = _count(told, "prompt_tokens", "input_tokens")
+    total = _count(told, "total_tokens")
+    if completion is None and prompt is None and total is None:
+        return None
+    if prompt is None:
+        prompt = max(0, (total or 0) - (completion or 0))
+    details = told.get("prompt_tokens_details")
+    cached = _count(details, "cached_tokens") if isinstance(details, dict) else None
+    if cached is None:
+        cached = _count(told, "cache_read_input_tokens", "prompt_cache_hit_tokens") or 0
+    return Used(prompt, completion or 0, min(cached, prompt))
+
+
+def read_timings(told: Mapping[str, Any]) -> Used | None:
+    """Return what llama.cpp's `timings` of one choice say."""
+    new, completion = _count(told, "prompt_n"), _count(told, "predicted_n")
+    if new is None or completion is None:
+        return None
+    cached = _count(told, "cache_n") or 0
+    return Used(new + cached, completion, cached)
+
+
+# Private
+
+_MARK = b'"usage":'
+_OBJECT = re.compile(
+    rb'"usage":\s*(\{[^{}]*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}[^{}]*)*\})'  # objects in it, two deep
+)
+_CACHE_N = re.compile(rb'"timings":\s*\{[^{}]*"cache_n":\s*(\d{1,12})\b')
+_MOST = 2**40  # tokens; what is more is nonsense
+
+
+def _decoded(data: bytes) -> dict[str, Any] | None:
+    try:
+        found = msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _count(told: Mapping[str, Any], *names: str) -> int | None:
+    for name in names:
+        value = told.get(name)
+        if type(value) is int and 0 <= value < _MOST:
+            return value
+    return None

@@ -37,10 +37,13 @@ from hostler.admin.messages import (
     SelectQuery,
     StopQuery,
     SupportedModelList,
+    UsageList,
+    UsageQuery,
     WaitQuery,
 )
 from hostler.admin.openapi import openapi_document
 from hostler.admin.operation import Call, Followers, Operation, Services
+from hostler.admin.usage import show_usage
 from hostler.app.auth import KeyRing, KeyStore, Scope
 from hostler.app.supervision import Gateways, Wish
 from hostler.core.errors import StartupError
@@ -204,6 +207,14 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Put a fresh process in the place of each gateway; no connection is lost",
         response=Gateways,
         handler=gateways.restart_gateways,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/usage",
+        summary="Requests and tokens by hour, day, key or model, or by key and model",
+        query=UsageQuery,
+        response=UsageList,
+        handler=show_usage,
     ),
     _admin(
         method="GET",

@@ -8,6 +8,7 @@ import msgspec
 
 from hostler.core.deployment import Deployment
 from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType
+from hostler.core.usage import UsageQuestion, UsageRow
 from hostler.core.worker import (
     OperatorEvent,
     Until,
@@ -100,6 +101,9 @@ class ControlPlane(Protocol):
 
     async def wait_events(self, seq: int, timeout_s: float) -> None:
         """Return when there is an event with a higher number, or the time has passed."""
+
+    async def usage(self, question: UsageQuestion) -> tuple[UsageRow, ...]:
+        """What was used. Raises StorageBusy, StorageFailed."""
 
     def log_path(self, instance_id: str) -> Path | None:
         """The log of an instance that the manager knows; None for any other text."""

@@ -9,7 +9,10 @@ from msgspec import Meta
 from hostler.core.deployment import Deployment
 from hostler.core.model import ParameterDescription, WorkerType
 from hostler.core.serving import PriorityWord
+from hostler.core.usage import Tokens, UsageBy, UsageRow
 from hostler.core.worker import OperatorEvent, Until, WorkerRunData, WorkerSupportedModel
+
+Moment = Annotated[float, Meta(ge=0, le=1e11)]  # Unix time, seconds
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,6 +70,19 @@ class EventQuery(Query, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 500
     model: str | None = None
     follow: bool = False
+
+
+class UsageQuery(Query, frozen=True, kw_only=True):
+    """since, until: Unix time in seconds, of whole hours (UTC): those that began in between.
+
+    by: what a row stands for; left out: one key and one model.
+    """
+
+    since: Moment | None = None
+    until: Moment | None = None
+    key: str | None = None
+    model: str | None = None
+    by: UsageBy | None = None
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +150,13 @@ class EventList(msgspec.Struct, frozen=True, kw_only=True):
 
     events: tuple[OperatorEvent, ...]
     next: int
+
+
+class UsageList(msgspec.Struct, frozen=True, kw_only=True):
+    """By time, then key, then model. total: of all rows."""
+
+    usage: tuple[UsageRow, ...]
+    total: Tokens
 
 
 class KeyOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -35,6 +35,7 @@ class Background(StrEnum):
     # gateway
     MIRROR = "gateway.mirror"  # follows the controller
     PROBE = "gateway.probe"  # asks instances in doubt
+    ACCOUNTS = "gateway.accounts"  # tells the controller what was used
     SWEEP = "gateway.sweep"  # keeps deadlines
     DOUBT = "gateway.doubt"  # asks engines that say nothing
     # worker

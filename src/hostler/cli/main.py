@@ -106,6 +106,7 @@ _COMMANDS = {
         "up": "hostler.cli.up:up",
         "ps": "hostler.cli.ps:ps",
         "events": "hostler.cli.events:events",
+        "usage": "hostler.cli.usage:usage",
     },
     "Models": {
         "chat": "hostler.cli.chat:chat",

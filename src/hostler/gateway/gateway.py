@@ -23,6 +23,7 @@ from hostler.core.request import Route, check_fields, read_model
 from hostler.core.snapshot import InstanceView, KeyView, ModelView, Snapshot
 from hostler.engines.counting import TokenQuestion, question
 from hostler.gateway import tokens
+from hostler.gateway.accounts import Accounts, Send
 from hostler.gateway.admission import Admission
 from hostler.gateway.answers import JSON_FIELD, own_error
 from hostler.gateway.controller import ControllerLine
@@ -71,7 +72,9 @@ class Gateway(BaseComponent):
         admin_socket: Path,
         clock: Callable[[], float] = monotonic,
         tell_doubt: Teller | None = None,
+        send_usage: Send | None = None,
     ) -> None:
+        """send_usage: how counts of usage get to who keeps them."""
         settings = config.gateway
         self.metrics = GatewayMetrics()
         self.router = Router(
@@ -80,11 +83,12 @@ class Gateway(BaseComponent):
             eject_s=settings.eject_s,
             clock=clock,
         )
+        self.accounts = Accounts(send_usage)
         self._config = config
         self._source = source
         self._admission = Admission(config.limits.json_depth, asks_usage=settings.ask_usage)
         self._lanes = Lanes(settings, identity_proof)
-        self.relays = Relays(settings, self.router, self._lanes, self.metrics, clock)
+        self.relays = Relays(settings, self.router, self._lanes, self.metrics, self.accounts, clock)
         self._controller = ControllerLine(admin_socket)
         self._doubts = Doubts(settings, self.router, self.relays, tell_doubt)
         self._tasks: asyncio.TaskGroup | None = None
@@ -111,6 +115,7 @@ class Gateway(BaseComponent):
                 begin(group, Background.PROBE, prober.run()),
                 begin(group, Background.SWEEP, self._sweep()),
                 begin(group, Background.DOUBT, self._doubts.run()),
+                begin(group, Background.ACCOUNTS, self.accounts.run()),
             ]
             try:
                 yield
@@ -118,6 +123,7 @@ class Gateway(BaseComponent):
                 self._tasks = None
                 for task in work:
                     task.cancel()
+                await self.accounts.close()
                 await self._lanes.close()
                 await self._controller.close()
 

@@ -47,7 +47,13 @@ async def run_gateway(
     kept = KeptSnapshot(paths.kept_snapshot)
     mirror = SnapshotMirror(paths.registry_socket, monotonic, kept)
     reporter = RegistryClient(paths.registry_socket)
-    gateway = Gateway(config, mirror, paths.admin_socket, tell_doubt=reporter.doubt)
+    gateway = Gateway(
+        config,
+        mirror,
+        paths.admin_socket,
+        tell_doubt=reporter.doubt,
+        send_usage=reporter.report_usage,
+    )
     server = config.server
     certificates = Certificates(server.tls_cert, server.tls_key) if server.is_tls else None
     # A name in our own certificate is ours; a page that rebinds its name cannot show it.

@@ -311,6 +311,8 @@ class Relay:
         timeline.ended(status, code, shared.clock())
         shared.ring.add(timeline)
         took_s, first_byte_s = timeline.took_s or 0.0, timeline.first_byte_s
+        is_bad = status >= 400 or code != ""
+        shared.accounts.add(job.key_id, job.model.name, timeline.used, failed=is_bad)
         shared.metrics.finished(job.model.name, job.route_name, status, took_s, first_byte_s)
         access.often(
             "request",

@@ -7,6 +7,7 @@ from time import monotonic
 
 from hostler.app.config import GatewayConfig
 from hostler.core.errors import BadRequest, HostlerError, RequestQuarantined, UpstreamTimeout
+from hostler.gateway.accounts import Accounts
 from hostler.gateway.job import Job
 from hostler.gateway.lanes import Lanes
 from hostler.gateway.metrics import GatewayMetrics
@@ -29,12 +30,14 @@ class Relays:
         router: Router,
         lanes: Lanes,
         metrics: GatewayMetrics,
+        accounts: Accounts,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.config = config
         self.router = router
         self.lanes = lanes
         self.metrics = metrics
+        self.accounts = accounts
         self.clock = clock
         self.quarantine = Quarantine(
             lost_max=config.lost_max, hold_s=config.quarantine_s, clock=clock

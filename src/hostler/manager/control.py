@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hostler.core.deployment import Deployment
 from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType
+from hostler.core.usage import UsageQuestion, UsageRow
 from hostler.core.worker import (
     OperatorEvent,
     Until,
@@ -83,6 +84,9 @@ class LocalControl:
 
     async def wait_events(self, seq: int, timeout_s: float) -> None:
         await self.manager.journal.wait(seq, timeout_s)
+
+    async def usage(self, question: UsageQuestion) -> tuple[UsageRow, ...]:
+        return await self.manager.usage.read(question)
 
     def log_path(self, instance_id: str) -> Path | None:
         if self.manager.registry.record(instance_id) is None:

@@ -42,6 +42,7 @@ from hostler.manager.requests import DirectRequests
 from hostler.manager.room import Room
 from hostler.manager.servers import GivenServers
 from hostler.manager.silence import SecondOpinion
+from hostler.manager.usage import UsageBook
 from hostler.manager.views import check_own_name, pick, real_name, run_data, supported_models
 from hostler.manager.waiting import Waiting
 from hostler.manager.wishes import Wishes
@@ -266,6 +267,7 @@ class LocalWorkerManager(DirectRequests):
         self.is_stopping = False
         self.writer = Writer("store")
         self.journal = Journal(self.store)
+        self.usage = UsageBook(self.store)
         incarnation = await self.writer.do(self.store.next_incarnation)
         crash_point(CrashPoint.STARTED)
         self.journal.tell(
@@ -333,12 +335,11 @@ class LocalWorkerManager(DirectRequests):
     async def _run(self, up: asyncio.Future[None]) -> None:
         """Hold every part until asked to stop; in reverse order they end."""
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self.journal.running())
-            await stack.enter_async_context(self.writer.running())
+            for running in (self.journal.running, self.writer.running, self.usage.running):
+                await stack.enter_async_context(running())
             await asyncio.to_thread(sweep, self.paths.models_dir)  # what a killed fetch left
-            await stack.enter_async_context(self.registry.running())
-            await stack.enter_async_context(self.workers.running())
-            await stack.enter_async_context(self.servers.running())
+            for running in (self.registry.running, self.workers.running, self.servers.running):
+                await stack.enter_async_context(running())
             opinion = SecondOpinion(
                 self.registry, self.config, self.paths.agent_socket, clock=self.clock
             )
@@ -348,7 +349,7 @@ class LocalWorkerManager(DirectRequests):
             self._wished()
             # Only now may gateways look: what they see from the first moment is whole.
             await stack.enter_async_context(
-                RegistryServer(self.registry, self.paths.registry_socket).running()
+                RegistryServer(self.registry, self.paths.registry_socket, self.usage.take).running()
             )
             await stack.enter_async_context(self.reconciler.running())
             await stack.enter_async_context(self.renewals.running())

@@ -20,6 +20,7 @@ from hostler.core.errors import (
 )
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Doubt, Registration
 from hostler.core.snapshot import Endpoint, Snapshot, Spoken
+from hostler.core.usage import UsageBatch
 from hostler.registry.kept import KeptSnapshot
 from hostler.wire.client import UpstreamLost, fetch, stream
 
@@ -30,7 +31,7 @@ _JSON = ((b"content-type", b"application/json"),)
 
 
 class RegistryClient:
-    """How a worker agent reports."""
+    """How a worker agent reports, and a gateway what it counted."""
 
     def __init__(self, socket_path: str | Path, *, timeout_s: float = 2.0) -> None:
         self._endpoint = Endpoint(socket=str(socket_path))
@@ -56,6 +57,26 @@ class RegistryClient:
     async def doubt(self, doubt: Doubt) -> None:
         """Say that an engine takes requests and says nothing. Raises as `register`."""
         await self._post("/doubt", doubt)
+
+    async def report_usage(self, batch: UsageBatch) -> None:
+        """Say what was used; when this returns it is kept.
+
+        Raises:
+            ControllerUnavailable: nobody answers, or it could not be kept now; send the same again.
+        """
+        try:
+            answer = await fetch(
+                self._endpoint,
+                "POST",
+                "/usage",
+                headers=_JSON,
+                body=msgspec.json.encode(batch),
+                timeout_s=self._timeout_s,
+            )
+        except (UpstreamLost, TimeoutError, OSError) as error:
+            raise ControllerUnavailable() from error
+        if answer.status != 200:
+            raise ControllerUnavailable(_error_of(answer.body)[0])
 
     def is_held(self) -> bool:
         """Whether a process holds the registry's socket, answering or not. Does not block."""

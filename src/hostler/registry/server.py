@@ -1,7 +1,10 @@
-"""The routes of registry.sock: register, beat, deregister, doubt, watch. Only its user reaches it."""
+"""The routes of registry.sock: register, beat, deregister, doubt, watch, usage.
+
+Only its user reaches it.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +16,7 @@ from hostler.app.telemetry import logger
 from hostler.core.errors import BadRequest, Conflict, HostlerError, NotFound
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Doubt, Registration
 from hostler.core.snapshot import Spoken
+from hostler.core.usage import UsageBatch
 from hostler.registry.registry import Registry
 from hostler.wire.server import Exchange, HttpServer
 
@@ -28,8 +32,15 @@ log = logger(__name__)
 class RegistryServer:
     """Serves a registry on a Unix socket."""
 
-    def __init__(self, registry: Registry, socket_path: Path) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        socket_path: Path,
+        take_usage: Callable[[UsageBatch], Awaitable[object]] | None = None,
+    ) -> None:
+        """take_usage: keeps what a gateway has counted. None: nobody does."""
         self._registry = registry
+        self._take_usage = take_usage
         self._socket_path = socket_path
         self._server = HttpServer(self._handle, limits=HttpLimits(), name="registry")
         self._tasks: asyncio.TaskGroup | None = None
@@ -60,6 +71,9 @@ class RegistryServer:
             task = self._tasks.create_task(self._watch(exchange), name="registry.watch")
             exchange.on_gone = task.cancel  # type: ignore[assignment]
             return
+        if (request.method, request.path) == ("POST", "/usage") and self._tasks is not None:
+            self._tasks.create_task(self._usage(exchange), name="registry.usage")
+            return
         route = self._routes.get((request.method, request.path))
         if route is None:
             exchange.send_error(NotFound(f"the registry has no {request.method} {request.path}"))
@@ -88,6 +102,16 @@ class RegistryServer:
             one = record.instance
             self._registry.doubts.take(doubt, one.model_name, one.epoch, one.state)
         return msgspec.json.encode(BeatAnswer(next_beat_s=0.0))
+
+    async def _usage(self, exchange: Exchange) -> None:
+        """Answer when it is kept; a gateway sends a batch again until then."""
+        try:
+            batch = _decode(exchange.request.body, UsageBatch)
+            if self._take_usage is not None:
+                await self._take_usage(batch)
+            exchange.send(200, b"{}", JSON)
+        except HostlerError as error:
+            exchange.send_error(error)
 
     async def _watch(self, exchange: Exchange) -> None:
         exchange.start(200, NDJSON, None)

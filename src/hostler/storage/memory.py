@@ -9,6 +9,17 @@ from hostler.app.auth import StoredKey
 from hostler.core.deployment import Deployment
 from hostler.core.launch import Launch
 from hostler.core.model import WorkerType, worker_key
+from hostler.core.usage import (
+    DAY_S,
+    Tokens,
+    UsageBatch,
+    UsageBy,
+    UsageCount,
+    UsageQuestion,
+    UsageRow,
+    matches,
+    total_of,
+)
 from hostler.core.worker import OperatorEvent
 from hostler.storage.store import EVENTS_KEPT
 
@@ -24,6 +35,8 @@ class MemoryStore:
         self._events: deque[OperatorEvent] = deque(maxlen=EVENTS_KEPT)
         self._last_seq = 0
         self._counters: Counter[str] = Counter()
+        self._usage: dict[tuple[int, str, str], Tokens] = {}
+        self._sources: dict[str, int] = {}
 
     def deployments(self) -> tuple[Deployment, ...]:
         with self._lock:
@@ -95,6 +108,36 @@ class MemoryStore:
         with self._lock:
             return self._last_seq
 
+    def add_usage(self, batch: UsageBatch) -> bool:
+        with self._lock:
+            if batch.seq <= self._sources.get(batch.source, 0):
+                return False
+            self._sources[batch.source] = batch.seq
+            for count in batch.counts:
+                place = (count.hour_s, count.key_id, count.model)
+                self._usage[place] = total_of((self._usage.get(place, Tokens()), count))
+            return True
+
+    def usage(self, question: UsageQuestion) -> tuple[UsageRow, ...]:
+        groups: dict[tuple[int | None, str | None, str | None], list[Tokens]] = {}
+        with self._lock:
+            for (hour_s, key_id, model), tokens in self._usage.items():
+                count = UsageCount(
+                    hour_s=hour_s, key_id=key_id, model=model, **msgspec.structs.asdict(tokens)
+                )
+                if matches(question, count):
+                    groups.setdefault(_group(question.by, count), []).append(tokens)
+        order = sorted(groups, key=lambda group: (group[0] or 0, group[1] or "", group[2] or ""))
+        return tuple(
+            UsageRow(
+                at_s=group[0],
+                key_id=group[1],
+                model=group[2],
+                **msgspec.structs.asdict(total_of(groups[group])),
+            )
+            for group in order
+        )
+
     def next_incarnation(self) -> int:
         return self._next("incarnation")
 
@@ -110,3 +153,21 @@ class MemoryStore:
         with self._lock:
             self._counters[name] += 1
             return self._counters[name]
+
+
+# Private
+
+
+def _group(by: UsageBy | None, count: UsageCount) -> tuple[int | None, str | None, str | None]:
+    """What row a count belongs to."""
+    match by:
+        case UsageBy.HOUR:
+            return count.hour_s, None, None
+        case UsageBy.DAY:
+            return count.hour_s // DAY_S * DAY_S, None, None
+        case UsageBy.KEY:
+            return None, count.key_id, None
+        case UsageBy.MODEL:
+            return None, None, count.model
+        case None:
+            return None, count.key_id, count.model

@@ -3,7 +3,7 @@
 One connection under a lock for state: writers of this process queue up in order, and those of another
 (`hostler key create` beside a controller) are waited for up to `busy_timeout_s`. WAL, so readers
 never block, and a connection of their own, so they do not queue behind a writer that waits;
-`synchronous=FULL`, so what was acknowledged survives a power cut. Events have a third connection: no
+`synchronous=FULL`, so what was acknowledged survives a power cut. Events and usage have a third one: no
 flush of their own, because a chatty download must not cost one a line, and a short wait.
 """
 
@@ -24,13 +24,14 @@ from hostler.core.worker import OperatorEvent
 from hostler.storage import tables
 from hostler.storage.database import Line, connect, open_database, translated
 from hostler.storage.store import EVENTS_KEPT
+from hostler.storage.usage import SqlUsage
 
 T = TypeVar("T")
 
 EVENT_WAIT_S = 0.2  # for the write lock
 
 
-class SqlStore:
+class SqlStore(SqlUsage):
     """What a controller keeps, in one file that only its owner can read.
 
     Raises:

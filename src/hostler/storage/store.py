@@ -1,8 +1,8 @@
-"""Store: what survives a restart. Wishes, keys, launched processes, events and counters.
+"""Store: what survives a restart. Wishes, keys, launched processes, events, usage and counters.
 
 A room takes the small protocol it needs (`KeyStore`, `EventStore`...); `Store` is all of them.
 An implementation is `storage.sql.SqlStore` (SQLite) or `storage.memory.MemoryStore`; both pass
-tests/unit/storage/test_conformance.py. Not here: what is running now (registry), usage and limits.
+tests/unit/storage/test_conformance.py. Not here: what is running now (registry), limits.
 
 Every method is synchronous and quick, and may be called from any thread. When it returns, a change
 of a wish, key, launch or counter is on the disk. Every method may raise `StorageBusy`,
@@ -15,9 +15,11 @@ from hostler.app.auth import KeyStore
 from hostler.core.deployment import Deployment
 from hostler.core.launch import Launch
 from hostler.core.model import WorkerType
+from hostler.core.usage import DAY_S, UsageBatch, UsageQuestion, UsageRow
 from hostler.core.worker import OperatorEvent
 
 EVENTS_KEPT = 10_000  # the newest; older ones are forgotten as new ones come
+USAGE_KEPT_S = 400 * DAY_S  # older hours are forgotten, and gateways not heard of since
 
 
 class DeploymentStore(Protocol):
@@ -65,6 +67,17 @@ class EventStore(Protocol):
         """The number of the newest event; 0 before the first."""
 
 
+class UsageStore(Protocol):
+    """What was used. Counts survive a crash of ours; those of the last moments before the machine
+    loses power may be lost (no disk flush of their own)."""
+
+    def add_usage(self, batch: UsageBatch) -> bool:
+        """Add all of its counts, or none. False: this batch of this source was there already."""
+
+    def usage(self, question: UsageQuestion) -> tuple[UsageRow, ...]:
+        """By time, then key, then model."""
+
+
 class CounterStore(Protocol):
     """Numbers that only grow, also across restarts and when what they counted is forgotten."""
 
@@ -75,7 +88,7 @@ class CounterStore(Protocol):
         """+1 for each process of this replica; the first is 1."""
 
 
-class Store(DeploymentStore, LaunchStore, KeyStore, EventStore, CounterStore, Protocol):
+class Store(DeploymentStore, LaunchStore, KeyStore, EventStore, UsageStore, CounterStore, Protocol):
     """Everything a controller keeps.
 
     `keys()` lists by creation; `revoke_key(id)` is False when no such key is there, and a revoked

@@ -6,7 +6,9 @@ compares a migrated database with a new one.
 
 import sqlalchemy as sa
 
-HISTORY = ("0001", "0002")  # every schema version ever released, oldest first
+from hostler.core.usage import Tokens
+
+HISTORY = ("0001", "0002", "0003")  # every schema version ever released, oldest first
 HEAD = HISTORY[-1]
 
 metadata = sa.MetaData()
@@ -51,6 +53,23 @@ events = sa.Table(
     sqlite_autoincrement=True,  # a number is never given twice, also after the newest was deleted
 )
 events_by_model = sa.Index("events_by_model", events.c.model, events.c.seq)
+
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("hour_s", sa.Integer, primary_key=True),
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("model", sa.Text, primary_key=True),
+    *(sa.Column(name, sa.Integer, nullable=False) for name in Tokens.__struct_fields__),
+)
+
+usage_sources = sa.Table(
+    "usage_sources",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("seen_s", sa.Integer, nullable=False),
+)
 
 counters = sa.Table(
     "counters",

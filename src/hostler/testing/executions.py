@@ -45,6 +45,7 @@ class Execution(msgspec.Struct, kw_only=True):
     stream: bool
     started_at_s: float
     ended_at_s: float | None = None
+    prompt_tokens: int = 0  # read
     tokens: int = 0  # written to the client
     status: int = 200
     end: End = End.RUNNING

@@ -32,6 +32,7 @@ class Answer:
         "digest",
         "events",
         "path",
+        "prompt_tokens",
         "quick",
         "script",
         "stream",
@@ -46,6 +47,7 @@ class Answer:
         self.body_keys = keys
         self.script = script
         self.digest = ""
+        self.prompt_tokens = 0
         self.tokens = 0
         self.whole = b""  # with its head, for an answer that is not streamed
         self.stream = False
@@ -126,7 +128,7 @@ def _generate(answer: Answer, body: JSON, model: str, claimed: str) -> None:
     prompts, copies = fake_text.prompts_of(body), int(body.get("n") or 1)
     marks = [fake_text.digest(p, body) for p in prompts for _ in range(copies)]
     answer.tokens = (count + thoughts + 2 * calls) * len(marks)
-    read = fake_text.prompt_tokens(body)
+    read = answer.prompt_tokens = fake_text.prompt_tokens(body)
     usage = {
         "prompt_tokens": read,
         "completion_tokens": answer.tokens,
@@ -235,7 +237,7 @@ def _embed(answer: Answer, body: JSON, model: str, claimed: str) -> None:
         }
         for index, vector in enumerate(vectors)
     ]
-    read = sum(fake_text.count_tokens(text) for text in texts)
+    read = answer.prompt_tokens = sum(fake_text.count_tokens(text) for text in texts)
     usage = {"prompt_tokens": read, "total_tokens": read}
     _close_whole(answer, {"object": "list", "model": claimed, "data": data, "usage": usage})
 
@@ -249,6 +251,7 @@ def _rerank(answer: Answer, body: JSON, model: str, claimed: str) -> None:
             result["document"] = {"text": fake_text.document_text(documents[result["index"]])}
     read = fake_text.count_tokens(query) * len(documents)
     read += sum(fake_text.count_tokens(fake_text.document_text(item)) for item in documents)
+    answer.prompt_tokens = read
     usage = {"prompt_tokens": read, "total_tokens": read}
     _close_whole(
         answer,

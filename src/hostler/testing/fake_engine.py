@@ -144,6 +144,7 @@ class FakeEngine:
             digest=answer.digest,
             body_keys=answer.body_keys,
             stream=answer.stream,
+            prompt_tokens=answer.prompt_tokens,
             started_at_s=time.monotonic(),
         )
         self.log.begin(execution)

@@ -15,6 +15,7 @@ from hostler.core.deployment import Deployment, Wish, difference
 from hostler.core.errors import AlreadyRunning, ModelNotFound, UpstreamTimeout
 from hostler.core.lifecycle import State
 from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType, describe
+from hostler.core.usage import UsageQuestion, UsageRow
 from hostler.core.worker import (
     InstanceResult,
     OperatorEvent,
@@ -143,6 +144,9 @@ class MemoryControl:
                 await self._news.wait_for(lambda: self.store.last_seq() > seq)
         except TimeoutError:
             return
+
+    async def usage(self, question: UsageQuestion) -> tuple[UsageRow, ...]:
+        return self.store.usage(question)
 
     def log_path(self, instance_id: str) -> Path | None:
         if instance_id not in self.instances:

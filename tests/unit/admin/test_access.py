@@ -32,6 +32,7 @@ GET    /api/v1/parameters                    401 403 403 403 401 401 400
 GET    /api/v1/events                        401 403 403 403 401 401 200
 GET    /api/v1/gateways                      401 403 403 403 401 401 503
 POST   /api/v1/gateways/restart              401 403 403 403 401 401 503
+GET    /api/v1/usage                         401 403 403 403 401 401 200
 GET    /api/v1/keys                          401 403 403 403 401 401 200
 POST   /api/v1/keys                          401 403 403 403 401 401 201
 DELETE /api/v1/keys/{key_id}                 401 403 403 403 401 401 404

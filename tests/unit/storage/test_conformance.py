@@ -10,6 +10,15 @@ from hostler.core.deployment import Deployment, Wish
 from hostler.core.fleet import WorkerSpec
 from hostler.core.launch import Launch, order
 from hostler.core.model import WorkerType
+from hostler.core.usage import (
+    DAY_S,
+    HOUR_S,
+    UsageBatch,
+    UsageBy,
+    UsageCount,
+    UsageQuestion,
+    UsageRow,
+)
 from hostler.core.worker import OperatorEvent
 from hostler.storage.memory import MemoryStore
 from hostler.storage.sql import SqlStore
@@ -151,6 +160,72 @@ def test_a_generation_is_remembered_when_its_deployment_is_deleted(store: Store)
     assert store.last_generation("a", WorkerType.RERANKER) == 0
 
 
+HOUR = 1_800_000_000 // DAY_S * DAY_S
+
+
+def batch(seq: int, *places: tuple[int, str, str], source: str = "g1") -> UsageBatch:
+    return UsageBatch(
+        source=source,
+        seq=seq,
+        counts=tuple(
+            UsageCount(
+                hour_s=HOUR + hour * HOUR_S,
+                key_id=key_id,
+                model=model,
+                requests=2,
+                failed=1,
+                estimated=1,
+                prompt_tokens=10,
+                cached_tokens=4,
+                completion_tokens=7,
+            )
+            for hour, key_id, model in places
+        ),
+    )
+
+
+def test_usage_adds_up_and_a_batch_counts_once(store: Store) -> None:
+    assert store.usage(UsageQuestion()) == ()
+    assert store.add_usage(batch(1, (0, "k1", "a"), (0, "k2", "a")))
+    assert not store.add_usage(batch(1, (0, "k1", "a"), (0, "k2", "a")))
+    assert store.add_usage(batch(2, (1, "k1", "a"), (0, "k1", "b")))
+    assert store.add_usage(batch(1, (0, "k1", "a"), source="g2"))
+    assert not store.add_usage(batch(1, (0, "k1", "a")))
+    rows = store.usage(UsageQuestion())
+    assert [(row.key_id, row.model, row.requests) for row in rows] == [
+        ("k1", "a", 6),
+        ("k1", "b", 2),
+        ("k2", "a", 2),
+    ]
+    assert rows[0] == UsageRow(
+        key_id="k1",
+        model="a",
+        requests=6,
+        failed=3,
+        estimated=3,
+        prompt_tokens=30,
+        cached_tokens=12,
+        completion_tokens=21,
+    )
+
+
+def test_usage_is_told_by_hour_day_key_and_model_of_what_is_asked_for(store: Store) -> None:
+    store.add_usage(batch(1, (0, "k1", "a"), (1, "k1", "b"), (23, "k2", "a"), (24, "k2", "b")))
+
+    def told(**asked: object) -> list[tuple[object, int]]:
+        rows = store.usage(UsageQuestion(**asked))  # type: ignore[arg-type]
+        return [(row.at_s or row.key_id or row.model, row.requests) for row in rows]
+
+    assert told(by=UsageBy.HOUR) == [(HOUR + n * HOUR_S, 2) for n in (0, 1, 23, 24)]
+    assert told(by=UsageBy.DAY) == [(HOUR, 6), (HOUR + DAY_S, 2)]
+    assert told(by=UsageBy.KEY) == [("k1", 4), ("k2", 4)]
+    assert told(by=UsageBy.MODEL) == [("a", 4), ("b", 4)]
+    assert told(by=UsageBy.KEY, model="a") == [("k1", 2), ("k2", 2)]
+    assert told(by=UsageBy.MODEL, key_id="k2", since_s=HOUR + 24 * HOUR_S + 1800.0) == [("b", 2)]
+    assert told(by=UsageBy.HOUR, until_s=HOUR + HOUR_S) == [(HOUR, 2)]
+    assert told(key_id="nobody") == []
+
+
 SQL = "x'; DROP TABLE deployments; --"
 
 
@@ -161,6 +236,8 @@ def test_F108_text_that_looks_like_sql_is_only_text(store: Store) -> None:
     store.append_event(OperatorEvent(kind=SQL, model=SQL, message=SQL))
     assert store.next_epoch(SQL, 0) == 1
     assert not store.revoke_key(SQL)
+    store.add_usage(batch(1, (0, SQL, SQL), source=SQL))
+    assert [row.model for row in store.usage(UsageQuestion(key_id=SQL, model=SQL))] == [SQL]
     assert not store.delete_launch(SQL)
     assert store.keys() == (key.stored,)
     assert store.deployments()[0].params == {"p": SQL}

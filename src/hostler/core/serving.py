@@ -26,6 +26,7 @@ POLICIES = (
     "prefix",
 )
 SHARES_MAX = 100.0  # percent
+FALLBACKS_MAX = 4  # models for one cause: each may cost an attempt more
 
 
 PriorityWord = Literal["high", "normal", "low"]
@@ -104,6 +105,11 @@ class RoutingRules(
         strangers = self.fallbacks.keys() - set(FallbackCause)
         _need(
             not strangers, "fallbacks", f"{', '.join(strangers)}: known: {', '.join(FallbackCause)}"
+        )
+        _need(
+            all(len(models) <= FALLBACKS_MAX for models in self.fallbacks.values()),
+            "fallbacks",
+            f"need {FALLBACKS_MAX} models a cause at most",
         )
         _need(self.queue_length is None or self.queue_length >= 0, "queue_length", "need 0 or more")
         _need(self.queue_wait_s is None or self.queue_wait_s >= 0, "queue_wait_s", "need 0 or more")

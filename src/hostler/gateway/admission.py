@@ -5,7 +5,13 @@ from difflib import get_close_matches
 
 from hostler.app.auth import KeyRing, Scope, require
 from hostler.app.clock import WallClock
-from hostler.core.errors import BadRequest, ControllerUnavailable, ModelNotFound, NotFound
+from hostler.core.errors import (
+    BadRequest,
+    ControllerUnavailable,
+    HostlerError,
+    ModelNotFound,
+    NotFound,
+)
 from hostler.core.request import (
     Body,
     Route,
@@ -153,6 +159,30 @@ class Admission:
         )
         job.asks_usage = self._asks_usage and route in GENERATING
         return job
+
+    def model(self, name: str) -> ModelView | None:
+        """The model of this name or alias."""
+        terms = self._terms.get(name)
+        return terms.model if terms is not None else None
+
+    def turned(self, job: Job, name: str) -> Job | None:
+        """Return a judged request as one for another model; None when that one may not answer it.
+
+        It must be another one of the same type that is known, its key may use it, and its rules
+        take the body as it is.
+        """
+        try:
+            terms = self.find(name, job.key)
+            is_other = terms.model.name != job.model.name
+            if not is_other or terms.model.worker_type is not job.model.worker_type:
+                return None
+            rules = terms.rules[job.route] if job.route in terms.dialect.paths else None
+            if rules is None or job.path:
+                return None
+            check_body(job.body, rules, terms, ())
+        except HostlerError:
+            return None
+        return job.turned_to(terms.model)
 
     def engine_job(self, request: Request, key: KeyView, path: str) -> Job:
         """Judge a request for an engine's own route, by the dialect's allow-list. Raises as `job`."""

@@ -27,6 +27,7 @@ from hostler.gateway.accounts import Accounts, Send
 from hostler.gateway.admission import Admission
 from hostler.gateway.answers import JSON_FIELD, own_error
 from hostler.gateway.controller import ControllerLine
+from hostler.gateway.detours import Detours
 from hostler.gateway.doubt import Doubts, Teller
 from hostler.gateway.lanes import Lanes
 from hostler.gateway.metrics import CONTENT_TYPE, OTHER, GatewayMetrics
@@ -88,7 +89,10 @@ class Gateway(BaseComponent):
         self._source = source
         self._admission = Admission(config.limits.json_depth, asks_usage=settings.ask_usage)
         self._lanes = Lanes(settings, identity_proof)
-        self.relays = Relays(settings, self.router, self._lanes, self.metrics, self.accounts, clock)
+        self._detours = Detours(self._admission, self.router, self.metrics)
+        self.relays = Relays(
+            settings, self.router, self._lanes, self.metrics, self.accounts, self._detours, clock
+        )
         self._controller = ControllerLine(admin_socket)
         self._doubts = Doubts(settings, self.router, self.relays, tell_doubt)
         self._tasks: asyncio.TaskGroup | None = None
@@ -165,6 +169,8 @@ class Gateway(BaseComponent):
         def work(path: str, kind: Route) -> GatewayRoute:
             def handler(exchange: Exchange, key: KeyView | None) -> None:
                 job = self._admission.job(exchange.request, _known(key), kind)
+                if job.model.routing.split:
+                    job = self._detours.split(job)
                 self.relays.begin(exchange, job)
 
             return route("POST", path, handler, Auth.INFERENCE)

@@ -18,7 +18,7 @@ class Job(Ask):
 
     route_name: for metrics and logs. path: of the engine, if it is not the route's own.
     choices: how many choices a stream owes. key: who asks. fields: the headers it came with.
-    asked: the model that the client named, also when another one answers.
+    asked: the model that the client named, also when another one answers. turn: why that one does.
     asks_usage: the engine of a stream is asked for its usage, also when the client did not.
     """
 
@@ -41,6 +41,7 @@ class Job(Ask):
         "route",
         "route_name",
         "stream",
+        "turn",
     )
 
     def __init__(
@@ -58,6 +59,7 @@ class Job(Ask):
     ) -> None:
         self.model = model
         self.asked = asked or model.name
+        self.turn = ""
         self.route = route
         self.route_name = path or route.value
         self.path = path
@@ -109,7 +111,7 @@ class Job(Ask):
             path=self.path,
             asked=self.asked,
         )
-        job._fingerprint, job._blocks = self.fingerprint, self._blocks
+        job._fingerprint, job._blocks = self._fingerprint, self._blocks
         job.asks_usage = self.asks_usage
         return job
 

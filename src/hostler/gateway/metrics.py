@@ -54,6 +54,7 @@ class GatewayMetrics(Collector):
         self.requests: dict[tuple[str, str, int], int] = {}  # model, route, status
         self.failures: dict[tuple[str, str], int] = {}  # model, kind of failed attempt
         self.retries: dict[str, int] = {}
+        self.fallbacks: dict[tuple[str, str], int] = {}  # model that was asked, cause
         self.refusals: dict[str, int] = {}  # code
         self.durations: dict[str, Spread] = {}
         self.first_bytes: dict[str, Spread] = {}
@@ -82,6 +83,10 @@ class GatewayMetrics(Collector):
     def retried(self, model: str) -> None:
         self.retries[model] = self.retries.get(model, 0) + 1
 
+    def fell_back(self, model: str, cause: str) -> None:
+        """A request goes on to another model than the one asked."""
+        self.fallbacks[model, cause] = self.fallbacks.get((model, cause), 0) + 1
+
     def refused(self, code: str) -> None:
         """A request was refused before it reached a model."""
         self.refusals[code] = self.refusals.get(code, 0) + 1
@@ -103,6 +108,14 @@ class GatewayMetrics(Collector):
         for (model, kind), count in self.failures.items():
             failures.add_metric([model, kind], count)
         yield failures
+        fallbacks = CounterMetricFamily(
+            "hostler_fallbacks",
+            "Requests sent on to another model, by the one asked.",
+            labels=["model", "cause"],
+        )
+        for (model, cause), count in self.fallbacks.items():
+            fallbacks.add_metric([model, cause], count)
+        yield fallbacks
         yield _counter("hostler_retries", "Attempts after the first.", "model", self.retries)
         yield _counter(
             "hostler_refusals", "Requests refused before any model.", "code", self.refusals

@@ -5,18 +5,17 @@ failure is an error event and an unclean end, never another instance's text. Cop
 """
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hostler.app.telemetry import logger
-from hostler.core.errors import (
-    HostlerError,
-    ModelLoading,
-    NoReadyInstance,
-    WorkerLost,
-)
+from hostler.core.errors import HostlerError, WorkerLost
 from hostler.core.request import Route
+from hostler.core.serving import FallbackCause
 from hostler.gateway.answers import STREAM_FIELDS, Fields, own_error
 from hostler.gateway.attempt import Attempt
+from hostler.gateway.detours import Detour, cause_of, is_too_long
 from hostler.gateway.job import Job
 from hostler.gateway.timeline import Timeline
 from hostler.gateway.usage import Used, find_usage
@@ -24,7 +23,7 @@ from hostler.routing.claim import Claim, Outcome
 from hostler.routing.pool import Busy
 from hostler.routing.queue import Waiter
 from hostler.routing.router import NOBODY
-from hostler.routing.verdict import Action, Failure, final_error, judge
+from hostler.routing.verdict import Action, Failure, explain, final_error, judge
 from hostler.wire.exchange import Exchange
 from hostler.wire.sse import data_event, error_event
 
@@ -52,11 +51,13 @@ class Relay:
         "_timer",
         "_waiter",
         "began_s",
+        "detour",
         "exchange",
         "is_open",
         "is_started",
         "job",
         "timeline",
+        "turns",
     )
 
     def __init__(self, shared: "Relays", exchange: Exchange, job: Job) -> None:
@@ -66,6 +67,8 @@ class Relay:
         self.is_started = False  # a byte of an answer has gone to the client
         self.is_open = False  # a head and comments have: too late for a status
         self._attempt: Attempt | None = None
+        self.detour: Detour | None = None  # another model is asked in the place of its own
+        self.turns = 0  # how many were
         self._attempts = 0
         self._lost = 0
         self._exclude: frozenset[str] = NOBODY
@@ -77,6 +80,7 @@ class Relay:
         self.timeline = Timeline(
             job.request_id, job.key_id, job.model.name, job.route_name, job.stream, self.began_s
         )
+        self.timeline.asked = job.asked
         exchange.on_gone = self._gone
 
     @property
@@ -92,7 +96,7 @@ class Relay:
         if not self._is_over:
             self._leave_queue()
             self._stop_attempt(Outcome.CLIENT_GONE)
-            self._fail(error)
+            _tell(self, error)
 
     def note_silence(self, instance_id: str, is_down: bool) -> None:
         """See Relays.note_silence."""
@@ -127,7 +131,6 @@ class Relay:
 
     def answered(self, status: int, body: bytes, fields: Fields, outcome: Outcome) -> None:
         """The engine answered, and this whole answer is what the client gets."""
-        fields = self._fields(fields)
         if outcome is Outcome.UPSTREAM_STATUS:
             self._shared.metrics.attempt_failed(self.job.model.name, Failure.ENGINE_ERROR.value)
             self.timeline.failed(Failure.ENGINE_ERROR.value)
@@ -137,12 +140,13 @@ class Relay:
             if outcome is Outcome.OK:
                 self._clear_suspicion()
                 self.timeline.used = find_usage(body) or _untold(self.job)
-        if not self.is_open:
-            self.exchange.send(status, body, fields)
-        else:
-            self.exchange.write(data_event(body.replace(b"\r", b" ").replace(b"\n", b" ")))
-            self.exchange.abort()
-        self._finished(status)
+        if outcome is not Outcome.OK and _turns_away(
+            self,
+            FallbackCause.CONTEXT_TOO_LONG if is_too_long(status, body) else None,
+            partial(_send, self, status, body, fields),
+        ):
+            return
+        _send(self, status, body, fields)
 
     def succeeded(self) -> None:
         """What was started is complete."""
@@ -174,7 +178,7 @@ class Relay:
         action = judge(
             failure,
             attempts=self._attempts,
-            attempts_max=shared.config.attempts,
+            attempts_max=shared.config.attempts + self.turns,
             lost=self._lost,
             lost_max=shared.config.lost_max,
             started=self.is_started,
@@ -198,7 +202,7 @@ class Relay:
         except Busy:
             self._queue(after)
         except HostlerError as error:
-            self._fail(_explain(error, after))
+            self._fail(explain(error, after))
         else:
             self._try(claim)
 
@@ -212,7 +216,7 @@ class Relay:
             self._waiter = None
             self._stop_timer()
             if isinstance(result, HostlerError):
-                self._fail(_explain(result, after))
+                self._fail(explain(result, after))
             else:
                 self._try(result)
 
@@ -221,18 +225,22 @@ class Relay:
                 self.job.model.name, self.job, exclude=self._exclude, done=done
             )
         except HostlerError as error:
-            self._fail(_explain(error, after))
+            self._fail(explain(error, after))
             return
         if not is_answered:
             self._waiter = waiter
             loop = asyncio.get_running_loop()
             wait_s = shared.router.wait_s(self.job.model.name)
+            if self.detour is not None:  # in all it waits no longer than for one model
+                wait_s = max(0.0, wait_s - (shared.clock() - self.began_s))
             self._timer = loop.call_later(wait_s, waiter.expire)
             self.timeline.queued(shared.clock())
 
     def _try(self, claim: Claim) -> None:
         self._attempts += 1
-        self.timeline.tried(claim.instance.instance_id, claim.why, self._shared.clock())
+        turn = self.job.turn
+        why = f"{turn}: {claim.why}" if turn else claim.why
+        self.timeline.tried(claim.instance.instance_id, why, self._shared.clock())
         attempt: Attempt | None = None
         try:
             lane = self._shared.lanes.lane(claim.instance)
@@ -276,16 +284,9 @@ class Relay:
         return fields
 
     def _fail(self, error: HostlerError) -> None:
-        """Tell the client, in whatever shape is still possible."""
-        exchange = self.exchange
-        if not self.is_started and not self.is_open:
-            status, body, fields = own_error(error)
-            exchange.send(status, body, self._fields(fields))
-        else:
-            if self.job.stream:
-                exchange.write(error_event(error))
-            exchange.abort()
-        self._finished(error.http_status, error.code)
+        """No instance of the model served it: another model does, or the client is told."""
+        if not _turns_away(self, cause_of(error), partial(_tell, self, error)):
+            _tell(self, error)
 
     def _gone(self) -> None:
         """The client left: nobody needs the answer any more."""
@@ -300,7 +301,8 @@ class Relay:
         self._is_over = True
         if self.is_started and self._attempt is not None:
             self.timeline.used = self._attempt.used()
-        self._attempt = None  # they know each other: without this they would wait for the collector
+        # they know each other: without this they would wait for the collector
+        self._attempt = self.detour = None
         shared, job = self._shared, self.job
         shared.under_way.pop(self, None)
         if shared.deadlines:
@@ -345,11 +347,37 @@ def _untold(job: Job) -> Used | None:
     return Used(0, 0, is_estimated=True) if job.route is not Route.TOKENIZE else None
 
 
-# These failures are the news when nobody else can serve; after the others the router's words are.
-_TELLING = frozenset({Failure.LOST, Failure.UNUSABLE, Failure.UNAVAILABLE})
+def _turns_away(relay: Relay, cause: FallbackCause | None, end: Callable[[], None]) -> bool:
+    """Does another model answer instead? Never after a byte, nor what has killed its share (F07)."""
+    shared, attempt, job = relay._shared, relay._attempt, relay.job
+    if relay.is_started or relay._lost >= shared.config.lost_max:
+        return False
+
+    def told() -> None:
+        relay._attempt, relay.job = attempt, job
+        end()
+
+    return shared.detours.go_on(relay, cause, told)
 
 
-def _explain(error: HostlerError, after: Failure | None) -> HostlerError:
-    """Return what the client is told when the router has nobody for another attempt."""
-    nobody = isinstance(error, NoReadyInstance | ModelLoading)
-    return final_error(after) if nobody and after is not None and after in _TELLING else error
+def _send(relay: Relay, status: int, body: bytes, fields: Fields) -> None:
+    """Send a whole answer of an engine, in whatever shape is still possible."""
+    if not relay.is_open:
+        relay.exchange.send(status, body, relay._fields(fields))
+    else:
+        relay.exchange.write(data_event(body.replace(b"\r", b" ").replace(b"\n", b" ")))
+        relay.exchange.abort()
+    relay._finished(status)
+
+
+def _tell(relay: Relay, error: HostlerError) -> None:
+    """Tell the client of a failure, in whatever shape is still possible."""
+    exchange = relay.exchange
+    if not relay.is_started and not relay.is_open:
+        status, body, fields = own_error(error)
+        exchange.send(status, body, relay._fields(fields))
+    else:
+        if relay.job.stream:
+            exchange.write(error_event(error))
+        exchange.abort()
+    relay._finished(error.http_status, error.code)

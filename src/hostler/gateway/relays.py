@@ -8,6 +8,7 @@ from time import monotonic
 from hostler.app.config import GatewayConfig
 from hostler.core.errors import BadRequest, HostlerError, RequestQuarantined, UpstreamTimeout
 from hostler.gateway.accounts import Accounts
+from hostler.gateway.detours import Detours
 from hostler.gateway.job import Job
 from hostler.gateway.lanes import Lanes
 from hostler.gateway.metrics import GatewayMetrics
@@ -31,6 +32,7 @@ class Relays:
         lanes: Lanes,
         metrics: GatewayMetrics,
         accounts: Accounts,
+        detours: Detours,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.config = config
@@ -38,6 +40,7 @@ class Relays:
         self.lanes = lanes
         self.metrics = metrics
         self.accounts = accounts
+        self.detours = detours
         self.clock = clock
         self.quarantine = Quarantine(
             lost_max=config.lost_max, hold_s=config.quarantine_s, clock=clock

@@ -26,10 +26,12 @@ class Try:
 class Timeline:
     """One request. The relay writes it down as it goes.
 
+    asked: the model that the client named; model: the one that was asked last.
     began_s: monotonic. queued_s, first_byte_s, took_s: None as long as that has not happened.
     """
 
     __slots__ = (
+        "asked",
         "began_s",
         "code",
         "first_byte_s",
@@ -50,7 +52,7 @@ class Timeline:
     ) -> None:
         self.request_id = request_id
         self.key_id = key_id
-        self.model = model
+        self.asked = self.model = model
         self.route = route
         self.stream = stream
         self.began_s = began_s

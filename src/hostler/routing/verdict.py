@@ -4,6 +4,7 @@ from enum import StrEnum
 
 from hostler.core.errors import (
     HostlerError,
+    ModelLoading,
     NoReadyInstance,
     UpstreamError,
     UpstreamTimeout,
@@ -76,3 +77,18 @@ def final_error(failure: Failure) -> HostlerError:
     if failure is Failure.REFUSED:
         return UpstreamError("the worker does not accept connections")
     return UpstreamError()
+
+
+def explain(error: HostlerError, after: Failure | None) -> HostlerError:
+    """Return what the client is told when the router has nobody for another attempt.
+
+    after: how the attempt before failed, if there was one.
+    """
+    nobody = isinstance(error, NoReadyInstance | ModelLoading)
+    return final_error(after) if nobody and after is not None and after in _TELLING else error
+
+
+# Private
+
+# These failures are the news when nobody else can serve; after the others the router's words are.
+_TELLING = frozenset({Failure.LOST, Failure.UNUSABLE, Failure.UNAVAILABLE})

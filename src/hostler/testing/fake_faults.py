@@ -120,12 +120,27 @@ def status_answer(script: Script) -> bytes:
             return fake_http.whole(script.status, b'<html>\xff\xfe{"error":', extra, "text/html")
         case "empty":
             return fake_http.whole(script.status, b"", extra)
+        case "too_long":
+            return fake_http.whole(script.status, _TOO_LONG, extra)
         case _:
             body = error_body(f"fake status {script.status}", "fake_status")
             return fake_http.whole(script.status, body, extra)
 
 
 # Private
+
+# in the words of llama.cpp
+_TOO_LONG = msgspec.json.encode(
+    {
+        "error": {
+            "code": 400,
+            "message": "the request exceeds the available context size",
+            "type": "exceed_context_size_error",
+            "n_prompt_tokens": 9000,
+            "n_ctx": 4096,
+        }
+    }
+)
 
 
 def _text(value: bytes) -> str:

@@ -37,7 +37,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ending: Literal["done", "no_done", "no_finish", "cut", "reset"] = "done"
     status: int = 0  # answer with this one instead
     status_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0  # so often; evenly, not at random
-    status_body: Literal["openai", "garbage", "empty"] = "openai"
+    status_body: Literal["openai", "garbage", "empty", "too_long"] = "openai"
     retry_after_s: Count | None = None  # header of such an answer
     content_type: str = ""
     length_delta: int = 0  # added to the Content-Length of a whole answer

@@ -1,7 +1,7 @@
 """`make soak`: everything that takes long: storms, times to truth, state machines, kills between writes,
 faults at full length.
 
-    python -m bench.soak --seed 7                  # all five parts, some two hours
+    python -m bench.soak --seed 7                  # all six parts, some two hours
     python -m bench.soak --storm --minutes 30      # one of them
     python -m bench.soak --json                    # the figures for programs; progress goes to stderr
 
@@ -16,12 +16,13 @@ from collections.abc import Callable
 
 from bench import truth
 from bench.figures import Figure, Part, as_json, table
+from bench.fuzz import run_fuzz
 from bench.rows import run_rows
 from bench.stateful import run_stateful
 from hostler.testing.durability import Durability, run_kills
 from hostler.testing.storm import Round, run_storm
 
-PARTS = ("storm", "truth", "stateful", "durability", "rows")
+PARTS = ("storm", "truth", "stateful", "durability", "fuzz", "rows")
 Tell = Callable[[str], None]
 
 
@@ -68,9 +69,13 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--durability", action="store_true", help="B32: kill -9 between admin writes"
     )
     parser.add_argument("--rows", action="store_true", help="faults in their rows' own length")
+    parser.add_argument(
+        "--fuzz", action="store_true", help="B25, B27: bytes of clients and engines"
+    )
     parser.add_argument("--minutes", type=float, default=30.0, help="of the storm")
     parser.add_argument("--sequences", type=int, default=500, help="of each state machine")
     parser.add_argument("--kills", type=int, default=100, help="between admin writes")
+    parser.add_argument("--cases", type=int, default=4_000_000, help="of the fuzzers together")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
     parser.add_argument("--json", action="store_true")
     return parser.parse_args(arguments)
@@ -86,6 +91,8 @@ def _run(part: Part, options: argparse.Namespace, tell: Tell) -> None:
             run_stateful(part, options.sequences, options.seed, tell)
         case "durability":
             _durability(part, options.kills, options.seed, tell)
+        case "fuzz":
+            run_fuzz(part, options.cases, options.seed, tell)
         case "rows":
             run_rows(part, tell)
 

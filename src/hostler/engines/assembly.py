@@ -106,7 +106,13 @@ class Assembly:
             try:
                 chunk = msgspec.json.decode(payload, type=dict[str, Any])
                 self._take(chunk)
-            except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, AttributeError) as error:
+            except (
+                msgspec.MsgspecError,
+                ValueError,
+                RecursionError,
+                TypeError,
+                AttributeError,
+            ) as error:
                 raise UpstreamError("the engine sent a chunk that makes no sense") from error
 
     def body(self) -> bytes:

@@ -48,7 +48,7 @@ def engine_error(body: bytes) -> dict[str, Any] | None:
     """Return the inside of an OpenAI error object, or None when the body is not one."""
     try:
         data = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     error = data.get("error") if isinstance(data, dict) else None
     if isinstance(error, dict) and isinstance(error.get("message"), str):

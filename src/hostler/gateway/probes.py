@@ -42,7 +42,7 @@ def lists(body: bytes, name: str) -> bool:
     """Does this answer of `/models` name the model?"""
     try:
         models = msgspec.json.decode(body, type=_ModelList)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return False
     return any(model.id == name for model in models.data)
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from hostler.gateway.usage import Used, read_timings, read_usage
-from hostler.wire.sse import split_events
+from hostler.wire.sse import parse_event, split_events
 
 
 class StreamWatch:
@@ -80,6 +80,7 @@ class StreamWatch:
         return not (
             self._is_unsure
             or self._finished
+            or self.is_done
             or b"[DONE]" in events
             or self._finish_mark in events
             or b'"error"' in events
@@ -90,8 +91,14 @@ class StreamWatch:
     def see(self, events: bytes) -> bytes:
         """Take whole events; return what may go to the client now: all but a [DONE] too early.
 
-        llama.cpp has `data: null` in a stream of several answers, over which the SDKs stumble.
+        Nothing follows a [DONE]. llama.cpp has `data: null` in a stream of several answers, over
+        which the SDKs stumble.
         """
+        if self.is_done:
+            return b""
+        done = b""
+        if b"[DONE]" in events:
+            events, done = self._split_at_done(events)
         if self._owed > 1 and _NULL in events:
             events = events.replace(_NULL, b"")
         if self._is_unsure:
@@ -103,9 +110,7 @@ class StreamWatch:
             self._note_errors(events)
         if (self._hides_usage or self._finished) and self._usage_mark in events:
             events = self._note_usage(events)
-        if b"[DONE]" in events[-24:]:
-            return self._end(events)
-        return events
+        return events + done if done and self.is_complete else events
 
     # Private
 
@@ -119,6 +124,18 @@ class StreamWatch:
             self._is_unsure = False
             if b'"finish_reason": ' in events:
                 self._finish_mark, self._usage_mark = _SPACED
+
+    def _split_at_done(self, events: bytes) -> tuple[bytes, bytes]:
+        """Return what comes before the first [DONE], and that event: a text may hold the word too."""
+        at = 0
+        for event in split_events(events):
+            told = parse_event(event)
+            if told is not None and told.data.lstrip().startswith(b"[DONE]"):  # as the SDKs look
+                self.is_done = True
+                is_last = not events[at + len(event) :].strip()
+                return events[:at], events[at:] if is_last else event
+            at += len(event)
+        return events, b""
 
     def _note_finishes(self, events: bytes) -> None:
         for chunk in _payloads(events, b'"finish_reason"'):
@@ -158,16 +175,6 @@ class StreamWatch:
             kept.append(event)
         return b"".join(kept) if self._hides_usage else events
 
-    def _end(self, events: bytes) -> bytes:
-        """Hold a [DONE] back that comes too early."""
-        end = events[-24:].rstrip()
-        if end.endswith(b"[DONE]") and end[:-6].rstrip().endswith(b"data:"):
-            self.is_done = True
-            self.events -= 1
-            if not self.is_finished or self.is_failed:
-                return events[: events.rindex(b"data:")]
-        return events
-
 
 # Private
 
@@ -189,11 +196,11 @@ def _says_something(choice: Mapping[str, Any]) -> bool:
 def _payloads(events: bytes, mark: bytes) -> list[Mapping[str, Any]]:
     """The JSON objects of those events that hold `mark`."""
     found: list[Mapping[str, Any]] = []
-    for line in events.splitlines():
-        if line.startswith(b"data:") and mark in line:
+    for event in split_events(events):
+        if mark in event and (told := parse_event(event)) is not None:
             try:
-                chunk = msgspec.json.decode(line[5:])
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+                chunk = msgspec.json.decode(told.data)
+            except (msgspec.MsgspecError, ValueError, RecursionError):
                 continue
             if isinstance(chunk, dict):
                 found.append(chunk)

@@ -41,6 +41,6 @@ async def ask(asked: TokenQuestion, instance: InstanceView, timeout_s: float) ->
 def _decode(body: bytes) -> object:
     try:
         found: object = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UpstreamError("the engine's count cannot be read") from error
     return found

@@ -12,6 +12,7 @@ HEX = set(b"0123456789abcdefABCDEF")
 class Outcome(StrEnum):
     SERVED = "served"
     REFUSED = "refused"
+    DECLINED = "declined"  # refused, but where the next request begins is beyond doubt
     UNFINISHED = "unfinished"
 
 
@@ -28,12 +29,12 @@ def outcomes(data: bytes) -> list[Outcome]:
     found: list[Outcome] = []
     while data:
         try:
-            data, is_last = _one(data)
+            data, is_last, outcome = _one(data)
         except _Refused:
             return [*found, Outcome.REFUSED]
         except _Unfinished:
             return [*found, Outcome.UNFINISHED]
-        found.append(Outcome.SERVED)
+        found.append(outcome)
         if is_last:
             break
     return found
@@ -44,11 +45,12 @@ def _need(condition: bool) -> None:
         raise _Refused
 
 
-def _one(data: bytes) -> tuple[bytes, bool]:
+def _one(data: bytes) -> tuple[bytes, bool, Outcome]:
     head, end, rest = data.partition(b"\r\n\r\n")
     if not end:
         raise _Unfinished
     lines = head.split(b"\r\n")
+    _need(len(lines[0]) <= 8 * 1024 + 32 and len(head) + 4 <= 32 * 1024)
     parts = lines[0].split(b" ")
     _need(len(parts) == 3 and parts[2] in (b"HTTP/1.1", b"HTTP/1.0"))
     method, target, version = parts
@@ -68,16 +70,20 @@ def _one(data: bytes) -> tuple[bytes, bool]:
     options = [option.strip() for option in one.get(b"connection", b"").lower().split(b",")]
     is_last = b"close" in options or (version == b"HTTP/1.0" and b"keep-alive" not in options)
     _need(one.get(b"expect", b"100-continue").lower() == b"100-continue")
-    _need(one.get(b"content-encoding", b"identity").lower() == b"identity")
+    is_plain = one.get(b"content-encoding", b"identity").lower() == b"identity"
     if b"transfer-encoding" in one:
         _need(b"content-length" not in one and version == b"HTTP/1.1")
         _need(one[b"transfer-encoding"].lower() == b"chunked")
-        return _skip_chunks(rest), is_last
+        _need(is_plain)
+        return _skip_chunks(rest), is_last, Outcome.SERVED
     length = one.get(b"content-length", b"0")
     _need(0 < len(length) <= 18 and length.isdigit() and int(length) <= 8 * 1024 * 1024)
+    if int(length) and not is_plain:
+        _need(not is_last and b"expect" not in one and len(rest) >= int(length))
+        return rest[int(length) :], is_last, Outcome.DECLINED
     if len(rest) < int(length):
         raise _Unfinished
-    return rest[int(length) :], is_last
+    return rest[int(length) :], is_last, Outcome.SERVED
 
 
 def _check_target(target: bytes) -> None:

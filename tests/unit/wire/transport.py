@@ -93,8 +93,8 @@ class Client:
             lines = head.decode().split("\r\n")
             headers = dict(line.split(": ", 1) for line in lines[1:])
             length = int(headers.get("content-length", "0"))
-            if not rest and b"HEAD " in self.fed:
-                length = 0  # the answer to a HEAD that was refused in its body
+            if b"HEAD " in self.fed and (not rest or rest.startswith(b"HTTP/1.1 ")):
+                length = 0  # the answer to a HEAD that was refused
             assert len(rest) >= length
             found.append((int(lines[0].split(" ")[1]), headers, rest[:length]))
             rest = rest[length:]

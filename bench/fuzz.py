@@ -1,0 +1,56 @@
+"""`make soak ARGS=--fuzz`: the fuzzers of the edges, a million cases and more (B25, B27, B28)."""
+
+import asyncio
+from collections.abc import Callable
+
+from tests.fuzz.edge import Chunks, Edge
+from tests.fuzz.engines import Engines
+from tests.fuzz.run import Broken, Check, run
+from tests.fuzz.texts import Texts
+
+from bench.figures import Part
+
+# what is fed, and its share of the cases
+SHARES = (("edge", 4), ("chunks", 2), ("engines", 3), ("texts", 2))
+BLOCK = 20_000
+
+
+def run_fuzz(part: Part, cases: int, seed: int, tell: Callable[[str], None]) -> None:
+    """Add one figure a fuzzer: how many cases failed. tell: takes the bytes of those that did."""
+    total = sum(share for _, share in SHARES)
+    for name, share in SHARES:
+        asyncio.run(_run(part, name, cases * share // total, seed, tell))
+
+
+# Private
+
+
+def _check(name: str) -> Check:
+    match name:
+        case "edge":
+            return Edge().check
+        case "chunks":
+            return Chunks().check
+        case "engines":
+            return Engines().check
+        case _:
+            return Texts().check
+
+
+async def _run(part: Part, name: str, cases: int, seed: int, tell: Callable[[str], None]) -> None:
+    check = _check(name)
+    took_s, failed, first, end = 0.0, 0, seed * 100_000_000, seed * 100_000_000 + cases
+    while first < end:
+        count = min(BLOCK, end - first)
+        try:
+            took_s += run(name, check, first, count)
+            first += count
+        except Broken as broken:
+            failed += 1
+            tell(str(broken))
+            first = broken.number + 1
+            check = _check(name)  # what failed may have left something behind
+        if failed > 20:
+            break
+    note = f"{cases} cases, {took_s:.0f} s, seed {seed}"
+    part.add(f"fuzz {name}: failed", failed, "cases", at_most=0, note=note)

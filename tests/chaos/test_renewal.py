@@ -1,11 +1,16 @@
 """Gateways restarted under load, one or several: no request notices."""
 
+import asyncio
 import json
+from itertools import accumulate
+from typing import Any
 
 import pytest
 
+from hostler.core.snapshot import Endpoint
 from hostler.testing.cluster import Cluster, fake_model
 from hostler.testing.steady import Steady
+from hostler.wire.client import fetch
 from tests.chaos.pressure import target_of
 
 CONFIG = "[gateway]\nprocesses = 2\n[life]\ndrain_timeout_s = 6.0\n"
@@ -52,6 +57,42 @@ def test_F57_B24_gateways_restarted_three_times_under_load_cost_no_request() -> 
         assert status == 409
         assert "did you mean limits.body_bytes" in json.loads(data)["error"]["message"]
         assert cluster.chat("echo", "still there")[0] == 200
+
+
+@pytest.mark.slow
+def test_F54_two_gateways_never_lend_more_slots_than_an_instance_has() -> None:
+    slots = 4
+    model = fake_model(replicas=1, concurrency=slots, tokens=2, delay_ms=3)
+    with Cluster(CONFIG + model) as cluster:
+        (engine,) = cluster.ready("echo")
+        with Steady(target_of(cluster), clients=24, pause_s=0.0) as clients:
+            cluster.wait_for(lambda: clients.answered >= 200, 30, "two hundred answers")
+            cluster.json("POST", "/api/v1/gateways/restart", timeout_s=60)
+            cluster.wait_for(lambda: clients.answered >= 700, 30, "seven hundred answers")
+        assert clients.errors == []
+        # Nobody waits for ever beside others: the slowest client had a fair part of the turns.
+        whole = [count for number, count in clients.by_client.items() if number % 4]
+        assert min(whole) > sum(whole) / len(whole) / 5
+        executions = asyncio.run(ledger(engine["address"]))
+        steps = sorted(
+            step
+            for one in executions
+            for step in ((one["started_at_s"], 1), (one["ended_at_s"], -1))
+        )
+        busy = list(accumulate(count for _, count in steps))
+        assert slots <= max(busy) <= slots + 1  # two may take the last one in the same moment
+        status, _, data = cluster.request("GET", "/status")
+        assert status == 200
+        assert json.loads(data)["gateways"] == 2
+        assert json.loads(data)["number"] in (1, 2)
+        assert b'hostler_gateway{number="' in cluster.request("GET", "/metrics")[2]
+
+
+async def ledger(address: str) -> list[dict[str, Any]]:
+    path = address.removeprefix("unix:").removeprefix("//")
+    answer = await fetch(Endpoint(socket=path), "GET", "/_fake/ledger", timeout_s=5)
+    found: list[dict[str, Any]] = json.loads(answer.body)["executions"]
+    return found
 
 
 @pytest.mark.slow

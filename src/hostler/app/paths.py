@@ -31,6 +31,7 @@ class StatePaths:
         self.registry_socket = self.run_dir / "registry.sock"
         self.admin_socket = self.run_dir / "admin.sock"
         self.gateway_socket = self.run_dir / "gateway.sock"
+        self.board = self.run_dir / "slots.board"
         self.up_socket = self.run_dir / "up.sock"
         self.pulse_socket = self.run_dir / "pulse.sock"
         self.kept_snapshot = self.run_dir / "snapshot.kept"

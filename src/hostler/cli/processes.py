@@ -63,6 +63,9 @@ def gateway(
         bool, Parameter(negative="", help="Standard input is the listening socket.")
     ] = False,
     number: Annotated[int, Parameter(help="Which one of several it is, from 1.")] = 1,
+    column: Annotated[
+        int | None, Parameter(help="Its column on the board of this machine's gateways.")
+    ] = None,
     successor: Annotated[
         bool, Parameter(negative="", help="Serve only once the controller has told everything.")
     ] = False,
@@ -81,7 +84,7 @@ def gateway(
     paths = _paths(settings)
     sock = socket.socket(fileno=0) if inherit else listening_socket(settings.server)
 
-    place = Place(number=number, is_successor=successor)
+    place = Place(number=number, is_successor=successor, column=column)
 
     async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, place.leave.set)

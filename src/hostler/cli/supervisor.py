@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -27,6 +27,7 @@ from hostler.app.telemetry import logger
 from hostler.cli.keeper import END_S, Keeper, Pulses
 from hostler.cli.target import UpRecord
 from hostler.core.errors import Conflict, HostlerError, StartupError
+from hostler.gateway.board import Bells, Board
 from hostler.manager.workers import INSTANCE_TAG, ROLE_TAG, STATE_TAG
 
 log = logger(__name__)
@@ -100,6 +101,9 @@ class Supervisor:
         self._pulses = Pulses()
         self._stopping = False
         self._group: asyncio.TaskGroup | None = None
+        self._board: Board | None = None
+        self._bells = Bells(paths.run_dir)
+        self._columns: dict[int, int] = {}  # by pid
         self._renewing = asyncio.Lock()
         self._controller = self._keeper("controller", self._launch_controller)
         self._gateways = [
@@ -115,6 +119,7 @@ class Supervisor:
         """Keep all of them up while the block lasts. The block ends them with `stop`."""
         write_settings(self._config, self._settings)
         async with (
+            self._slots(),
             hearing(self._paths.pulse_socket, self._pulses.note),
             answering(self._paths.up_socket, self._answer),
             asyncio.TaskGroup() as tasks,
@@ -196,7 +201,29 @@ class Supervisor:
         return [self._controller, *self._gateways]
 
     def _keeper(self, name: str, launch: Callable[[bool], ProcessHandle]) -> Keeper:
-        return Keeper(name, self._log(name), self._config.life, self._pulses, launch)
+        return Keeper(name, self._log(name), self._config.life, self._pulses, launch, self._gone)
+
+    @asynccontextmanager
+    async def _slots(self) -> AsyncIterator[None]:
+        """The board on which gateways count: ours, since we see each of them begin and end."""
+        with closing(Board(self._paths.board, is_new=True)) as self._board:
+            try:
+                yield
+            finally:
+                self._board = None
+                self._paths.board.unlink(missing_ok=True)
+                self._bells.close()
+
+    def _gone(self, handle: ProcessHandle) -> None:
+        """A process has ended: what it counted is no more."""
+        column = self._columns.pop(handle.pid, None)
+        if column is not None and self._board is not None:
+            self._board.take_back(column)
+            self._tell_gateways()
+
+    def _tell_gateways(self) -> None:
+        for column in self._columns.values():
+            self._bells.ring(column)
 
     async def _answer(self, wish: Wish) -> Gateways:
         notes = await self.renew_gateways() if wish is Wish.RENEW else ()
@@ -233,8 +260,19 @@ class Supervisor:
         told = ["run", "--inherit", f"--number={number}"]  # the socket, as its standard input
         if is_successor:
             told.append("--successor")
+        board = self._board
+        assert board is not None
+        column = board.lend()
+        told.append(f"--column={column}")
         name = self._gateways[number - 1].name
-        return self._spawn("gateway", told, sock, name)
+        try:
+            handle = self._spawn("gateway", told, sock, name)
+        except StartupError:
+            board.take_back(column)
+            raise
+        self._tell_gateways()
+        self._columns[handle.pid] = column
+        return handle
 
     def _spawn(
         self, role: str, told: list[str], sock: socket.socket | None, name: str

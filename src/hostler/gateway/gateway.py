@@ -31,6 +31,7 @@ from hostler.gateway.detours import Detours
 from hostler.gateway.doubt import Doubts, Teller
 from hostler.gateway.lanes import Lanes
 from hostler.gateway.metrics import CONTENT_TYPE, OTHER, GatewayMetrics
+from hostler.gateway.neighbours import Neighbours
 from hostler.gateway.probes import Prober, identity_proof
 from hostler.gateway.relays import Relays
 from hostler.gateway.routes import Auth, GatewayRoute, RouteTable
@@ -100,6 +101,7 @@ class Gateway(BaseComponent):
         self._sweep_s = min(SWEEP_S, settings.keep_alive_s or SWEEP_S)
         self._admitted: tuple[Head, GatewayRoute, KeyView | None] | None = None
         self.metrics.gauges = self._gauges
+        self.neighbours: Neighbours | None = None  # the other gateways of this machine
         self.table = RouteTable(self._routes())
 
     @asynccontextmanager
@@ -135,6 +137,9 @@ class Gateway(BaseComponent):
         """Go on with a newer snapshot."""
         self._admission.update(snapshot)
         self._lanes.update(snapshot)
+        if self.neighbours is not None:
+            ids = (instance.instance_id for instance in snapshot.instances)
+            self.neighbours.keep_only(ids, (model.name for model in snapshot.models))
         self.router.update(snapshot)
 
     # For HttpServer
@@ -228,7 +233,13 @@ class Gateway(BaseComponent):
         exchange.send(200, self.metrics.text(), [(b"content-type", CONTENT_TYPE)])
 
     def _show_table(self, exchange: Exchange, key: KeyView | None) -> None:
-        table = gateway_table(self._source.snapshot, self.router, connected=self._source.connected)
+        table = gateway_table(
+            self._source.snapshot,
+            self.router,
+            connected=self._source.connected,
+            number=self.metrics.number,
+            gateways=self.neighbours.count if self.neighbours is not None else 1,
+        )
         exchange.send(200, msgspec.json.encode(table), [JSON_FIELD, _NO_STORE])
 
     def _list_models(self, exchange: Exchange, key: KeyView | None) -> None:

@@ -60,6 +60,7 @@ class GatewayMetrics(Collector):
         self.first_bytes: dict[str, Spread] = {}
         self.gauges: Callable[[], Iterable[tuple[str, str, Mapping[str, float]]]] = tuple
         self.servers: Sequence[HttpServer] = ()  # those this gateway answers through
+        self.number = 1
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -96,6 +97,11 @@ class GatewayMetrics(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterable[Metric]:
+        which = GaugeMetricFamily(
+            "hostler_gateway", "1, with the number of the gateway that tells.", labels=["number"]
+        )
+        which.add_metric([str(self.number)], 1.0)
+        yield which
         requests = CounterMetricFamily(
             "hostler_requests", "Requests by status.", labels=["model", "route", "status"]
         )

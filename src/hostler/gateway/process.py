@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from time import monotonic
 
 from hostler.app.auth import is_loopback
@@ -10,7 +12,9 @@ from hostler.app.config import Config
 from hostler.app.paths import StatePaths
 from hostler.app.tasks import first_of
 from hostler.core.errors import Draining
+from hostler.gateway.board import Board
 from hostler.gateway.gateway import Gateway
+from hostler.gateway.neighbours import Neighbours
 from hostler.registry.client import RegistryClient, SnapshotMirror
 from hostler.registry.kept import KeptSnapshot
 from hostler.wire.door import raise_most_files
@@ -54,6 +58,7 @@ async def run_gateway(
         tell_doubt=reporter.doubt,
         send_usage=reporter.report_usage,
     )
+    gateway.metrics.number = place.number
     server = config.server
     certificates = Certificates(server.tls_cert, server.tls_key) if server.is_tls else None
     # A name in our own certificate is ours; a page that rebinds its name cannot show it.
@@ -73,7 +78,7 @@ async def run_gateway(
         for allowed in (hosts, None)
     ]
     gateway.metrics.servers = servers
-    async with mirror.running(), gateway.running():
+    async with mirror.running(), gateway.running(), _among_others(gateway, place, paths):
         try:
             # Until the first snapshot nobody's key is known. Connections wait in the socket's queue.
             wait_s = None if place.is_successor else FIRST_SNAPSHOT_S
@@ -98,17 +103,35 @@ class Place:
     """Where one gateway stands among others.
 
     number: from 1. is_successor: another one serves in its place until it does.
+    column: its own on the board of this machine's gateways; None: it knows of no others.
     serves: set when it takes connections. leave: to be set when its own successor does.
     """
 
-    def __init__(self, *, number: int = 1, is_successor: bool = False) -> None:
+    def __init__(
+        self, *, number: int = 1, is_successor: bool = False, column: int | None = None
+    ) -> None:
         self.number = number
+        self.column = column
         self.is_successor = is_successor
         self.serves = asyncio.Event()
         self.leave = asyncio.Event()
 
 
 # Private
+
+
+@asynccontextmanager
+async def _among_others(gateway: Gateway, place: Place, paths: StatePaths) -> AsyncIterator[None]:
+    """Count slots with the other gateways of this machine, as long as there are any."""
+    if place.column is None:
+        yield
+        return
+    with closing(Board(paths.board)) as board:
+        others = Neighbours(board, paths.run_dir, place.column, gateway.router)
+        gateway.neighbours = others
+        async with others.running():
+            yield
+        gateway.router.join(None)
 
 
 async def _close(

@@ -33,16 +33,24 @@ class PolicyRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GatewayTable(msgspec.Struct, frozen=True, kw_only=True):
-    """One gateway's table. (incarnation, version): of the controller's snapshot it holds."""
+    """One gateway's table. (incarnation, version): of the controller's snapshot it holds.
+
+    number: which one of this machine's gateways it is. gateways: how many lend slots now, those that
+        leave included; each counts its own requests here.
+    """
 
     incarnation: int
     version: int
     connected: bool  # it hears the controller
+    number: int = 1
+    gateways: int = 1
     instances: tuple[InstanceRow, ...]
     policies: tuple[PolicyRow, ...] = ()
 
 
-def gateway_table(snapshot: Snapshot, router: Router, *, connected: bool) -> GatewayTable:
+def gateway_table(
+    snapshot: Snapshot, router: Router, *, connected: bool, number: int = 1, gateways: int = 1
+) -> GatewayTable:
     """Return the table as it is now."""
     usable = {i.instance_id for model in router.models() for i in router.usable(model.name)}
     health, load = router.health, router.load
@@ -50,6 +58,8 @@ def gateway_table(snapshot: Snapshot, router: Router, *, connected: bool) -> Gat
         incarnation=snapshot.incarnation,
         version=snapshot.version,
         connected=connected,
+        number=number,
+        gateways=gateways,
         instances=tuple(
             InstanceRow(
                 instance_id=one.instance_id,

@@ -13,6 +13,7 @@ from hostler.core.errors import (
 from hostler.core.lifecycle import State
 from hostler.core.snapshot import InstanceView, ModelView
 from hostler.routing.ask import ANYBODY, Ask
+from hostler.routing.peers import Peers
 from hostler.routing.policies import RoutingPolicy
 from hostler.routing.queue import Queue
 
@@ -28,7 +29,7 @@ class ModelPool:
     """One model.
 
     service_s: moving average of how long a slot is held. limits: slots by instance id.
-    full: ids of the instances without a free one.
+    full: ids of the instances without a free one. shared_by: how many routers lend these slots.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class ModelPool:
         "queue",
         "ready",
         "service_s",
+        "shared_by",
         "slots",
     )
 
@@ -57,6 +59,7 @@ class ModelPool:
         self.in_flight = 0
         self.queue = Queue()
         self.service_s = 0.0
+        self.shared_by = 1
 
     def update(
         self, model: ModelView, instances: tuple[InstanceView, ...], load: Mapping[str, int]
@@ -74,6 +77,18 @@ class ModelPool:
         if gone:
             self.policy.forget(gone)
         self.policy.update(self.ready)
+
+    @property
+    def has_slot(self) -> bool:
+        return len(self.full) < len(self.limits)
+
+    def look(self, load: Mapping[str, int], peers: Peers | None) -> None:
+        """See which instances are full, with what other routers have there. load: what we have."""
+        self.full = {
+            one
+            for one, slots in self.limits.items()
+            if load.get(one, 0) + (peers.elsewhere(one) if peers is not None else 0) >= slots
+        }
 
     def note_service(self, held_s: float) -> None:
         """A slot was held so long by a request that was answered."""
@@ -111,7 +126,9 @@ class ModelPool:
 
     def retry_after_s(self, ask: Ask = ANYBODY) -> int:
         """When one more of this key should find a slot, by measured service times."""
-        expected_s = (self.queue.ahead(ask) + 1) * self.service_s / max(1, self.slots)
+        expected_s = (
+            (self.queue.ahead(ask) + 1) * self.service_s * self.shared_by / max(1, self.slots)
+        )
         return min(RETRY_AFTER_MAX_S, max(1, ceil(expected_s)))
 
     def explain(self, exclude: Set[str], is_down: Callable[[str], bool]) -> HostlerError:

@@ -14,6 +14,7 @@ from hostler.routing.ask import ANYBODY, Ask
 from hostler.routing.claim import Claim, Outcome
 from hostler.routing.health import Health
 from hostler.routing.making import make_policy
+from hostler.routing.peers import Peers
 from hostler.routing.policies import Loads, RoutingPolicy
 from hostler.routing.pool import Busy, ModelPool
 from hostler.routing.queue import Done, Waiter
@@ -42,6 +43,7 @@ class Router:
         self._names: dict[str, ModelPool] = {}  # with aliases
         self._loads = Loads()
         self.answered_s: dict[str, float] = {}  # by instance: when a request was answered last
+        self._peers: Peers | None = None  # nobody else lends these slots
 
     @property
     def load(self) -> Mapping[str, int]:
@@ -95,6 +97,25 @@ class Router:
         for pool in tuple(self._pools.values()):
             self._serve_queue(pool)
 
+    def join(self, peers: Peers | None) -> None:
+        """From now on others lend slots of the same instances; None: not any more."""
+        self._peers = peers
+        if peers is not None:
+            for instance_id, count in self._loads.in_flight.items():
+                peers.note(instance_id, count)
+        for pool in self._pools.values():
+            pool.shared_by = peers.count if peers is not None else 1
+            pool.look(self.load, peers)
+        self.serve_all()
+
+    def serve_all(self, *, is_late: bool = False) -> None:
+        """Others may have given something back. is_late: they did not take what was left to them."""
+        for pool in tuple(self._pools.values()):
+            if pool.queue:
+                self._serve_queue(pool, ties=False, is_late=is_late)
+            elif self._peers is not None:
+                self._peers.note_waiting(pool.model.name, 0)
+
     def select(self, model: str, ask: Ask = ANYBODY) -> InstanceView:
         """Return the instance a claim would get now, without taking a slot. Raises as `claim`, but
         a model whose slots are all taken has an instance too.
@@ -116,7 +137,10 @@ class Router:
             Busy: every slot is taken, or others wait already: `enqueue` serves whoever can be.
         """
         pool = self._pool(model)
-        if pool.queue:
+        peers = self._peers
+        if pool.queue or (
+            peers is not None and peers.go_first(pool.model.name, pool.limits, ties=True)
+        ):
             raise pool.busy(ask)
         return self._take(pool, ask, exclude)
 
@@ -139,7 +163,7 @@ class Router:
             displaced = queue.who_makes_room(ask) if length else None
             if displaced is not None:
                 queue.remove(displaced)
-            elif not self._has_slot(pool):
+            elif not pool.has_slot:
                 raise pool.overloaded(f"{len(queue)} requests wait already", ask)
         waiter = Waiter(pool, ask, exclude, done)
         queue.add(waiter)
@@ -216,6 +240,9 @@ class Router:
         return pool
 
     def _take(self, pool: ModelPool, ask: Ask, exclude: Set[str]) -> Claim:
+        peers = self._peers
+        if peers is not None:
+            pool.look(self.load, peers)
         free: Sequence[InstanceView] = pool.ready
         if pool.full or exclude or self.health:
             full = pool.full
@@ -230,6 +257,8 @@ class Router:
         load[instance_id] = taken = load.get(instance_id, 0) + 1
         if taken >= chosen.concurrency:
             pool.full.add(instance_id)
+        if peers is not None:
+            peers.note(instance_id, taken)
         pool.in_flight += 1
         tokens = 0
         if policy.wants_tokens:
@@ -252,6 +281,9 @@ class Router:
         if instance_id in pool.full and left < pool.limits.get(instance_id, 0):
             pool.full.discard(instance_id)
         pool.in_flight -= 1
+        peers = self._peers
+        if peers is not None:
+            peers.note(instance_id, left)
         if claim.tokens:
             outstanding = self._loads.prompt_tokens
             outstanding[instance_id] -= claim.tokens
@@ -266,6 +298,8 @@ class Router:
             self._note(instance_id, pool, outcome, witness)
         if pool.queue:
             self._serve_queue(pool)
+        elif peers is not None:
+            peers.wake(pool.model.name)
 
     def _healthy(
         self, pool: ModelPool, free: Sequence[InstanceView], exclude: Set[str]
@@ -283,29 +317,39 @@ class Router:
             return []
         return [min(alive, key=lambda i: self.health.ejected_at_s(i.instance_id))]
 
-    def _serve_queue(self, pool: ModelPool) -> None:
-        """Lend what is free, each in its turn; tell the rest when nothing can come."""
-        queue = pool.queue
-        if not queue or (pool.ready and not self._has_slot(pool)):
-            return
-        queue.begin_round()
-        while (waiter := queue.next()) is not None:
-            try:
-                claim = self._take(pool, waiter.ask, waiter.exclude)
-            except Busy:
-                if not waiter.exclude:
-                    return
-                queue.pass_over(waiter)
-            except HostlerError as error:
-                queue.remove(waiter)
-                waiter.done(error)
-            else:
-                claim.bill = queue.serve(waiter)
-                waiter.done(claim)  # which may change the queue
+    def _serve_queue(self, pool: ModelPool, *, ties: bool = True, is_late: bool = False) -> None:
+        """Lend what is free, each in its turn; tell the rest when nothing can come.
 
-    def _has_slot(self, pool: ModelPool) -> bool:
-        load = self._loads.in_flight
-        return any(load.get(i.instance_id, 0) < i.concurrency for i in pool.ready)
+        ties, is_late: see Peers.go_first and `serve_all`.
+        """
+        queue, peers = pool.queue, self._peers
+        is_left = False  # to others who wait
+        if peers is not None:
+            pool.look(self.load, peers)
+        if queue and (pool.has_slot or not pool.ready):
+            queue.begin_round()
+            while (waiter := queue.next()) is not None:
+                if peers is not None and not is_late:
+                    is_left = peers.go_first(pool.model.name, pool.limits, ties=ties)
+                    if is_left:
+                        break
+                try:
+                    claim = self._take(pool, waiter.ask, waiter.exclude)
+                except Busy:
+                    if not waiter.exclude:
+                        break
+                    queue.pass_over(waiter)
+                except HostlerError as error:
+                    queue.remove(waiter)
+                    waiter.done(error)
+                else:
+                    claim.bill = queue.serve(waiter)
+                    waiter.done(claim)  # which may change the queue
+        if peers is not None:
+            can_wait = is_left or not pool.has_slot
+            peers.note_waiting(pool.model.name, len(queue) if can_wait else 0)
+            if not queue and pool.has_slot:
+                peers.wake(pool.model.name)
 
     def _note(self, instance_id: str, pool: ModelPool, outcome: Outcome, witness: bytes) -> None:
         match outcome:

@@ -22,6 +22,9 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The base of every part of the settings tree."""
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+
+
 class ServerConfig(Section, frozen=True, kw_only=True):
     host: str = "127.0.0.1"  # loopback: nothing is open to the network unless asked
     port: int = 8100  # 0: the kernel picks a free one
@@ -29,6 +32,9 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     tls_cert: str = ""  # PEM file with the certificate and its chain; read anew when it changes
     tls_key: str = ""  # PEM file with its key, unencrypted
     allowed_hosts: tuple[str, ...] = ()  # more names accepted in the Host header
+    cors_origins: tuple[
+        str, ...
+    ] = ()  # web pages whose scripts may ask: "https://app.example", or "*"
 
     def __post_init__(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):
@@ -36,6 +42,12 @@ class ServerConfig(Section, frozen=True, kw_only=True):
             raise ConfigError(
                 f"server: tls_{given} is set and tls_{missing} is not; TLS needs both"
             )
+        for origin in self.cors_origins:
+            if origin != "*" and _ORIGIN.fullmatch(origin) is None:
+                raise ConfigError(
+                    f"server.cors_origins: {origin!r} is not as browsers write an origin: "
+                    "https://app.example or http://localhost:3000, lower case, without a path"
+                )
 
     @property
     def is_tls(self) -> bool:

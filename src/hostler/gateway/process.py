@@ -17,6 +17,7 @@ from hostler.gateway.gateway import Gateway
 from hostler.gateway.neighbours import Neighbours
 from hostler.registry.client import RegistryClient, SnapshotMirror
 from hostler.registry.kept import KeptSnapshot
+from hostler.wire.cors import Cors
 from hostler.wire.door import raise_most_files
 from hostler.wire.hosts import HostPolicy
 from hostler.wire.server import FILES_A_REQUEST, HttpServer
@@ -73,6 +74,7 @@ async def run_gateway(
             limits=config.limits,
             allowed_hosts=allowed,
             on_head=gateway.judge_head,
+            cors=Cors(server.cors_origins) if server.cors_origins else None,
             name="gateway",
         )
         for allowed in (hosts, None)

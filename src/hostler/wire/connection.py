@@ -336,13 +336,16 @@ class ServerConnection(asyncio.Protocol):
         request.keep_alive = False
         head_only = request.method == "HEAD"
         body = envelope(error)
+        fields = http1.field_lines(error_headers(error))
+        if self.server.cors is not None:
+            fields += self.server.cors.lines(request)
         self.write(
             b"%b%bx-request-id: %b\r\n%bcontent-length: %d\r\nconnection: close\r\n\r\n%b"
             % (
                 http1.STATUS_LINES[error.http_status],
                 self.server.common_headers,
                 request.request_id.encode(),
-                http1.field_lines(error_headers(error)),
+                fields,
                 len(body),
                 b"" if head_only else body,
             )

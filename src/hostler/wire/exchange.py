@@ -179,6 +179,9 @@ class Exchange:
             framing += b"connection: close\r\n"
         elif request.version == 0:
             framing += b"connection: keep-alive\r\n"
+        cors = connection.server.cors
+        if cors is not None:
+            framing += cors.lines(request)
         return b"%b%bx-request-id: %b\r\n%b%b" % (
             STATUS_LINES[status],
             connection.server.common_headers,

@@ -17,6 +17,7 @@ from hostler.app.config import HttpLimits
 from hostler.app.telemetry import logger
 from hostler.core.errors import HostlerError, MisdirectedRequest
 from hostler.wire.connection import ServerConnection
+from hostler.wire.cors import Cors
 from hostler.wire.crowd import Crowd
 from hostler.wire.door import OPEN_AT, SHUT_AT, Door, most_files, open_files
 from hostler.wire.exchange import Exchange, Request
@@ -39,6 +40,7 @@ class HttpServer:
     handler: must not block; asynchronous work belongs in a TaskGroup of its owner.
     allowed_hosts: None accepts every well-formed Host: for Unix sockets, out of browsers' reach.
     on_head: judges a request before its body is read; an error it returns is the answer (F91).
+    cors: which web pages may use it; None: none.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class HttpServer:
         limits: HttpLimits,
         allowed_hosts: HostPolicy | None = None,
         on_head: Callable[[Head], HostlerError | None] | None = None,
+        cors: Cors | None = None,
         name: str = "hostler",
     ) -> None:
-        self.handler = handler
+        self.handler = handler if cors is None else cors.around(handler)
+        self.cors = cors
         self.limits = limits
         self.name = name
         self.is_draining = False
@@ -61,7 +65,7 @@ class HttpServer:
         self.now_s = 0.0  # the loop's time at the last sweep
         self.common_headers = b""
         self._allowed_hosts = allowed_hosts
-        self._on_head = on_head
+        self._on_head = on_head if cors is None else cors.before(on_head)
         files = most_files()
         share = int(files * SHUT_AT) // FILES_A_REQUEST
         self.crowd = Crowd(min(limits.connections, share), limits.connections_per_client)

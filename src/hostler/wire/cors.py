@@ -15,7 +15,8 @@ FORGET_S = 600  # how long a browser may go by one preflight
 METHODS = b"GET, HEAD, POST"
 # What the official SDKs send from a browser, and what is ours.
 ASKED = (
-    b"authorization, content-type, x-api-key, x-request-id, x-request-timeout, x-hostler-session, x-hostler-priority, traceparent, tracestate, "
+    b"authorization, content-type, x-api-key, x-request-id, x-request-timeout, "
+    b"x-hostler-session, x-hostler-priority, traceparent, tracestate, "
     b"openai-organization, openai-project, anthropic-version, anthropic-beta, "
     b"anthropic-dangerous-direct-browser-access, idempotency-key, "
     b"x-stainless-lang, x-stainless-package-version, x-stainless-os, x-stainless-arch, "

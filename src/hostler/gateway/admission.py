@@ -24,6 +24,7 @@ from hostler.core.serving import Priority
 from hostler.core.snapshot import KeyView, ModelView, Snapshot
 from hostler.engines.dialect import Dialect, find_dialect, open_rules
 from hostler.gateway.job import Job
+from hostler.gateway.routes import GatewayRoute
 from hostler.wire.exchange import Request
 from hostler.wire.http1 import Head
 from hostler.wire.json import parse_json
@@ -49,6 +50,17 @@ class Terms:
         self.model = model
         self.dialect: Dialect = find_dialect(model.engine)
         self.rules = open_rules(self.dialect, model.open_fields)
+
+
+class Admitted:
+    """Who asks, by which route; as long as the ring of keys is this one."""
+
+    __slots__ = ("key", "ring", "route")
+
+    def __init__(self, route: GatewayRoute, key: KeyView, ring: KeyRing) -> None:
+        self.route = route
+        self.key = key
+        self.ring = ring
 
 
 class Admission:
@@ -93,6 +105,15 @@ class Admission:
             bare = head.fields.get(b"x-api-key")
             given = b"Bearer " + bare if bare is not None else None
         return self._ring.identify(given)
+
+    def admitted(self, route: GatewayRoute, key: KeyView) -> "Admitted":
+        """What was found of a head, to be found again in the next one that is equal."""
+        return Admitted(route, key, self._ring)
+
+    def still_knows(self, judged: "Admitted") -> bool:
+        """Is this still so? The keys may be others by now, and this one may have expired."""
+        expires_at_s = judged.key.expires_at_s
+        return judged.ring is self._ring and (expires_at_s is None or expires_at_s > self._date())
 
     def models_for(self, key: KeyView) -> list[ModelView]:
         """The models this key may use, by name."""

@@ -24,7 +24,7 @@ from hostler.core.snapshot import InstanceView, KeyView, ModelView, Snapshot
 from hostler.engines.counting import TokenQuestion, question
 from hostler.gateway import tokens
 from hostler.gateway.accounts import Accounts, Send
-from hostler.gateway.admission import Admission
+from hostler.gateway.admission import Admission, Admitted
 from hostler.gateway.answers import JSON_FIELD, own_error
 from hostler.gateway.controller import ControllerLine
 from hostler.gateway.detours import Detours
@@ -199,6 +199,10 @@ class Gateway(BaseComponent):
 
     def _admit(self, head: Head) -> tuple[Head, GatewayRoute, KeyView | None]:
         """Find the route and judge who asks. Kept for `handle`, which mostly follows at once."""
+        judged = head.judged
+        if type(judged) is Admitted and self._admission.still_knows(judged):
+            self._admitted = (head, judged.route, judged.key)
+            return self._admitted
         route = self.table.find(head.method, head.path)
         key: KeyView | None = None
         if route.auth is Auth.INFERENCE:
@@ -206,6 +210,7 @@ class Gateway(BaseComponent):
             require(key, Scope.INFERENCE)
             if head.method == "POST":
                 check_media_type(head)
+            head.judged = self._admission.admitted(route, key)
         elif route.auth is Auth.METRICS:
             key = self._admission.identify(head)
             require(key, Scope.METRICS)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from hostler.core.errors import HostlerError, Overloaded, RequestTooLarge, envelope
 from hostler.wire import http1
 from hostler.wire.exchange import Exchange, Request, error_headers
+from hostler.wire.heads import HeadReader
 from hostler.wire.phase import LINGER_S, Phase, judge_slow
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ServerConnection(asyncio.Protocol):
         "_collected",
         "_drained",
         "_exchange",
+        "_heads",
         "_held",
         "_is_reading",
         "_is_running",
@@ -69,6 +71,7 @@ class ServerConnection(asyncio.Protocol):
         self._served = 0
         self._is_reading = True
         self._is_running = False
+        self._heads = HeadReader()
 
     def write(self, data: bytes) -> None:
         """Send bytes and count them: the sweep tells a slow reader from a stalled one."""
@@ -210,16 +213,11 @@ class ServerConnection(asyncio.Protocol):
         buffer = self._buffer
         server = self.server
         limits = server.limits
-        end = buffer.find(b"\r\n\r\n") + 4
-        if end == 3:
+        found = self._heads.read(buffer, limits)
+        if found is None:
             self._wait_for_head(buffer)
             return False
-        if end > limits.target_bytes:
-            line_end = buffer.find(b"\r\n")
-            too_large = http1.head_too_large(line_end, end, limits)
-            if too_large is not None:
-                raise too_large
-        request = http1.parse_head(buffer[:end], limits.header_fields, Request)
+        request, end = found
         request.request_id = server.request_id(request.fields.get(b"x-request-id"))
         if self._served >= server.last_request - 1:
             request.keep_alive = False
@@ -228,6 +226,7 @@ class ServerConnection(asyncio.Protocol):
         if refusal is not None:
             self._refuse_head(refusal, request, end)
             return self._phase is Phase.IDLE
+        self._heads.accept(request)
         length = request.content_length
         if length is not None and len(buffer) - end >= length:
             if length:

@@ -48,6 +48,7 @@ class Head:
         control.
     headers: lower-case names with their values, in the order sent.
     content_length: None when the body is chunked.
+    judged: what who judged it found, for the next head on this connection that is equal.
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class Head:
         "expects_continue",
         "fields",
         "headers",
+        "judged",
         "keep_alive",
         "method",
         "path",
@@ -75,6 +77,7 @@ class Head:
         self.content_length: int | None = 0
         self.expects_continue = False
         self.keep_alive = version == 1
+        self.judged: object = None
 
     def header(self, name: bytes) -> bytes | None:
         """The value of a header by its lower-case name; values of a repeated one joined by `, `."""

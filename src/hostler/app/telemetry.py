@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import TextIO
+from typing import Protocol, TextIO
 
 import msgspec
 
@@ -26,6 +26,18 @@ OFTEN_S = 0.1  # the longest that a line of `Log.often` is held
 OFTEN_LINES = 256  # so many are held at most
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+
+class Story(Protocol):
+    """Fields that write themselves, for what is logged thousands of times a second."""
+
+    def plain(self) -> str:
+        """`field=value field=value`: printable, one line."""
+        ...
+
+    def fields(self) -> Mapping[str, object]:
+        """The same fields, for JSON."""
+        ...
 
 
 class Log:
@@ -45,7 +57,7 @@ class Log:
     def info(self, event: str, **fields: object) -> None:
         self._write(logging.INFO, event, fields)
 
-    def often(self, event: str, **fields: object) -> None:
+    def often(self, event: str, story: Story) -> None:
         """As `info`, for what happens thousands of times a second: written OFTEN_S later, together.
 
         For the thread of the event loop alone. A process that is killed loses what is held.
@@ -53,10 +65,9 @@ class Log:
         if self._logger.isEnabledFor(logging.INFO):
             handlers = logging.root.handlers
             if len(handlers) == 1 and isinstance(handlers[0], LineHandler):
-                fact = (time.time(), "info", event, self._logger.name, request_id.get(), fields)
-                handlers[0].hold(fact)
+                handlers[0].hold((time.time(), "info", event, self._logger.name, "", story))
             else:  # logging is not ours here: somebody else's handlers want a record
-                self._write(logging.INFO, event, fields)
+                self._write(logging.INFO, event, story.fields())
 
     def warning(self, event: str, **fields: object) -> None:
         self._write(logging.WARNING, event, fields)
@@ -120,7 +131,7 @@ def redact(text: str) -> str:
 
 
 # When it happened (Unix time), level, event, name of the logger, id of the request or "", fields.
-Fact = tuple[float, str, str, str, str, Mapping[str, object]]
+Fact = tuple[float, str, str, str, str, dict[str, object] | Story]
 
 
 def json_line(fact: Fact, trace: str = "") -> str:
@@ -134,7 +145,7 @@ def json_line(fact: Fact, trace: str = "") -> str:
     }
     if request:
         line["request_id"] = request
-    for key, value in fields.items():
+    for key, value in _each(fields).items():
         line[key if key not in line else f"field_{key}"] = _open(key, value)
     if trace:
         line["error"] = trace
@@ -148,6 +159,8 @@ def json_line(fact: Fact, trace: str = "") -> str:
 def plain_line(fact: Fact, trace: str = "") -> str:
     """`12:00:01 info instance.ready worker_key=qwen@llm took_s=41.3`."""
     created_s, level, event, _, request, fields = fact
+    if not isinstance(fields, dict):
+        return redact(f"{_clock(int(created_s))} {level} {event} {fields.plain()}")
     parts = [_clock(int(created_s)), level, _one_line(event)]
     parts += [f"{key}={_shown(_open(key, value))}" for key, value in fields.items()]
     if request:
@@ -215,7 +228,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
         dropped = dropped_lines(self.stream)
         if dropped == self._told_dropped or not has_caught_up(self.stream):
             return
-        fields = {"lines": dropped - self._told_dropped, "in_all": dropped}
+        fields: dict[str, object] = {"lines": dropped - self._told_dropped, "in_all": dropped}
         self._told_dropped = dropped
         self.stream.write(
             self._render((time.time(), "warning", "log.dropped", __name__, "", fields)) + "\n"
@@ -235,9 +248,13 @@ _HIDDEN = re.compile(
 
 
 def _fact(record: logging.LogRecord) -> Fact:
-    fields: Mapping[str, object] = getattr(record, "fields", {})
+    fields: dict[str, object] = getattr(record, "fields", {})
     level, event = record.levelname.lower(), record.getMessage()
     return record.created, level, event, record.name, request_id.get(), fields
+
+
+def _each(fields: dict[str, object] | Story) -> Mapping[str, object]:
+    return fields if isinstance(fields, dict) else fields.fields()
 
 
 def _open(name: str, value: object) -> object:

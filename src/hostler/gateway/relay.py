@@ -316,19 +316,7 @@ class Relay:
         is_bad = status >= 400 or code != ""
         shared.accounts.add(job.key_id, job.model.name, timeline.used, failed=is_bad)
         shared.metrics.finished(job.model.name, job.route_name, status, took_s, first_byte_s)
-        access.often(
-            "request",
-            request_id=job.request_id,
-            key_id=job.key_id,
-            model=job.model.name,
-            route=job.route_name,
-            stream=job.stream,
-            status=status,
-            code=code,
-            attempts=self._attempts,
-            took_s=round(took_s, 6),
-            first_byte_s=first_byte_s,
-        )
+        access.often("request", timeline)
 
 
 # Private

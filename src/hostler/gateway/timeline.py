@@ -4,10 +4,11 @@ Times are seconds since the request was whole here, but for began_at_s.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from hostler.gateway.usage import Used
 
+EMPTY = '""'
 RING = 1000  # requests that are remembered
 
 
@@ -85,6 +86,30 @@ class Timeline:
         self.status = status
         self.code = code
         self.took_s = now_s - self.began_s
+
+    def fields(self) -> Mapping[str, object]:
+        """For the access log."""
+        return {
+            "request_id": self.request_id,
+            "key_id": self.key_id,
+            "model": self.model,
+            "route": self.route,
+            "stream": self.stream,
+            "status": self.status,
+            "code": self.code,
+            "attempts": len(self.tries),
+            "took_s": round(self.took_s or 0.0, 6),
+            "first_byte_s": self.first_byte_s,
+        }
+
+    def plain(self) -> str:
+        """The same as text. Every text in it is an id, a name or a code: nothing to be escaped."""
+        return (
+            f"request_id={self.request_id} key_id={self.key_id} model={self.model} "
+            f"route={self.route} stream={self.stream} status={self.status} "
+            f"code={self.code or EMPTY} attempts={len(self.tries)} took_s={self.took_s or 0.0:.6f} "
+            f"first_byte_s={self.first_byte_s}"
+        )
 
 
 class Ring:

@@ -15,8 +15,15 @@ class Request(Head):
 
     __slots__ = ("body", "request_id")
 
-    def __init__(self, method: str, target: bytes, version: int, headers: Fields) -> None:
-        super().__init__(method, target, version, headers)
+    def __init__(
+        self,
+        method: str,
+        target: bytes,
+        version: int,
+        headers: Fields,
+        same: Head | None = None,
+    ) -> None:
+        super().__init__(method, target, version, headers, same)
         self.body = b""
         self.request_id = ""
 

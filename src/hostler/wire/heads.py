@@ -67,20 +67,12 @@ _NAME = b"content-length"
 
 def _twin(first: Request, digits: bytes) -> Request:
     """The same head once more, with its own length. What was judged of the first one is kept."""
-    twin = Request.__new__(Request)
-    twin.method = first.method
-    twin.target = first.target
-    twin.version = first.version
-    twin.path = first.path
-    twin.query = first.query
-    twin.expects_continue = first.expects_continue
-    twin.keep_alive = first.keep_alive
-    twin.judged = first.judged
-    twin.body = b""
-    twin.content_length = length = int(digits)
-    if length == first.content_length:
-        twin.headers, twin.fields = first.headers, first.fields
-    else:
-        twin.headers = [(n, digits if n == _NAME else v) for n, v in first.headers]
+    length = int(digits)
+    headers = first.headers
+    if length != first.content_length:
+        headers = [(n, digits if n == _NAME else v) for n, v in headers]
+    twin = Request(first.method, first.target, first.version, headers, first)
+    twin.content_length = length
+    if length != first.content_length:
         twin.fields = {**first.fields, _NAME: digits}
     return twin

@@ -65,16 +65,32 @@ class Head:
         "version",
     )
 
-    def __init__(self, method: str, target: bytes, version: int, headers: Fields) -> None:
+    def __init__(
+        self,
+        method: str,
+        target: bytes,
+        version: int,
+        headers: Fields,
+        same: "Head | None" = None,
+    ) -> None:
+        """same: a head that is equal but for its content-length; what was read of it is taken over."""
         self.method = method
         self.target = target
         self.version = version  # 0 or 1: HTTP/1.0 or HTTP/1.1
         self.headers = headers
+        self.content_length: int | None = 0
+        if same is not None:
+            self.fields = same.fields
+            self.path = same.path
+            self.query = same.query
+            self.expects_continue = same.expects_continue
+            self.keep_alive = same.keep_alive
+            self.judged = same.judged
+            return
         self.fields = dict(headers)
         path, _, query = target.decode("ascii").partition("?")
         self.path = path
         self.query = query
-        self.content_length: int | None = 0
         self.expects_continue = False
         self.keep_alive = version == 1
         self.judged: object = None

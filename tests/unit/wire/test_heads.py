@@ -1,0 +1,86 @@
+"""A head that comes again is the same request as if it had been read; one that differs is read."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hostler.app.config import HttpLimits
+from hostler.core.errors import HostlerError
+from hostler.wire.exchange import Request
+from hostler.wire.heads import HeadReader
+from hostler.wire.http1 import parse_head
+
+LIMITS = HttpLimits()
+START = b"POST /v1/chat?a=b HTTP/1.1\r\nHost: a\r\n"
+PARTS = st.sampled_from([
+    b"Content-Length: 5\r\n", b"content-length:7\r\n", b"Content-Length: 0\r\n", b"Content-Length: 12345\r\n",
+    b"Content-Length: 5 \r\n", b"Content-Length: +5\r\n", b"Content-Length: 5, 5\r\n", b"X: y\r\n", b"X: z\r\n",
+    b"Connection: close\r\n", b"Expect: 100-continue\r\n", b"x-request-id: r\r\n", b"Transfer-Encoding: chunked\r\n",
+    b"X: Content-Length: 5\r\n", b"Content-Length: 123456789012345678901\r\n",
+])  # fmt: skip
+HEADS = st.lists(PARTS, max_size=3).map(lambda parts: START + b"".join(parts) + b"\r\n")
+
+
+def facts(request: Request) -> tuple[object, ...]:
+    return (
+        request.method,
+        request.target,
+        request.path,
+        request.query,
+        request.version,
+        sorted(request.headers),
+        request.fields,
+        request.content_length,
+        request.keep_alive,
+        request.expects_continue,
+        request.body,
+    )
+
+
+@settings(max_examples=500, deadline=None)
+@given(heads=st.lists(HEADS, min_size=2, max_size=4), rest=st.sampled_from([b"", b"abc", b"\r\n"]))
+def test_F88_heads_in_a_row_are_read_as_each_alone_would_be(
+    heads: list[bytes], rest: bytes
+) -> None:
+    reader = HeadReader()
+    for raw in heads:
+        try:
+            alone = parse_head(raw, LIMITS.header_fields, Request)
+        except HostlerError as error:
+            wanted: object = type(error)
+        else:
+            wanted = (facts(alone), len(raw))
+        try:
+            found = reader.read(raw + rest, LIMITS)
+        except HostlerError as error:
+            assert type(error) is wanted
+            continue
+        assert found is not None
+        request, end = found
+        assert (facts(request), end) == wanted
+        reader.accept(request)
+
+
+def test_what_was_judged_is_known_of_the_next_equal_head() -> None:
+    reader = HeadReader()
+    found = reader.read(START + b"Content-Length: 5\r\n\r\nabcde", LIMITS)
+    assert found is not None
+    found[0].judged = "good"
+    reader.accept(found[0])
+    again = reader.read(START + b"Content-Length: 10\r\n\r\n", LIMITS)
+    other = reader.read(START + b"Content-Length: 10\r\nX: y\r\n\r\n", LIMITS)
+    assert again is not None
+    assert other is not None
+    assert (again[0].judged, other[0].judged) == ("good", None)
+    assert again[0].content_length == 10
+    assert reader.read(START + b"Content-Length: 1", LIMITS) is None
+
+
+def test_a_head_that_was_not_accepted_is_not_known() -> None:
+    reader = HeadReader()
+    raw = START + b"Content-Length: 5\r\n\r\n"
+    first = reader.read(raw, LIMITS)
+    assert first is not None
+    first[0].judged = "refused"
+    again = reader.read(raw, LIMITS)
+    assert again is not None
+    assert again[0].judged is None

@@ -79,21 +79,21 @@ class Head:
         self.version = version  # 0 or 1: HTTP/1.0 or HTTP/1.1
         self.headers = headers
         self.content_length: int | None = 0
-        if same is not None:
-            self.fields = same.fields
-            self.path = same.path
-            self.query = same.query
-            self.expects_continue = same.expects_continue
-            self.keep_alive = same.keep_alive
-            self.judged = same.judged
-            return
-        self.fields = dict(headers)
-        path, _, query = target.decode("ascii").partition("?")
-        self.path = path
-        self.query = query
+        self.fields: dict[bytes, bytes] = {}
+        self.path = self.query = ""
         self.expects_continue = False
         self.keep_alive = version == 1
         self.judged: object = None
+        if same is None:
+            self.fields = dict(headers)
+            self.path, _, self.query = target.decode("ascii").partition("?")
+            return
+        self.fields = same.fields
+        self.path = same.path
+        self.query = same.query
+        self.expects_continue = same.expects_continue
+        self.keep_alive = same.keep_alive
+        self.judged = same.judged
 
     def header(self, name: bytes) -> bytes | None:
         """The value of a header by its lower-case name; values of a repeated one joined by `, `."""

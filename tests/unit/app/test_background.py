@@ -25,6 +25,7 @@ PASSING = {
     "hasten",
     "probe",
     "registry.hold",
+    "registry.usage",
     "registry.watch",
     "renew gateways",
     "request",

@@ -24,6 +24,14 @@ class Counting(StrEnum):
     NONE = "none"
 
 
+class Continuing(StrEnum):
+    """How an engine is asked to go on with a message it has begun."""
+
+    NO = "no"
+    LAST_MESSAGE = "last message"  # the last message is the assistant's: llama.cpp
+    FLAGS = "flags"  # and two flags say so: vLLM, SGLang
+
+
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """How to talk to one engine.
 
@@ -32,6 +40,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     idle_s, requests_per_connection: how long and how often a connection to it is used again.
     passthrough: further POST paths of the engine that inference keys may reach, with the rules of
         their fields.
+    continuing: of a chat; NO: of nothing.
     reports_progress: it notices a lost client only while it streams, and can stream its progress
         through a prompt: see assembly.py.
     tells_usage: asked by `stream_options.include_usage`, its streams end with an event of their usage.
@@ -45,6 +54,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     counting: Counting = Counting.NONE
     passthrough: Mapping[str, Mapping[str, Rule]] = {}
     reports_progress: bool = False
+    continuing: Continuing = Continuing.NO
     tells_usage: bool = False
 
     def path(self, route: Route, base_path: str) -> str:
@@ -293,6 +303,7 @@ _OPENAI = Dialect(
     paths=_V1_PATHS,
     idle_s=4.0,  # uvicorn, under most of these servers, closes at 5
     counting=Counting.VLLM,
+    continuing=Continuing.FLAGS,
     tells_usage=True,
     passthrough={"/detokenize": _DETOKENIZE, "/score": _SCORE},
 )
@@ -306,6 +317,7 @@ DIALECTS: Mapping[str, Dialect] = {
         requests_per_connection=90,
         counting=Counting.LLAMA,
         reports_progress=True,
+        continuing=Continuing.LAST_MESSAGE,
         # tells_usage not: the `timings` of its last chunk say it, and would move out of a client's sight
         passthrough={
             "/detokenize": _DETOKENIZE,
@@ -331,6 +343,7 @@ DIALECTS: Mapping[str, Dialect] = {
         name="fake",
         rules=_rules({**_LLAMA, **_VLLM}),
         paths=_V1_PATHS,
+        continuing=Continuing.LAST_MESSAGE,
         counting=Counting.HOSTLER,
         tells_usage=True,
         passthrough={"/detokenize": _DETOKENIZE},

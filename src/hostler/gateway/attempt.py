@@ -106,8 +106,10 @@ class Attempt:
 
     def used(self) -> Used | None:
         """The tokens of what was forwarded as it came; None when nothing was."""
+        relay = self._relay
         if self._watch is not None:
-            return self._watch.used(self._relay.job.prompt_tokens)
+            used = self._watch.used(relay.job.prompt_tokens)
+            return used if relay.said is None else relay.said.used(used)
         if self.mode is not Mode.PASS:
             return None
         head, tail = self._parts
@@ -175,7 +177,7 @@ class Attempt:
             self._pass_on()
 
     def on_chunks(self, frames: bytes, count: int) -> bool:
-        self.is_heard = True
+        self.is_heard = self.is_moving = True
         watch, cutter = self._watch, self._cutter
         if watch is None or not watch.is_plain(frames) or cutter is None or cutter.has_partial:
             return False
@@ -231,10 +233,12 @@ class Attempt:
         if self._hides and PROGRESS in events:
             events = without_progress(events)
         events = self._watch.see(events)
+        if relay.said is not None:
+            events = relay.said.see(events)
         if events:
             if not relay.is_started:
                 relay.start(STREAM_FIELDS, None)
-                self.takes_chunks = True
+                self.takes_chunks = relay.said is None
             relay.exchange.write(events)
 
     def _end_events(self) -> None:

@@ -98,6 +98,11 @@ class Job(Ask):
             self._encoded_for = name
         return self._encoded
 
+    def go_on_from(self, body: Body) -> None:
+        """Ask for the rest of what was begun. It stays the same request for the quarantine."""
+        self._fingerprint = self.fingerprint
+        self.body, self._encoded_for = body, ""
+
     def turned_to(self, model: ModelView) -> "Job":
         """Return the same request for another model, whose rules have judged it."""
         job = Job(

@@ -15,6 +15,7 @@ from hostler.core.request import Route
 from hostler.core.serving import FallbackCause
 from hostler.gateway.answers import STREAM_FIELDS, Fields, own_error
 from hostler.gateway.attempt import Attempt
+from hostler.gateway.continuation import MARK, Continuation, can_continue
 from hostler.gateway.detours import Detour, cause_of, is_too_long
 from hostler.gateway.job import Job
 from hostler.gateway.timeline import Timeline
@@ -56,6 +57,7 @@ class Relay:
         "is_open",
         "is_started",
         "job",
+        "said",
         "timeline",
         "turns",
     )
@@ -65,6 +67,9 @@ class Relay:
         self.exchange = exchange
         self.job = job
         self.is_started = False  # a byte of an answer has gone to the client
+        self.said: Continuation | None = None  # what a stream that may be continued has said
+        if job.model.routing.continue_streams and can_continue(job):
+            self.said = Continuation(job.body)
         self.is_open = False  # a head and comments have: too late for a status
         self._attempt: Attempt | None = None
         self.detour: Detour | None = None  # another model is asked in the place of its own
@@ -175,13 +180,15 @@ class Relay:
         outcome = _OUTCOMES[failure]
         self._exclude = self._exclude | {instance_id}
         self._stop_attempt(outcome, job.fingerprint if outcome is Outcome.UPSTREAM_STATUS else b"")
+        said = self.said if self.is_started else None
+        goes_on = said is not None and said.go_on(job, attempt.lane.dialect)
         action = judge(
             failure,
             attempts=self._attempts,
             attempts_max=shared.config.attempts + self.turns,
             lost=self._lost,
             lost_max=shared.config.lost_max,
-            started=self.is_started,
+            started=self.is_started and not goes_on,
         )
         if action is Action.RETRY and shared.may_retry(failure):
             shared.metrics.retried(job.model.name)
@@ -238,10 +245,10 @@ class Relay:
 
     def _try(self, claim: Claim) -> None:
         self._attempts += 1
-        turn = self.job.turn
+        turn = "goes on there" if self.is_started else self.job.turn
         why = f"{turn}: {claim.why}" if turn else claim.why
         self.timeline.tried(claim.instance.instance_id, why, self._shared.clock())
-        attempt: Attempt | None = None
+        before, attempt = self._attempt, None
         try:
             lane = self._shared.lanes.lane(claim.instance)
             request = lane.request(self.job)
@@ -253,6 +260,11 @@ class Relay:
             if attempt is None:
                 claim.release(Outcome.CLIENT_ERROR)
         attempt.start(request)
+        if self.is_started:
+            self.exchange.on_pause, self.exchange.on_resume = attempt.pause, attempt.resume
+            if before is not None and before.is_paused:
+                attempt.pause()
+            self.exchange.write(MARK)
 
     def _stop_attempt(self, outcome: Outcome, witness: bytes = b"") -> None:
         attempt = self._attempt
@@ -350,6 +362,9 @@ def _turns_away(relay: Relay, cause: FallbackCause | None, end: Callable[[], Non
 
 def _send(relay: Relay, status: int, body: bytes, fields: Fields) -> None:
     """Send a whole answer of an engine, in whatever shape is still possible."""
+    if relay.is_started:  # the rest of a stream was refused
+        _tell(relay, WorkerLost())
+        return
     if not relay.is_open:
         relay.exchange.send(status, body, relay._fields(fields))
     else:

@@ -35,6 +35,7 @@ class Answer:
         "prompt_tokens",
         "quick",
         "script",
+        "skipped",
         "stream",
         "tail",
         "tokens",
@@ -49,6 +50,7 @@ class Answer:
         self.digest = ""
         self.prompt_tokens = 0
         self.tokens = 0
+        self.skipped = 0  # tokens that were said before, in another answer
         self.whole = b""  # with its head, for an answer that is not streamed
         self.stream = False
         self.events: list[bytes] = []  # one an answer token and choice, unframed
@@ -87,9 +89,11 @@ def make_answer(path: str, raw: bytes, model: str, script: Script) -> Answer:
     if script.strict_model and asked != claimed:
         raise Refused(404, f"The model `{asked}` does not exist.", "model_not_found")
     try:
+        body, skipped = fake_text.begun(model, body)
         prompts = _texts(path, body)
         script = script_for(script, prompts)
         answer = Answer(path, asked, tuple(sorted(body)), script)
+        answer.skipped = skipped
         answer.digest = fake_text.digest(prompts[0] if prompts else "", body)
         MAKERS[path](answer, body, model, claimed)
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
@@ -121,14 +125,15 @@ def _close_whole(answer: Answer, data: JSON) -> None:
 def _generate(answer: Answer, body: JSON, model: str, claimed: str) -> None:
     """Chat and text completions, whole or streamed, any number of prompts and choices."""
     chat = "messages" in body
-    count, reason = fake_text.token_limit(body, answer.script.tokens)
+    skip = answer.skipped
+    count, reason = fake_text.token_limit(body, answer.script.tokens, skip)
     thoughts, calls = (answer.script.reasoning, answer.script.tool_calls) if chat else (0, 0)
     if calls:
         count, reason = 0, "tool_calls"
     prompts, copies = fake_text.prompts_of(body), int(body.get("n") or 1)
     marks = [fake_text.digest(p, body) for p in prompts for _ in range(copies)]
     answer.tokens = (count + thoughts + 2 * calls) * len(marks)
-    read = answer.prompt_tokens = fake_text.prompt_tokens(body)
+    read = answer.prompt_tokens = fake_text.prompt_tokens(body) + skip
     usage = {
         "prompt_tokens": read,
         "completion_tokens": answer.tokens,
@@ -140,7 +145,7 @@ def _generate(answer: Answer, body: JSON, model: str, claimed: str) -> None:
         return
     choices: list[JSON] = []
     for choice, mark in enumerate(marks):
-        text = fake_text.answer(model, mark, count, choice)
+        text = fake_text.answer(model, mark, skip + count, choice)
         said: JSON = {"text": text}
         if chat:
             said = {"message": _message(model, mark, text, choice, answer.script)}
@@ -177,7 +182,7 @@ def _stream(
             for delta in _deltas(model, mark, choice, answer.script)
         ]
     answer.events += [
-        event(choice, fake_text.token(model, mark, n, choice), None, n == 0)
+        event(choice, fake_text.token(model, mark, answer.skipped + n, choice), None, n == 0)
         for n in range(count)
         for choice, mark in enumerate(marks)
     ]

@@ -81,13 +81,14 @@ def tool_call(mark: str, number: int) -> dict[str, Any]:
     return {"id": f"call-{mark}-{number}", "type": "function", "function": function}
 
 
-def token_limit(body: Mapping[str, Any], tokens: int = TOKENS) -> tuple[int, str]:
-    """Return how many tokens a request gets and its finish_reason.
+def token_limit(body: Mapping[str, Any], tokens: int = TOKENS, said: int = 0) -> tuple[int, str]:
+    """Return how many tokens a request gets and its finish_reason. said: of the answer, before.
 
     tokens: what the engine would say unasked. A `[[tokens=n]]` in a prompt replaces it.
     """
     for prompt in prompts_of(body):
         tokens = int(magic_words(prompt).get("tokens", tokens))
+    tokens = max(0, tokens - said)
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
     if isinstance(limit, int) and limit < tokens:
         return max(limit, 0), "length"
@@ -104,6 +105,24 @@ def expected_texts(model: str, body: Mapping[str, Any], tokens: int = TOKENS) ->
         for number, prompt in enumerate(prompts)
         for copy in range(copies)
     ]
+
+
+def begun(model: str, body: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
+    """Return the request without the beginning of its own answer that it may end in, and that one's tokens.
+
+    A chat may end in a message of the assistant, a text prompt in tokens of this model.
+    """
+    messages, prompt = body.get("messages"), body.get("prompt")
+    if isinstance(messages, list) and messages and messages[-1].get("role") == "assistant":
+        rest, said = {**body, "messages": messages[:-1]}, messages[-1].get("content")
+    elif isinstance(prompt, str) and (start := prompt.find(f"{model}{BAR}")) > 0:
+        rest, said = {**body, "prompt": prompt[:start]}, prompt[start:]
+    else:
+        return body, 0
+    count = len(said.split()) if isinstance(said, str) else 0
+    if count and said == answer(model, digest(prompts_of(rest)[0], rest), count):
+        return rest, count
+    return body, 0
 
 
 def difference(expected: str, got: str) -> str:

@@ -102,7 +102,10 @@ class Attempt:
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
-        self.claim.release(outcome, witness=witness)
+        claim = self.claim
+        if claim.bill is not None and claim.answer_tokens is None and (used := self.used()):
+            claim.answer_tokens = used.completion  # it stood in a queue, and others may still
+        claim.release(outcome, witness=witness)
 
     def used(self) -> Used | None:
         """The tokens of what was forwarded as it came; None when nothing was."""

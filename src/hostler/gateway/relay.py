@@ -141,10 +141,13 @@ class Relay:
             self.timeline.failed(Failure.ENGINE_ERROR.value)
             self._stop_attempt(outcome, self.job.fingerprint)
         else:
+            if outcome is Outcome.OK:
+                self.timeline.used = used = find_usage(body) or _untold(self.job)
+                if self._attempt is not None and used is not None and not used.is_estimated:
+                    self._attempt.claim.answer_tokens = used.completion
             self._stop_attempt(outcome)
             if outcome is Outcome.OK:
                 self._clear_suspicion()
-                self.timeline.used = find_usage(body) or _untold(self.job)
         if outcome is not Outcome.OK and _turns_away(
             self,
             FallbackCause.CONTEXT_TOO_LONG if is_too_long(status, body) else None,

@@ -12,17 +12,21 @@ import tokenize
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
+from time import monotonic
 from typing import get_args, get_origin
 
 import msgspec
 
 from hostler.admin.api import OPERATIONS
+from hostler.admin.sight import GATEWAY_OPERATIONS
 from hostler.app import config
 from hostler.cli.exits import Exit
 from hostler.cli.main import make_app
 from hostler.core.errors import HostlerError, all_errors
 from hostler.core.model import ParameterDescription, describe
 from hostler.engines.base import ENGINES
+from hostler.gateway.gateway import Gateway
+from hostler.registry.client import SnapshotMirror
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 NOTE = "<!-- Written by scripts/reference.py; change the code, then run it. -->\n"
@@ -36,6 +40,7 @@ def pages() -> dict[str, str]:
         "errors.md": errors(),
         "admin-api.md": admin_api(),
         "parameters.md": parameters(),
+        "metrics.md": metrics(),
     }
 
 
@@ -144,6 +149,30 @@ def parameters() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
+def metrics() -> str:
+    """Every family of `GET /metrics`."""
+    gateway = Gateway(config.Config(), SnapshotMirror("", monotonic), Path())
+    rows = []
+    for family in gateway.metrics.collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = ", ".join(f"`{label}`" for label in getattr(family, "_labelnames", ()))
+        rows.append(f"| `{name}` | {family.type} | {labels} | {_cell(family.documentation)} |")
+    return "\n".join(
+        [
+            NOTE,
+            "# Metrics\n",
+            "What `GET /metrics` says, in Prometheus's text format, to a key of scope `metrics`. Counters",
+            "begin at 0 with the gateway's process; of several gateways each tells its own. `model` is a",
+            "model of this server, or `other`; `route` is one of a fixed list; keys and clients are no",
+            "labels. A histogram has `_bucket`, `_sum` and `_count`.\n",
+            "| metric | type | labels | what |",
+            "|---|---|---|---|",
+            *sorted(rows),
+            "",
+        ]
+    )
+
+
 def admin_api() -> str:
     """The operations of the control plane."""
     return "\n".join(
@@ -157,7 +186,7 @@ def admin_api() -> str:
             *(
                 f"| {one.method} | `{one.path.replace(':path', '')}` | `{one.scope}` | "
                 f"{_cell(one.summary)} |"
-                for one in OPERATIONS
+                for one in (*OPERATIONS, *GATEWAY_OPERATIONS)
             ),
             "",
         ]

@@ -7,7 +7,6 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
-from hostler.admin.messages import Query
 from hostler.core.errors import (
     BadRequest,
     InvalidJSON,
@@ -17,7 +16,7 @@ from hostler.core.errors import (
 )
 
 S = TypeVar("S", bound=msgspec.Struct)
-Q = TypeVar("Q", bound=Query)
+Q = TypeVar("Q", bound=msgspec.Struct)
 
 BODY_BYTES = 1024 * 1024  # an order to a model is a few lines; 1 MiB leaves room for parameters
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from hostler.admin.operation import Operation
+from hostler.admin.sight import GATEWAY_OPERATIONS
 from hostler.app.version import installed_version
 from hostler.core.errors import ErrorBody
 from hostler.core.model import describe
@@ -47,6 +48,7 @@ def openapi_document(operations: Sequence[Operation]) -> bytes:
 def build_document(operations: Sequence[Operation]) -> dict[str, Any]:
     """Return the document as a tree of plain values."""
     types: list[Any] = [ErrorAnswer, *(kind.parameters for kind in engines().values())]
+    operations = (*operations, *GATEWAY_OPERATIONS)
     for operation in operations:
         types += [kind for kind in (operation.request, operation.response) if kind is not None]
     schemas, components = msgspec.json.schema_components(

@@ -123,7 +123,7 @@ class Operation:
     handler: Handler
     request: type[msgspec.Struct] | None = None
     response: type[msgspec.Struct] | None = None
-    query: type[Query] = field(default=Query)
+    query: type[msgspec.Struct] = field(default=Query)
     status: int = 200
     streams: str = ""
 

@@ -107,6 +107,7 @@ class GatewayConfig(Section, frozen=True, kw_only=True):
     )
     probe_interval_s: float = 0.5  # of an instance that was ejected, and of servers given by URL
     probe_timeout_s: float = 1.0
+    timeline_requests: int = 1000  # that each gateway remembers for `hostler requests`; 0: none
     ask_usage: bool = True  # of a stream's engine also when its client did not: to count its tokens
     eject_s: float = 1.0  # out after a connection failure, doubled each time up to 30 s
     stall_s: float = 60.0  # an instance none of whose requests gets a byte for so long is asked

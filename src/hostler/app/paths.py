@@ -61,6 +61,11 @@ class StatePaths:
         """The own socket of one gateway of several; they are numbered from 1."""
         return self.gateway_socket if number == 1 else self.run_dir / f"gateway-{number}.sock"
 
+    def other_gateway_sockets(self, number: int) -> list[Path]:
+        """The own sockets of all gateways but one that are there now."""
+        ours = self.gateway_socket_of(number)
+        return [path for path in sorted(self.run_dir.glob("gateway*.sock")) if path != ours]
+
     def engine_socket(self, instance_id: str) -> Path:
         return self.run_dir / f"{instance_id}.sock"
 

@@ -18,7 +18,6 @@ from hostler.admin.messages import (
     ModelStatus,
     ParameterList,
     SupportedModelList,
-    UsageList,
 )
 from hostler.app.supervision import Gateways
 from hostler.cli.client import Client
@@ -134,9 +133,6 @@ class Api:
         with self._client.events("GET", address, query=full, idle_s=idle_s) as events:
             for event in events:
                 yield msgspec.json.decode(event.data, type=OperatorEvent)
-
-    def usage(self, **query: str | int) -> UsageList:
-        return self._client.get(f"{_BASE}/usage", UsageList, **query)
 
     def all_keys(self) -> tuple[KeyInfo, ...]:
         return self._client.get(f"{_BASE}/keys", KeyList).keys

@@ -106,6 +106,7 @@ _COMMANDS = {
         "up": "hostler.cli.up:up",
         "ps": "hostler.cli.ps:ps",
         "events": "hostler.cli.events:events",
+        "requests": "hostler.cli.requests:app",
         "usage": "hostler.cli.usage:usage",
     },
     "Models": {

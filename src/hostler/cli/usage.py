@@ -3,6 +3,7 @@
 import time
 from datetime import UTC, datetime
 
+from hostler.admin.messages import UsageList
 from hostler.cli.api import Api
 from hostler.cli.client import Client
 from hostler.cli.exits import Exit
@@ -14,10 +15,10 @@ from hostler.core.usage import Tokens, UsageBy, UsageRow
 
 def usage(
     *,
-    since: str = "",
-    until: str = "",
-    key: str = "",
-    model: str = "",
+    since: str | None = None,
+    until: str | None = None,
+    key_id: str | None = None,
+    model: str | None = None,
     by: UsageBy | None = None,
     common: Common = NO_OPTIONS,
 ) -> int:
@@ -31,8 +32,8 @@ def usage(
         From this hour on: how long ago (`90m`, `24h`, `7d`), a date in UTC (`2026-11-01`), or Unix time.
     until: str
         Up to this hour, in the same forms. Left out: now.
-    key: str
-        Only this key, by its id.
+    key_id: str
+        Only this key.
     model: str
         Only this model.
     by: UsageBy
@@ -43,12 +44,12 @@ def usage(
     for name, text in (("since", since), ("until", until)):
         if text:
             query[name] = moment_of(text, now_s, f"--{name}")
-    given = {"key": key, "model": model, "by": by.value if by is not None else ""}
+    given = {"key": key_id, "model": model, "by": by.value if by is not None else None}
     query.update((name, text) for name, text in given.items() if text)
     with Client(find_target(common)) as client:
-        api = Api(client)
-        found = api.usage(**query)
-        names = {one.key_id: one.name for one in api.all_keys()} if not common.json else {}
+        found = client.get("/api/v1/usage", UsageList, **query)
+        keys = Api(client).all_keys() if not common.json else ()
+    names = {one.key_id: one.name for one in keys}
     if common.json:
         print_json(found)
         return Exit.OK

@@ -107,6 +107,11 @@ class Attempt:
             claim.answer_tokens = used.completion  # it stood in a queue, and others may still
         claim.release(outcome, witness=witness)
 
+    @property
+    def events(self) -> int:
+        """The pieces of a stream that were forwarded."""
+        return max(0, self._watch.events) if self._watch is not None else 0
+
     def used(self) -> Used | None:
         """The tokens of what was forwarded as it came; None when nothing was."""
         relay = self._relay

@@ -35,6 +35,7 @@ from hostler.gateway.neighbours import Neighbours
 from hostler.gateway.probes import Prober, identity_proof
 from hostler.gateway.relays import Relays
 from hostler.gateway.routes import Auth, GatewayRoute, RouteTable
+from hostler.gateway.sight import REQUESTS_PATH, Siblings, Sight
 from hostler.gateway.table import gateway_table
 from hostler.routing.router import Router
 from hostler.wire.exchange import Exchange
@@ -46,6 +47,7 @@ COUNT_TIMEOUT_S = 10.0
 ENGINE_PREFIX = "/v1/engine"
 _NO_STORE = (b"cache-control", b"no-store")
 _OK = b'{"status":"ok"}'
+_SCOPES = {Auth.METRICS: Scope.METRICS, Auth.ADMIN: Scope.ADMIN}
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _NOT_READY = b'{"status":"not ready"}'
@@ -75,8 +77,9 @@ class Gateway(BaseComponent):
         clock: Callable[[], float] = monotonic,
         tell_doubt: Teller | None = None,
         send_usage: Send | None = None,
+        siblings: Siblings = tuple,
     ) -> None:
-        """send_usage: how counts of usage get to who keeps them."""
+        """send_usage: how counts of usage get to who keeps them. siblings: sockets of other gateways."""
         settings = config.gateway
         self.metrics = GatewayMetrics()
         self.router = Router(
@@ -94,6 +97,7 @@ class Gateway(BaseComponent):
         self.relays = Relays(
             settings, self.router, self._lanes, self.metrics, self.accounts, self._detours, clock
         )
+        self._sight = Sight(self.relays, siblings)
         self._controller = ControllerLine(admin_socket)
         self._doubts = Doubts(settings, self.router, self.relays, tell_doubt)
         self._tasks: asyncio.TaskGroup | None = None
@@ -116,7 +120,7 @@ class Gateway(BaseComponent):
         self._source.listen(self.take_snapshot)
         self.take_snapshot(self._source.snapshot)
         async with asyncio.TaskGroup() as group:
-            self._tasks = group
+            self._tasks = self._sight.tasks = group
             work = [
                 begin(group, Background.PROBE, prober.run()),
                 begin(group, Background.SWEEP, self._sweep()),
@@ -126,7 +130,7 @@ class Gateway(BaseComponent):
             try:
                 yield
             finally:
-                self._tasks = None
+                self._tasks = self._sight.tasks = None
                 for task in work:
                     task.cancel()
                 await self.accounts.close()
@@ -194,6 +198,8 @@ class Gateway(BaseComponent):
         yield work("/rerank", Route.RERANK)
         yield route("POST", "/tokenize", self._tokenize, Auth.INFERENCE)
         yield route("POST", f"{ENGINE_PREFIX}/*", self._engine, Auth.INFERENCE)
+        yield route("GET", REQUESTS_PATH, self._sight.list_requests, Auth.ADMIN)
+        yield route("GET", f"{REQUESTS_PATH}/*", self._sight.show_request, Auth.ADMIN)
         for path in ("/api/v1", "/api/v1/*"):
             yield route("*", path, self._relay_to_controller, Auth.CONTROLLER)
 
@@ -211,9 +217,9 @@ class Gateway(BaseComponent):
             if head.method == "POST":
                 check_media_type(head)
             head.judged = self._admission.admitted(route, key)
-        elif route.auth is Auth.METRICS:
+        elif route.auth in _SCOPES:
             key = self._admission.identify(head)
-            require(key, Scope.METRICS)
+            require(key, _SCOPES[route.auth])
         elif (
             route.auth is Auth.CONTROLLER
             and head.method not in _READING

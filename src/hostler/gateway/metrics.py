@@ -17,34 +17,58 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from hostler.app.telemetry import dropped_log_lines
+from hostler.gateway.timeline import Timeline
 from hostler.wire.server import HttpServer
 
 OTHER = "other"
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+GAP_BUCKETS_S = (0.001, 0.0025, *BUCKETS_S[:10])
+MODELS = 500  # told apart; later ones count as `other`
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Spread:
     """A histogram of seconds."""
 
-    __slots__ = ("counts", "total_s")
+    __slots__ = ("bounds_s", "counts", "total_s")
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS_S) + 1)
+    def __init__(self, bounds_s: Sequence[float] = BUCKETS_S) -> None:
+        self.bounds_s = bounds_s
+        self.counts = [0] * (len(bounds_s) + 1)
         self.total_s = 0.0
 
     def add(self, seconds: float) -> None:
-        self.counts[bisect_left(BUCKETS_S, seconds)] += 1
+        self.counts[bisect_left(self.bounds_s, seconds)] += 1
         self.total_s += seconds
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative counts, as Prometheus wants them."""
-        bounds = [*(f"{bound:g}" for bound in BUCKETS_S), "+Inf"]
+        bounds = [*(f"{bound:g}" for bound in self.bounds_s), "+Inf"]
         total, found = 0, []
         for bound, count in zip(bounds, self.counts, strict=True):
             total += count
             found.append((bound, float(total)))
         return found
+
+
+class ModelCounts:
+    """What is counted of one model."""
+
+    __slots__ = (
+        "cached",
+        "completion",
+        "durations",
+        "estimated",
+        "first_bytes",
+        "gaps",
+        "prompt",
+        "waits",
+    )
+
+    def __init__(self) -> None:
+        self.prompt = self.cached = self.completion = self.estimated = 0
+        self.durations, self.first_bytes, self.waits = Spread(), Spread(), Spread()
+        self.gaps = Spread(GAP_BUCKETS_S)
 
 
 class GatewayMetrics(Collector):
@@ -56,27 +80,34 @@ class GatewayMetrics(Collector):
         self.retries: dict[str, int] = {}
         self.fallbacks: dict[tuple[str, str], int] = {}  # model that was asked, cause
         self.refusals: dict[str, int] = {}  # code
-        self.durations: dict[str, Spread] = {}
-        self.first_bytes: dict[str, Spread] = {}
+        self.models: dict[str, ModelCounts] = {}
         self.gauges: Callable[[], Iterable[tuple[str, str, Mapping[str, float]]]] = tuple
         self.servers: Sequence[HttpServer] = ()  # those this gateway answers through
         self.number = 1
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
-    def finished(
-        self, model: str, route: str, status: int, took_s: float, first_byte_s: float | None
-    ) -> None:
+    def finished(self, timeline: Timeline) -> None:
         """A request that reached a model's queue or instance has ended. status 499: client gone."""
-        key = (model, route, status)
+        model = timeline.model
+        counts = self.models.get(model)
+        if counts is None:
+            model, counts = self._new_model(model)
+        key = (model, timeline.route, timeline.status)
         self.requests[key] = self.requests.get(key, 0) + 1
-        spread = self.durations.get(model)
-        if spread is None:
-            spread = self.durations[model] = Spread()
-            self.first_bytes[model] = Spread()
-        spread.add(took_s)
-        if first_byte_s is not None:
-            self.first_bytes[model].add(first_byte_s)
+        counts.durations.add(timeline.took_s or 0.0)
+        if timeline.first_byte_s is not None:
+            counts.first_bytes.add(timeline.first_byte_s)
+            if (gap_s := timeline.gap_s) is not None:
+                counts.gaps.add(gap_s)
+        if timeline.waited_s is not None:
+            counts.waits.add(timeline.waited_s)
+        used = timeline.used
+        if used is not None:
+            counts.prompt += used.prompt
+            counts.cached += used.cached
+            counts.completion += used.completion
+            counts.estimated += used.is_estimated
 
     def attempt_failed(self, model: str, kind: str) -> None:
         self.failures[model, kind] = self.failures.get((model, kind), 0) + 1
@@ -126,8 +157,7 @@ class GatewayMetrics(Collector):
         yield _counter(
             "hostler_refusals", "Requests refused before any model.", "code", self.refusals
         )
-        yield _histogram("hostler_request_seconds", "From request to last byte.", self.durations)
-        yield _histogram("hostler_first_byte_seconds", "To the first byte.", self.first_bytes)
+        yield from self._of_models()
         yield from self._connections()
         yield CounterMetricFamily(
             "hostler_log_lines_dropped",
@@ -139,6 +169,52 @@ class GatewayMetrics(Collector):
             for model, value in values.items():
                 gauge.add_metric([model], value)
             yield gauge
+
+    def _of_models(self) -> Iterable[Metric]:
+        models = self.models
+        tokens = CounterMetricFamily(
+            "hostler_tokens", "Tokens by kind; cached ones are among the prompt's.",
+            labels=["model", "kind"],
+        )  # fmt: skip
+        for model, counts in models.items():
+            tokens.add_metric([model, "prompt"], counts.prompt)
+            tokens.add_metric([model, "cached"], counts.cached)
+            tokens.add_metric([model, "completion"], counts.completion)
+        yield tokens
+        yield _counter(
+            "hostler_estimated_requests",
+            "Requests whose tokens no engine told: what was delivered is counted.",
+            "model",
+            {model: counts.estimated for model, counts in models.items()},
+        )
+        for name, help_text, spreads in (
+            (
+                "request",
+                "From request to last byte.",
+                [(m, c.durations) for m, c in models.items()],
+            ),
+            (
+                "first_byte",
+                "To the first byte of a stream (time to first token), or of a long answer.",
+                [(m, c.first_bytes) for m, c in models.items()],
+            ),
+            (
+                "inter_token",
+                "Between two pieces of a stream: the mean of each stream.",
+                [(m, c.gaps) for m, c in models.items()],
+            ),
+            (
+                "queue",
+                "For a slot, of requests that had to wait.",
+                [(m, c.waits) for m, c in models.items()],
+            ),
+        ):
+            yield _histogram(f"hostler_{name}_seconds", help_text, dict(spreads))
+
+    def _new_model(self, model: str) -> tuple[str, ModelCounts]:
+        if len(self.models) >= MODELS:
+            model = OTHER
+        return model, self.models.setdefault(model, ModelCounts())
 
     def _connections(self) -> Iterable[Metric]:
         open_ = sum(len(server.crowd) for server in self.servers)

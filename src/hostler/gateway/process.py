@@ -58,6 +58,7 @@ async def run_gateway(
         paths.admin_socket,
         tell_doubt=reporter.doubt,
         send_usage=reporter.report_usage,
+        siblings=lambda: paths.other_gateway_sockets(place.number),
     )
     gateway.metrics.number = place.number
     server = config.server

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hostler.app.telemetry import logger
 from hostler.core.errors import HostlerError, WorkerLost
 from hostler.core.request import Route
 from hostler.core.serving import FallbackCause
@@ -18,7 +17,7 @@ from hostler.gateway.attempt import Attempt
 from hostler.gateway.continuation import MARK, Continuation, can_continue
 from hostler.gateway.detours import Detour, cause_of, is_too_long
 from hostler.gateway.job import Job
-from hostler.gateway.timeline import Timeline
+from hostler.gateway.timeline import CLIENT_GONE, Timeline
 from hostler.gateway.usage import Used, find_usage
 from hostler.routing.claim import Claim, Outcome
 from hostler.routing.pool import Busy
@@ -31,9 +30,6 @@ from hostler.wire.sse import data_event, error_event
 if TYPE_CHECKING:
     from hostler.gateway.relays import Relays
 
-access = logger("hostler.gateway.access")
-
-CLIENT_GONE = 499
 KEEP_ALIVE = b": keep-alive\n\n"  # a comment: readers of events skip it
 BUDGETED = frozenset({Failure.UNAVAILABLE, Failure.UNUSABLE})
 
@@ -138,7 +134,7 @@ class Relay:
         """The engine answered, and this whole answer is what the client gets."""
         if outcome is Outcome.UPSTREAM_STATUS:
             self._shared.metrics.attempt_failed(self.job.model.name, Failure.ENGINE_ERROR.value)
-            self.timeline.failed(Failure.ENGINE_ERROR.value)
+            self.timeline.failed(Failure.ENGINE_ERROR.value, self._shared.clock())
             self._stop_attempt(outcome, self.job.fingerprint)
         else:
             if outcome is Outcome.OK:
@@ -176,7 +172,7 @@ class Relay:
             return
         instance_id = attempt.claim.instance.instance_id
         shared.metrics.attempt_failed(job.model.name, failure.value)
-        self.timeline.failed(failure.value)
+        self.timeline.failed(failure.value, shared.clock())
         if failure is Failure.LOST:
             self._lost += 1
             shared.quarantine.note_loss(job.fingerprint, instance_id)
@@ -316,9 +312,10 @@ class Relay:
         self._is_over = True
         if self.is_started and self._attempt is not None:
             self.timeline.used = self._attempt.used()
+            self.timeline.events = self._attempt.events
         # they know each other: without this they would wait for the collector
         self._attempt = self.detour = None
-        shared, job = self._shared, self.job
+        shared = self._shared
         shared.under_way.pop(self, None)
         if shared.deadlines:
             shared.forget_deadline(self)
@@ -326,12 +323,7 @@ class Relay:
             shared.retrying -= 1
         timeline = self.timeline
         timeline.ended(status, code, shared.clock())
-        shared.ring.add(timeline)
-        took_s, first_byte_s = timeline.took_s or 0.0, timeline.first_byte_s
-        is_bad = status >= 400 or code != ""
-        shared.accounts.add(job.key_id, job.model.name, timeline.used, failed=is_bad)
-        shared.metrics.finished(job.model.name, job.route_name, status, took_s, first_byte_s)
-        access.often("request", timeline)
+        shared.note_end(timeline)
 
 
 # Private

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from hostler.app.config import GatewayConfig
+from hostler.app.telemetry import logger
 from hostler.core.errors import BadRequest, HostlerError, RequestQuarantined, UpstreamTimeout
 from hostler.gateway.accounts import Accounts
 from hostler.gateway.detours import Detours
@@ -13,11 +14,13 @@ from hostler.gateway.job import Job
 from hostler.gateway.lanes import Lanes
 from hostler.gateway.metrics import GatewayMetrics
 from hostler.gateway.relay import BUDGETED, Relay
-from hostler.gateway.timeline import Ring
+from hostler.gateway.timeline import Ring, Timeline
 from hostler.routing.quarantine import Quarantine
 from hostler.routing.router import Router
 from hostler.routing.verdict import Failure
 from hostler.wire.exchange import Exchange
+
+access = logger("hostler.gateway.access")
 
 RETRY_SHARE, RETRIES_FREE = 0.2, 3
 
@@ -48,7 +51,7 @@ class Relays:
         self.under_way: dict[Relay, None] = {}  # in the order they began
         self.deadlines: dict[Relay, asyncio.TimerHandle] = {}  # of those that asked for one
         self._kept_alive_s = clock()  # when comments were sent last
-        self.ring = Ring()
+        self.ring = Ring(config.timeline_requests)
         self.retrying = 0  # of them, how many are in an attempt that counts against the budget
 
     def begin(self, exchange: Exchange, job: Job) -> None:
@@ -111,6 +114,14 @@ class Relays:
         """End every relay under way: the drain's time is over (F56)."""
         for relay in tuple(self.under_way):
             relay.end(error)
+
+    def note_end(self, timeline: Timeline) -> None:
+        """A request has ended: it is remembered, counted and logged."""
+        self.ring.add(timeline)
+        used, is_bad = timeline.used, not timeline.is_ok
+        self.accounts.add(timeline.key_id, timeline.model, used, failed=is_bad)
+        self.metrics.finished(timeline)
+        access.often("request", timeline)
 
     def may_retry(self, failure: Failure) -> bool:
         """Is another attempt within the budget? (F50; the share and the floor are Envoy's)

@@ -18,6 +18,7 @@ class Auth(StrEnum):
     OPEN = "open"  # anyone; says nothing but ok or not ok
     INFERENCE = "inference"  # a key with this scope, or admin
     METRICS = "metrics"  # a key with this scope, or admin
+    ADMIN = "admin"  # an admin key
     CONTROLLER = (
         "controller"  # the controller judges; what changes something needs a key to get there
     )

@@ -1,26 +1,29 @@
 """Timeline: what happened to a request, and when. Never the prompt, the answer or the key.
 
-Times are seconds since the request was whole here, but for began_at_s.
+Times are seconds since the request was whole here, but for began_s.
 """
 
 from collections import deque
 from collections.abc import Iterator, Mapping
 
+from hostler.core.errors import ModelLoading, NoReadyInstance, Overloaded, UpstreamTimeout
+from hostler.core.timeline import RequestOutcome, RequestView, TryView
 from hostler.gateway.usage import Used
 
 EMPTY = '""'
-RING = 1000  # requests that are remembered
+CLIENT_GONE = 499  # a status that nobody is sent
 
 
 class Try:
     """One attempt: where, why there, and what became of it ("": it goes on, or was the answer)."""
 
-    __slots__ = ("at_s", "failure", "instance_id", "why")
+    __slots__ = ("at_s", "ended_s", "failure", "instance_id", "why")
 
     def __init__(self, instance_id: str, why: str, at_s: float) -> None:
         self.instance_id = instance_id
         self.why = why
         self.at_s = at_s
+        self.ended_s: float | None = None  # told of those that failed
         self.failure = ""
 
 
@@ -28,13 +31,15 @@ class Timeline:
     """One request. The relay writes it down as it goes.
 
     asked: the model that the client named; model: the one that was asked last.
-    began_s: monotonic. queued_s, first_byte_s, took_s: None as long as that has not happened.
+    began_s: monotonic. queued_s, waited_s, first_byte_s, took_s: None as long as that has not happened.
     """
 
     __slots__ = (
+        "_waits_since_s",
         "asked",
         "began_s",
         "code",
+        "events",
         "first_byte_s",
         "key_id",
         "model",
@@ -46,6 +51,7 @@ class Timeline:
         "took_s",
         "tries",
         "used",
+        "waited_s",
     )
 
     def __init__(
@@ -57,35 +63,104 @@ class Timeline:
         self.route = route
         self.stream = stream
         self.began_s = began_s
+        self._waits_since_s: float | None = None
         self.queued_s: float | None = None
+        self.waited_s: float | None = None
         self.first_byte_s: float | None = None
         self.took_s: float | None = None
         self.status = 0
         self.code = ""
         self.tries: list[Try] = []
+        self.events = 0  # pieces of a stream
         self.used: Used | None = None  # its tokens, once they are known
 
     def queued(self, now_s: float) -> None:
         """It waits for a slot from now on."""
-        self.queued_s = now_s - self.began_s
+        self._waits_since_s = now_s
+        if self.queued_s is None:
+            self.queued_s = now_s - self.began_s
 
     def tried(self, instance_id: str, why: str, now_s: float) -> None:
         """It goes to this instance."""
+        if self._waits_since_s is not None:
+            self._stop_waiting(now_s)
         self.tries.append(Try(instance_id, why, now_s - self.began_s))
 
-    def failed(self, failure: str) -> None:
+    def failed(self, failure: str, now_s: float) -> None:
         """The last attempt did."""
         if self.tries:
             self.tries[-1].failure = failure
+            self.tries[-1].ended_s = now_s - self.began_s
 
     def started(self, now_s: float) -> None:
         """The first byte goes to the client."""
         self.first_byte_s = now_s - self.began_s
 
     def ended(self, status: int, code: str, now_s: float) -> None:
+        if self._waits_since_s is not None:
+            self._stop_waiting(now_s)
         self.status = status
         self.code = code
         self.took_s = now_s - self.began_s
+
+    @property
+    def is_ok(self) -> bool:
+        """Did it end with a whole answer?"""
+        return self.status < 400 and not self.code
+
+    @property
+    def gap_s(self) -> float | None:
+        """The mean time between two pieces of a stream; None when it had no two."""
+        if self.events < 2 or self.first_byte_s is None or self.took_s is None:
+            return None
+        return (self.took_s - self.first_byte_s) / (self.events - 1)
+
+    @property
+    def outcome(self) -> RequestOutcome | None:
+        """How it ended; None while it is under way."""
+        if self.took_s is None:
+            return None
+        if self.is_ok:
+            return RequestOutcome.OK
+        if self.status == CLIENT_GONE:
+            return RequestOutcome.CLIENT_GONE
+        if self.code == UpstreamTimeout.code:
+            return RequestOutcome.TIMEOUT
+        if self.first_byte_s is not None:
+            return RequestOutcome.STREAM_ERROR
+        if self.code in _NOBODY or not self.tries:
+            return RequestOutcome.REFUSED
+        return RequestOutcome.CLIENT_ERROR if self.status < 500 else RequestOutcome.UPSTREAM_ERROR
+
+    def view(self, now_s: float, at_s: float) -> RequestView:
+        """What is shown of it. now_s: monotonic; at_s: the same moment, Unix time."""
+        age_s = now_s - self.began_s
+        waited_s = self.waited_s
+        if self._waits_since_s is not None:
+            waited_s = (waited_s or 0.0) + now_s - self._waits_since_s
+        used = self.used
+        return RequestView(
+            request_id=self.request_id,
+            at_s=round(at_s - age_s, 6),
+            model=self.model,
+            asked=self.asked,
+            key_id=self.key_id,
+            route=self.route,
+            stream=self.stream,
+            outcome=self.outcome,
+            status=self.status,
+            code=self.code,
+            queued_s=_rounded(self.queued_s),
+            waited_s=_rounded(waited_s),
+            tries=tuple(self._try_views()),
+            first_byte_s=_rounded(self.first_byte_s),
+            took_s=round(self.took_s if self.took_s is not None else age_s, 6),
+            events=self.events,
+            prompt_tokens=used.prompt if used else None,
+            cached_tokens=used.cached if used else None,
+            completion_tokens=used.completion if used else None,
+            estimated=used is not None and used.is_estimated,
+        )
 
     def fields(self) -> Mapping[str, object]:
         """For the access log."""
@@ -111,11 +186,29 @@ class Timeline:
             f"first_byte_s={self.first_byte_s}"
         )
 
+    # Private
+
+    def _stop_waiting(self, now_s: float) -> None:
+        since_s, self._waits_since_s = self._waits_since_s or now_s, None
+        self.waited_s = (self.waited_s or 0.0) + now_s - since_s
+
+    def _try_views(self) -> Iterator[TryView]:
+        for one in self.tries:
+            is_last = one is self.tries[-1]
+            ended_s = self.took_s if one.ended_s is None and is_last else one.ended_s
+            yield TryView(
+                instance_id=one.instance_id,
+                why=one.why,
+                at_s=round(one.at_s, 6),
+                ended_s=_rounded(ended_s),
+                failure=one.failure,
+            )
+
 
 class Ring:
-    """The last requests that ended, the newest last."""
+    """The last requests that ended, the newest last. length: 0 keeps none."""
 
-    def __init__(self, length: int = RING) -> None:
+    def __init__(self, length: int) -> None:
         self._ended: deque[Timeline] = deque(maxlen=length)
 
     def add(self, timeline: Timeline) -> None:
@@ -123,3 +216,12 @@ class Ring:
 
     def __iter__(self) -> Iterator[Timeline]:
         return iter(tuple(self._ended))
+
+
+# Private
+
+_NOBODY = frozenset({Overloaded.code, NoReadyInstance.code, ModelLoading.code, "draining"})
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)

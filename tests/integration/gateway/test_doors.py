@@ -48,6 +48,7 @@ IDENTITIES = {
 REFUSED = {"nobody": 401, "wrong": 401, "expired": 401}
 INFERENCE = {**REFUSED, "user": 200, "limited": 200, "metrics": 403, "admin": 200}
 METRIC = {**REFUSED, "user": 403, "limited": 403, "metrics": 200, "admin": 200}
+ADMINS = {**REFUSED, "user": 403, "limited": 403, "metrics": 403, "admin": 200}
 OPEN = dict.fromkeys(IDENTITIES, 200)
 # The controller judges; the gateway lets reading through, and changes only with some credential.
 CONTROLLER = dict.fromkeys(IDENTITIES, 299)
@@ -68,6 +69,8 @@ MATRIX = {
     ("POST", "/rerank"): INFERENCE,
     ("POST", "/tokenize"): INFERENCE,
     ("POST", "/v1/engine/*"): {**INFERENCE, "user": 404, "limited": 404, "admin": 404},
+    ("GET", "/api/v1/requests"): ADMINS,
+    ("GET", "/api/v1/requests/*"): {**ADMINS, "admin": 404},
     ("*", "/api/v1"): CONTROLLER,
     ("*", "/api/v1/*"): CONTROLLER,
 }

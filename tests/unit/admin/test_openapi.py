@@ -8,6 +8,7 @@ from typing import Any
 
 from hostler.admin.api import OPERATIONS
 from hostler.admin.openapi import DATA_PLANE, build_document, openapi_document
+from hostler.admin.sight import GATEWAY_OPERATIONS
 from hostler.core.model import describe
 from hostler.engines.base import ENGINES
 from tests.unit.admin.plane import Plane
@@ -33,7 +34,7 @@ def test_every_operation_is_described_with_its_scope() -> None:
     }
     assert described == {
         (operation.method, operation.path.replace(":path", "")): operation.scope.value
-        for operation in OPERATIONS
+        for operation in (*OPERATIONS, *GATEWAY_OPERATIONS)
     }
 
 

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[3]
-NAMES = ("settings.md", "commands.md", "errors.md", "admin-api.md", "parameters.md")
+NAMES = ("settings.md", "commands.md", "errors.md", "metrics.md", "admin-api.md", "parameters.md")
 
 
 @pytest.fixture(scope="module")

@@ -291,7 +291,8 @@ class Attempt:
     def _end_whole(self) -> None:
         parts = self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
-        if not body.startswith(b"{") or body.startswith(b'{"error"'):
+        is_whole = body.startswith(b"{") and body.rstrip().endswith(b"}")
+        if not is_whole or body.startswith(b'{"error"'):
             self._relay.attempt_failed(Failure.UNUSABLE)
         else:
             self._relay.answered(200, body, [JSON_FIELD], Outcome.OK)

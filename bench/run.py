@@ -10,11 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import crash, engines, gateway, memory, startup
+from bench import crash, engines, gateway, memory, routing, startup
 from bench.figures import Figure, Part, as_json, table
 from hostler.testing.cluster import Cluster
 
-PARTS = ("imports", "start", "tokens", "embeddings", "memory", "gateway", "crash")
+PARTS = ("imports", "start", "tokens", "embeddings", "memory", "gateway", "routing", "crash")
 
 
 class Run:
@@ -64,6 +64,7 @@ class Run:
             "embeddings": lambda: engines.measure_embeddings(part, self.real(), rounds=rounds),
             "memory": lambda: memory.measure(part, self.real()),
             "gateway": lambda: gateway.measure(part, rounds=rounds),
+            "routing": lambda: routing.measure(part, rounds=rounds),
             "crash": lambda: crash.measure(part),
         }
         parts[name]()

@@ -7,6 +7,8 @@ from hostler.core.snapshot import InstanceView
 from hostler.routing.ask import Ask
 from hostler.routing.policies import LeastInFlight, Loads, RoutingPolicy
 
+HOMES_MAX = 4096  # sessions whose first choice is remembered
+
 
 class SessionAffinity(RoutingPolicy):
     """Each session ranks the instances in an order of its own; the first with a free slot serves.
@@ -22,9 +24,13 @@ class SessionAffinity(RoutingPolicy):
     def __init__(self) -> None:
         self._least = LeastInFlight()
         self._seeds: dict[str, int] = {}
+        self._ready: Sequence[InstanceView] = ()
+        self._homes: dict[int, InstanceView] = {}  # the first choices of sessions seen lately
 
     def update(self, ready: Sequence[InstanceView]) -> None:
         self._least.update(ready)
+        self._homes.clear()
+        self._ready = ready
         places: dict[
             str, str
         ] = {}  # a second one at a place, while it is renewed, has its own name
@@ -42,13 +48,17 @@ class SessionAffinity(RoutingPolicy):
             self.why = "no session, least in flight"
             return self._least.choose(ready, loads, ask)
         number, seeds = number_of(session), self._seeds
-        best = max(ready, key=lambda i: _rank(number, seeds[i.instance_id]))
-        self.why = "session"
-        if len(ready) < len(seeds):
-            highest = max(_rank(number, seed) for seed in seeds.values())
-            if _rank(number, seeds[best.instance_id]) != highest:
-                self.why = "session, but its instance is full"
-        return best
+        home = self._homes.get(number)
+        if home is None:
+            if len(self._homes) >= HOMES_MAX:
+                self._homes.clear()
+            home = max(self._ready, key=lambda i: _rank(number, seeds[i.instance_id]))
+            self._homes[number] = home
+        if len(ready) == len(seeds) or home in ready:
+            self.why = "session"
+            return home
+        self.why = "session, but its instance is full"
+        return max(ready, key=lambda i: _rank(number, seeds[i.instance_id]))
 
 
 def number_of(name: bytes) -> int:

@@ -1,6 +1,7 @@
 """Requests through the gateway to real engine processes: the healthy way, and every way to fail."""
 
 import asyncio
+from collections import Counter
 
 import msgspec
 
@@ -282,5 +283,29 @@ def test_F50_when_every_engine_says_not_now_the_load_is_not_multiplied() -> None
             # A fifth more, and the last few may always try again: a slow machine has many of these.
             assert 200 <= sum(attempts) <= 200 * 1.3, sum(attempts)
             assert ours.gateway.relays.retrying == 0
+
+    asyncio.run(main())
+
+
+def test_F06_a_slow_worker_gets_its_share_and_is_not_put_out() -> None:
+    async def main() -> None:
+        async with rig() as ours:
+            for name, delay_ms in (("a", 40), ("b", 40), ("slow", 400)):
+                await ours.start_engine(name, first_delay_ms=delay_ms)
+            ours.publish()
+            counted: Counter[bytes | None] = Counter()
+
+            async def client(number: int) -> None:
+                for turn in range(30):
+                    answer = await ours.chat(f"prompt {number} {turn}")
+                    assert answer.status == 200
+                    counted[answer.header(b"x-hostler-instance")] += 1
+                    assert not ours.gateway.router.health.is_out("slow")
+
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(6):
+                    tasks.create_task(client(number))
+            capacity = (1 / 400) / (1 / 400 + 2 / 40)
+            assert 0 < counted[b"slow"] <= 2 * capacity * counted.total()
 
     asyncio.run(main())

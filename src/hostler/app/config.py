@@ -141,6 +141,15 @@ class LifeConfig(Section, frozen=True, kw_only=True):
             raise ConfigError(f"life: need hung_after_s >= 2, got {self.hung_after_s:g}")
 
 
+class TelemetryConfig(Section, frozen=True, kw_only=True):
+    """Traces for OpenTelemetry; needs the extra `hostler[otel]`."""
+
+    otlp_endpoint: str = ""  # of a collector that takes OTLP over HTTP, like http://127.0.0.1:4318
+    service_name: str = "hostler"
+    queue_spans: int = 2048  # that wait for the collector; more are dropped and counted
+    timeout_s: float = 5.0  # of one export, its retries included
+
+
 class ModelConfig(Section, frozen=True, kw_only=True):
     """One `[[models]]` table. What is left out comes from the catalogue entry of that name."""
 
@@ -169,6 +178,7 @@ class Config(Section, frozen=True, kw_only=True):
     limits: HttpLimits = HttpLimits()
     gateway: GatewayConfig = GatewayConfig()
     life: LifeConfig = LifeConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     models: tuple[ModelConfig, ...] = ()
 
     @classmethod

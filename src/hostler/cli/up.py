@@ -24,6 +24,7 @@ from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.listening import listening_sockets
 from hostler.cli.supervisor import StateLock, Supervisor, take_over, write_record
 from hostler.core.errors import ConfigError, HostlerError, StartupError
+from hostler.gateway.spans import check_telemetry
 from hostler.manager.resolve import request_of, resolve
 from hostler.wire.tls import Certificates
 
@@ -66,6 +67,7 @@ def up(
         settings = load()
         check_bind(settings.server, has_key=True)
         _check_models(settings)
+        check_telemetry(settings.telemetry)
         names = _certificate_names(settings)
     except (ConfigError, StartupError) as error:
         raise CommandFailed(error.message, Exit.CONFIG) from error

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
@@ -36,6 +36,7 @@ from hostler.gateway.probes import Prober, identity_proof
 from hostler.gateway.relays import Relays
 from hostler.gateway.routes import Auth, GatewayRoute, RouteTable
 from hostler.gateway.sight import REQUESTS_PATH, Siblings, Sight
+from hostler.gateway.spans import Spans
 from hostler.gateway.table import gateway_table
 from hostler.routing.router import Router
 from hostler.wire.exchange import Exchange
@@ -97,6 +98,8 @@ class Gateway(BaseComponent):
         self.relays = Relays(
             settings, self.router, self._lanes, self.metrics, self.accounts, self._detours, clock
         )
+        if config.telemetry.otlp_endpoint:
+            self.relays.spans = self.metrics.spans = Spans(config.telemetry)
         self._sight = Sight(self.relays, siblings)
         self._controller = ControllerLine(admin_socket)
         self._doubts = Doubts(settings, self.router, self.relays, tell_doubt)
@@ -119,7 +122,8 @@ class Gateway(BaseComponent):
         )
         self._source.listen(self.take_snapshot)
         self.take_snapshot(self._source.snapshot)
-        async with asyncio.TaskGroup() as group:
+        spans = self.relays.spans
+        async with spans.running() if spans else nullcontext(), asyncio.TaskGroup() as group:
             self._tasks = self._sight.tasks = group
             work = [
                 begin(group, Background.PROBE, prober.run()),

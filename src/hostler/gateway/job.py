@@ -19,6 +19,7 @@ class Job(Ask):
     route_name: for metrics and logs. path: of the engine, if it is not the route's own.
     choices: how many choices a stream owes. key: who asks. fields: the headers it came with.
     asked: the model that the client named, also when another one answers. turn: why that one does.
+    trace_lines: headers that tell the engine of the trace this belongs to.
     asks_usage: the engine of a stream is asked for its usage, also when the client did not.
     """
 
@@ -41,6 +42,7 @@ class Job(Ask):
         "route",
         "route_name",
         "stream",
+        "trace_lines",
         "turn",
     )
 
@@ -71,6 +73,7 @@ class Job(Ask):
         self.stream = body.get("stream") is True
         self.choices = choices_of(body) if self.stream else 1
         self.asks_usage = False
+        self.trace_lines = b""
         self._encoded = b""
         self._encoded_for = ""
         self._fingerprint = b""
@@ -118,6 +121,7 @@ class Job(Ask):
         )
         job._fingerprint, job._blocks = self._fingerprint, self._blocks
         job.asks_usage = self.asks_usage
+        job.trace_lines = self.trace_lines
         return job
 
     @property

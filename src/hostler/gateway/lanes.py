@@ -55,9 +55,10 @@ class Lane:
             path = job.path or self.dialect.path(job.route, self.instance.endpoint.base_path)
             head = self._heads[key] = self._head(path)
         body = job.encoded(self.instance.upstream_model, self.dialect)
-        return b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (
+        return b"%b%b\r\n%bcontent-length: %d\r\n\r\n%b" % (
             head,
             job.request_id.encode(),
+            job.trace_lines,
             len(body),
             body,
         )

@@ -17,6 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from hostler.app.telemetry import dropped_log_lines
+from hostler.gateway.spans import Spans
 from hostler.gateway.timeline import Timeline
 from hostler.wire.server import HttpServer
 
@@ -84,6 +85,7 @@ class GatewayMetrics(Collector):
         self.gauges: Callable[[], Iterable[tuple[str, str, Mapping[str, float]]]] = tuple
         self.servers: Sequence[HttpServer] = ()  # those this gateway answers through
         self.number = 1
+        self.spans: Spans | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -164,6 +166,12 @@ class GatewayMetrics(Collector):
             "Log lines that nobody took.",
             value=dropped_log_lines(),
         )
+        spans = self.spans
+        for name, help_text, count in (
+            ("exported", "Spans that a collector took.", spans.exported if spans else 0),
+            ("dropped", "Spans that no collector took.", spans.dropped if spans else 0),
+        ):
+            yield CounterMetricFamily(f"hostler_spans_{name}", help_text, value=count)
         for name, help_text, values in self.gauges():
             gauge = GaugeMetricFamily(name, help_text, labels=["model"])
             for model, value in values.items():

@@ -14,7 +14,9 @@ from hostler.gateway.job import Job
 from hostler.gateway.lanes import Lanes
 from hostler.gateway.metrics import GatewayMetrics
 from hostler.gateway.relay import BUDGETED, Relay
+from hostler.gateway.spans import Spans
 from hostler.gateway.timeline import Ring, Timeline
+from hostler.gateway.trace import Trace, read_trace
 from hostler.routing.quarantine import Quarantine
 from hostler.routing.router import Router
 from hostler.routing.verdict import Failure
@@ -52,6 +54,7 @@ class Relays:
         self.deadlines: dict[Relay, asyncio.TimerHandle] = {}  # of those that asked for one
         self._kept_alive_s = clock()  # when comments were sent last
         self.ring = Ring(config.timeline_requests)
+        self.spans: Spans | None = None  # where they go, if anywhere
         self.retrying = 0  # of them, how many are in an attempt that counts against the budget
 
     def begin(self, exchange: Exchange, job: Job) -> None:
@@ -70,7 +73,16 @@ class Relays:
                 )
         asked = exchange.request.fields.get(b"x-request-timeout")
         timeout_s = read_timeout(asked, self.config.request_timeout_s) if asked is not None else 0.0
+        trace: Trace | None = None
+        if self.spans is not None:
+            trace = self.spans.begin(exchange.request.fields)
+        elif b"traceparent" in exchange.request.fields:
+            trace = read_trace(exchange.request.fields)
+        if trace is not None:
+            job.trace_lines = trace.lines()
         relay = Relay(self, exchange, job)
+        if self.spans is not None:
+            relay.timeline.trace = trace
         self.under_way[relay] = None
         if timeout_s:
             loop = asyncio.get_running_loop()
@@ -122,6 +134,8 @@ class Relays:
         self.accounts.add(timeline.key_id, timeline.model, used, failed=is_bad)
         self.metrics.finished(timeline)
         access.often("request", timeline)
+        if self.spans is not None and timeline.trace is not None:
+            self.spans.add(timeline, timeline.trace)
 
     def may_retry(self, failure: Failure) -> bool:
         """Is another attempt within the budget? (F50; the share and the floor are Envoy's)

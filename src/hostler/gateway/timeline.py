@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from hostler.core.errors import ModelLoading, NoReadyInstance, Overloaded, UpstreamTimeout
 from hostler.core.timeline import RequestOutcome, RequestView, TryView
+from hostler.gateway.trace import Trace
 from hostler.gateway.usage import Used
 
 EMPTY = '""'
@@ -49,6 +50,7 @@ class Timeline:
         "status",
         "stream",
         "took_s",
+        "trace",
         "tries",
         "used",
         "waited_s",
@@ -71,6 +73,7 @@ class Timeline:
         self.status = 0
         self.code = ""
         self.tries: list[Try] = []
+        self.trace: Trace | None = None  # only when spans are exported
         self.events = 0  # pieces of a stream
         self.used: Used | None = None  # its tokens, once they are known
 

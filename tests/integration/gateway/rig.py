@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from hostler.app.auth import new_key
-from hostler.app.config import Config, GatewayConfig
+from hostler.app.config import Config, GatewayConfig, TelemetryConfig
 from hostler.core.serving import Priority
 from hostler.core.snapshot import Endpoint, InstanceView, KeyView, ModelView, Snapshot
 from hostler.gateway.gateway import Gateway
@@ -188,10 +188,12 @@ def text_of(answer: Response) -> str:
 
 
 @contextlib.asynccontextmanager
-async def rig(settings: GatewayConfig | None = None) -> AsyncIterator[Rig]:
+async def rig(
+    settings: GatewayConfig | None = None, telemetry: TelemetryConfig | None = None
+) -> AsyncIterator[Rig]:
     """A gateway without engines; start some, then publish. Checks at the end that no slot is out."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    config = Config(gateway=settings or GatewayConfig())
+    config = Config(gateway=settings or GatewayConfig(), telemetry=telemetry or TelemetryConfig())
     source = Source()
     gateway = Gateway(config, source, folder / "admin.sock")
     server = HttpServer(gateway.handle, limits=config.limits, on_head=gateway.judge_head)

@@ -71,6 +71,12 @@ def pin(pid: int, core: int) -> None:
         os.sched_setaffinity(int(thread), {core})
 
 
+def free(pid: int) -> None:
+    """Let a process, threads included, run on every core again."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), range(os.cpu_count() or 1))
+
+
 def cores() -> tuple[int, int]:
     """The core for load and engines, and the one for what is measured."""
     usable = sorted(os.sched_getaffinity(0))

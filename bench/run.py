@@ -10,11 +10,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import crash, engines, gateway, memory, routing, startup
+from bench import crash, engines, fairness, gateway, memory, routing, several, startup
 from bench.figures import Figure, Part, as_json, table
 from hostler.testing.cluster import Cluster
 
-PARTS = ("imports", "start", "tokens", "embeddings", "memory", "gateway", "routing", "crash")
+PARTS = (
+    "imports",
+    "start",
+    "tokens",
+    "embeddings",
+    "memory",
+    "gateway",
+    "routing",
+    "several",
+    "fairness",
+    "crash",
+)
 
 
 class Run:
@@ -65,6 +76,8 @@ class Run:
             "memory": lambda: memory.measure(part, self.real()),
             "gateway": lambda: gateway.measure(part, rounds=rounds),
             "routing": lambda: routing.measure(part, rounds=rounds),
+            "several": lambda: several.measure(part, rounds=rounds),
+            "fairness": lambda: fairness.measure(part),
             "crash": lambda: crash.measure(part),
         }
         parts[name]()

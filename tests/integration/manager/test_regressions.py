@@ -26,8 +26,10 @@ from hostler import (
 )
 from hostler.app.config import ServerConfig
 from hostler.app.process import ProcessHandle, tagged
-from hostler.core.errors import EngineError, NoReadyInstance
+from hostler.catalog.catalog import Catalog
+from hostler.core.errors import BadRequest, EngineError, NoReadyInstance
 from hostler.core.lifecycle import State
+from hostler.manager.resolve import resolve
 from hostler.manager.workers import INSTANCE_TAG
 from hostler.testing.ledger import check_no_process
 from tests.integration.manager.test_local_manager import ECHO, HELLO, run
@@ -237,6 +239,10 @@ def test_there_is_no_daemon_flag_to_raise_a_key_error() -> None:
 def test_a_weight_that_would_be_ignored_is_refused() -> None:
     with pytest.raises(TypeError):
         WorkerStartupRequest(model="echo", weight=2)  # type: ignore[call-arg]
+    with pytest.raises(BadRequest, match="count with policy 'weighted' alone"):
+        resolve(
+            WorkerStartupRequest(model="echo", engine="fake", routing={"weights": [2]}), Catalog()
+        )
 
 
 @pytest.mark.slow

@@ -34,7 +34,9 @@ def test_rules_survive_a_store() -> None:
         ({"split": {"b": 60, "c": 50}}, "100 at most"),
         ({"split": {"b": 0}}, "above 0 percent"),
         ({"fallbacks": {"sometimes": ["b"]}}, "sometimes: known: unavailable"),
-        ({"weights": [0]}, "1 or more"),
+        ({"policy": "weighted", "weights": [0]}, "1 or more"),
+        ({"weights": [2, 1]}, "count with policy 'weighted' alone"),
+        ({"fallbacks": {"overloaded": ["b", "c", "d", "e", "f"]}}, "4 models a cause at most"),
         ({"queue_length": -1}, "0 or more"),
         ({"stall_s": 0}, "more than 0 seconds"),
     ],
@@ -53,4 +55,16 @@ def test_a_model_is_not_its_own_fallback() -> None:
             worker_type=WorkerType.LLM,
             engine="fake",
             routing=RoutingRules(split={"a": 10}),
+        )
+
+
+def test_there_is_no_weight_for_a_url_that_is_not_there() -> None:
+    urls = ("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1")
+    with pytest.raises(BadRequest, match="3 given for 2 urls"):
+        Deployment(
+            name="a",
+            worker_type=WorkerType.LLM,
+            engine="openai",
+            urls=urls,
+            routing=RoutingRules(policy="weighted", weights=(1, 2, 3)),
         )

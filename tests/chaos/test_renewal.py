@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from itertools import accumulate
 from typing import Any
 
@@ -105,3 +106,15 @@ def test_F57_one_of_two_gateways_killed_is_back_on_its_own_socket() -> None:
             10,
             "two gateways again",
         )
+        before = set(cluster.pids("gateway"))
+        assert cluster.up is not None
+        cluster.up.send_signal(signal.SIGHUP)  # as `systemctl reload` does
+        cluster.wait_for(
+            lambda: (
+                len(set(cluster.pids("gateway")) - before) == 2
+                and not before & set(cluster.pids("gateway"))
+            ),
+            30,
+            "two fresh gateways",
+        )
+        assert cluster.chat("echo", "hello")[0] == 200

@@ -17,6 +17,8 @@ import platformdirs
 from hostler.core.errors import ConfigError
 from hostler.core.model import WorkerType
 
+GATEWAYS_MAX = 32  # the board on which they count has two columns for each
+
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The base of every part of the settings tree."""
@@ -114,6 +116,8 @@ class GatewayConfig(Section, frozen=True, kw_only=True):
     canary_timeout_s: float = 30.0  # for one token; unanswered: its requests end or go elsewhere
 
     def __post_init__(self) -> None:
+        if not 1 <= self.processes <= GATEWAYS_MAX:
+            raise ConfigError(f"gateway: need 1 to {GATEWAYS_MAX} processes, got {self.processes}")
         if self.keep_alive_s and self.keep_alive_s < 0.1:
             raise ConfigError(f"gateway: need keep_alive_s >= 0.1, or 0, got {self.keep_alive_s:g}")
 

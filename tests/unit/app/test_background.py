@@ -29,6 +29,7 @@ PASSING = {
     "registry.watch",
     "renew gateways",
     "request",
+    "requests",
     "settle",
     "silence.ask",
     "silence.token",

@@ -300,13 +300,13 @@ class Attempt:
     def _end_error(self) -> None:
         """The engine refused. Its decision is forwarded, unless it only said `not now`."""
         body, status = b"".join(self._parts), self._status
-        if status == 503 or (status in (502, 504) and engine_error(body) is None):
+        answer = self._answer
+        if status in (429, 503) and answer is not None and answer.retry_after.isdigit():
+            self.claim.back_off_s = float(answer.retry_after[:6])
+        if status in (429, 503) or (status in (502, 504) and engine_error(body) is None):
             self._relay.attempt_failed(Failure.UNAVAILABLE)
             return
         fields: Fields = [JSON_FIELD]
-        answer = self._answer
-        if answer is not None and answer.retry_after.isdigit() and status in (429, 503):
-            fields = [JSON_FIELD, (b"retry-after", answer.retry_after)]
         status, body = shape_error(status, body)
         if status >= 500:
             fields = [*fields, NO_RETRY]

@@ -332,7 +332,7 @@ _OUTCOMES = {
     Failure.REFUSED: Outcome.REFUSED,
     Failure.LOST: Outcome.LOST,
     Failure.WRONG_INSTANCE: Outcome.REFUSED,
-    Failure.UNAVAILABLE: Outcome.UPSTREAM_STATUS,
+    Failure.UNAVAILABLE: Outcome.BUSY,
     Failure.UNUSABLE: Outcome.UPSTREAM_STATUS,
 }
 

@@ -10,11 +10,12 @@ from hostler.routing.turns import Line, Turns
 
 
 class Outcome(StrEnum):
-    """How a claim ended. Only refused, lost and upstream_status tell of the instance."""
+    """How a claim ended. Only busy, refused, lost and upstream_status tell of the instance."""
 
     OK = "ok"
     CLIENT_GONE = "client_gone"
     CLIENT_ERROR = "client_error"
+    BUSY = "busy"  # `not now`, says the engine: no fault
     UPSTREAM_STATUS = "upstream_status"
     REFUSED = "refused"
     LOST = "lost"
@@ -34,6 +35,7 @@ class Claim:
     policy: the name of what chose it. why: what spoke for this instance, in a few words.
     tokens: of its prompt, when they are counted.
     answer_tokens: set by its holder before the release, if known: fairness between keys counts them.
+    back_off_s: set by its holder before a release with `busy`: so long the engine wants to be left alone.
     bill: of a claim that came out of a queue.
     """
 
@@ -41,6 +43,7 @@ class Claim:
         "_take_back",
         "answer_tokens",
         "ask",
+        "back_off_s",
         "bill",
         "instance",
         "policy",
@@ -66,6 +69,7 @@ class Claim:
         self.why = why
         self.tokens = tokens
         self.answer_tokens: int | None = None
+        self.back_off_s = 0.0
         self.bill: Bill | None = None
         self._take_back: Callable[[Claim, Outcome, bytes], None] | None = take_back
 

@@ -51,6 +51,12 @@ class Health:
         sign.ejected_at_s = now_s = self._clock()
         sign.until_s = now_s + min(EJECT_MAX_S, self._eject_s * 2 ** min(sign.ejections - 1, 16))
 
+    def back_off(self, instance_id: str, seconds: float) -> None:
+        """The engine says `not now`: others first for so long. Busy is no fault: nothing grows."""
+        sign = self._sign(instance_id)
+        sign.ejected_at_s = now_s = self._clock()
+        sign.until_s = max(sign.until_s, now_s + min(EJECT_MAX_S, seconds or self._eject_s))
+
     def answered_5xx(self, instance_id: str, witness: bytes, peers: Iterable[str]) -> None:
         """The engine answered 5xx to the request that `witness` names.
 

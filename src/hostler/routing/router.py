@@ -295,7 +295,7 @@ class Router:
         if pool.queue or claim.bill is not None:
             pool.queue.settle(claim)
         if outcome is not Outcome.OK or self.health:
-            self._note(instance_id, pool, outcome, witness)
+            self._note(claim, pool, outcome, witness)
         if pool.queue:
             self._serve_queue(pool)
         elif peers is not None:
@@ -351,8 +351,11 @@ class Router:
             if not queue and pool.has_slot:
                 peers.wake(pool.model.name)
 
-    def _note(self, instance_id: str, pool: ModelPool, outcome: Outcome, witness: bytes) -> None:
+    def _note(self, claim: Claim, pool: ModelPool, outcome: Outcome, witness: bytes) -> None:
+        instance_id = claim.instance.instance_id
         match outcome:
+            case Outcome.BUSY:
+                self.health.back_off(instance_id, claim.back_off_s)
             case Outcome.OK | Outcome.CLIENT_ERROR:
                 self.health.succeeded(instance_id)
             case Outcome.REFUSED | Outcome.LOST:

@@ -108,6 +108,11 @@ class ChunkReader:
         """Does a chunk begin with the next byte?"""
         return self._state == _SIZE and not self._pending
 
+    @property
+    def chunk_left(self) -> int:
+        """How many bytes it is to the end of the chunk that we are in; 0: that is not known."""
+        return self._left + 2 if self._state == _DATA else 0
+
     def feed(self, data: bytes) -> bytes:
         """Take bytes; return those of the body among them.
 
@@ -165,21 +170,22 @@ class ChunkReader:
         self._pending = part
 
 
-def whole_chunks(data: bytes) -> int:
-    """Return how many whole chunks, each ending with an SSE event's end, these bytes are; 0: they are not.
+def whole_chunks(data: bytes) -> tuple[int, int]:
+    """Return how many whole chunks, each ending with an SSE event's end, come first, and where they end.
 
     For bytes at whose beginning a chunk begins. The chunk of size 0 is none.
     """
-    at, count, length = 0, 0, len(data)
-    while at < length:
-        line = _PLAIN_LINE.match(data, at)
+    start, count, length = 0, 0, len(data)
+    while start < length:
+        line = _PLAIN_LINE.match(data, start)
         if line is None:
-            return 0
-        at = line.end() + int(line[1], 16) + 2
-        if at > length or data[at - 4 : at] != b"\n\n\r\n":
-            return 0
+            break
+        end = line.end() + int(line[1], 16) + 2
+        if end > length or not data.startswith(b"\n\n\r\n", end - 4):
+            break
+        start = end
         count += 1
-    return count
+    return count, start
 
 
 # Private

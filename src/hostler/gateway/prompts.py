@@ -6,6 +6,8 @@ Computed when a policy asks, at most once a request. Nothing of it is kept or lo
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from msgspec.json import encode
+
 from hostler.core.request import Body, Route
 
 SESSION_FIELDS = (b"x-session-id", b"x-hostler-session")  # headers, the first one that is there
@@ -21,14 +23,17 @@ def prompt_head(route: Route, body: Body, limit: int) -> bytes:
     Equal prompts give equal bytes, as far as they are equal; it is no rendering of a chat template.
     Empty for what has no prompt that an engine keeps.
     """
-    parts: list[str] = []
-    left = limit
-    for text in _texts_in_order(route, body):
-        parts.append(text[:left])
-        left -= len(text) + 1
-        if left <= 0:
-            break
-    return "\0".join(parts).encode("utf-8", "surrogatepass")[:limit]
+    if route is Route.CHAT:  # templates put the tools first
+        tools = body.get("tools") or body.get("functions")
+        messages = body.get("messages")
+        told = encode(messages)[:-1] if messages else b""
+        return (encode(tools) + told if tools else told)[:limit]
+    if route is not Route.COMPLETIONS:
+        return b""
+    prompt = body.get("prompt")
+    if type(prompt) is list and prompt and type(prompt[0]) is not int:
+        prompt = prompt[0]  # of several prompts the first counts
+    return encode(prompt)[:-1][:limit] if prompt else b""
 
 
 def prompt_tokens(route: Route, body: Body) -> int:
@@ -61,21 +66,6 @@ _PROMPTS: Mapping[Route, tuple[str, ...]] = {
     Route.EMBEDDINGS: ("input",),
     Route.RERANK: ("query", "documents"),
 }
-
-
-def _texts_in_order(route: Route, body: Body) -> Iterator[str]:
-    """Templates put the tools first. Of several prompts the first counts."""
-    if route is Route.CHAT:
-        for name in _PROMPTS[route]:
-            yield from _strings(body.get(name))
-    elif route is Route.COMPLETIONS:
-        prompt = body.get("prompt")
-        if type(prompt) is list and prompt and type(prompt[0]) is not int:
-            prompt = prompt[0]
-        if type(prompt) is str:
-            yield prompt
-        elif type(prompt) is list:
-            yield from map(str, prompt)
 
 
 def _strings(value: Any) -> Iterator[str]:

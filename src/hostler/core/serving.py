@@ -66,6 +66,7 @@ class RoutingRules(
         said (for engines that can continue a message).
     single_flight: requests with the same long new prefix wait for the first to have read it.
     lend_prefix: llama.cpp: a prefix read in one slot is lent to the others through a file.
+        Neither is carried out yet: see docs/design/routing.md.
     stall_s: a stream that says nothing for so long is in doubt; None: what `[gateway]` says.
     """
 

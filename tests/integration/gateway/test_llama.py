@@ -117,7 +117,9 @@ def test_F46_a_lost_request_without_a_stream_frees_its_slot_while_others_stream(
                 left_s = time.monotonic()
                 await works_on(worker, 2)
                 took_s = time.monotonic() - left_s
-                assert took_s < 3.0  # 1 s on a machine that is not shared
+                assert (
+                    took_s < 10.0
+                )  # less than 1 s where others leave a core; to its end it takes 30
             assert not any(reader.ended.is_set() for reader in streams)
             health = await fetch(worker.endpoint, "GET", "/health", timeout_s=5)
             assert health.status == 200

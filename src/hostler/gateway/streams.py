@@ -30,7 +30,6 @@ class StreamWatch:
         "_owed",
         "_timed",
         "_told",
-        "_usage_mark",
         "events",
         "is_done",
         "is_failed",
@@ -41,7 +40,7 @@ class StreamWatch:
         self._copies = copies
         self._hides_usage = hides_usage
         self._is_unsure = True  # whether this engine writes a space after a colon
-        self._finish_mark, self._usage_mark = _CLOSE
+        self._finish_mark = _CLOSE
         self._finished: set[int] = set()
         self._told: list[Used] = []  # by usage objects: of the stream, or of each choice
         self._timed: list[Used] = []  # by llama.cpp's timings: of each choice
@@ -84,7 +83,7 @@ class StreamWatch:
             or b"[DONE]" in events
             or self._finish_mark in events
             or b'"error"' in events
-            or (self._hides_usage and self._usage_mark in events)
+            or (self._hides_usage and _TOTAL in events)
             or (self._owed > 1 and _NULL in events)
         )
 
@@ -108,7 +107,10 @@ class StreamWatch:
             self._note_finishes(events)
         if b'"error"' in events:
             self._note_errors(events)
-        if (self._hides_usage or self._finished) and self._usage_mark in events:
+        if self._finished:
+            if b'"usage"' in events:
+                events = self._note_usage(events)
+        elif self._hides_usage and _TOTAL in events:
             events = self._note_usage(events)
         return events + done if done and self.is_complete else events
 
@@ -123,7 +125,7 @@ class StreamWatch:
         if b'"finish_reason":' in events:
             self._is_unsure = False
             if b'"finish_reason": ' in events:
-                self._finish_mark, self._usage_mark = _SPACED
+                self._finish_mark = _SPACED
 
     def _split_at_done(self, events: bytes) -> tuple[bytes, bytes]:
         """Return what comes before the first [DONE], and that event: a text may hold the word too."""
@@ -179,8 +181,9 @@ class StreamWatch:
 # Private
 
 _NULL = b"data: null\n\n"
-_CLOSE = (b'"finish_reason":"', b'"usage":{')
-_SPACED = (b'"finish_reason": "', b'"usage": {')
+# Marks that end in a rare byte are found twice as fast as others.
+_CLOSE, _SPACED = b'reason":"', b'reason": "'  # of a finish_reason that is one
+_TOTAL = b'"total_tok'  # of a usage object
 _EMPTY = (b'"content":""', b'"content":null', b'"content": ""', b'"content": null')
 _SAYING = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
 

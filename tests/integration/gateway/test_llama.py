@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from hostler.core.serving import RoutingRules
 from hostler.wire.client import Pool, fetch
-from tests.integration.gateway.rig import Rig, rig
+from tests.integration.gateway.rig import Rig, rig, text_of
 from tests.integration.gateway.test_streams import begin
 from tests.integration.worker.launch import Worker, controller
 from tests.integration.worker.test_llama_worker import busy, start
@@ -123,6 +124,35 @@ def test_F46_a_lost_request_without_a_stream_frees_its_slot_while_others_stream(
             assert not any(reader.ended.is_set() for reader in streams)
             health = await fetch(worker.endpoint, "GET", "/health", timeout_s=5)
             assert health.status == 200
+            await pool.close()
+
+    asyncio.run(main())
+
+
+def test_a_stream_goes_on_at_another_llama_cpp_when_its_worker_is_killed() -> None:
+    async def main() -> None:
+        path = await asyncio.to_thread(model_path, "chat")
+        async with controller() as fleet, rig() as ours:
+            params = {"context_length": 1024}
+            workers = {n: await start(fleet, path, params=params, concurrency=1) for n in "ab"}
+            instances = [
+                instance(n, "m", endpoint=w.endpoint, engine=LLAMA) for n, w in workers.items()
+            ]
+            rules = RoutingRules(continue_streams=True)
+            view = msgspec.structs.replace(model("m", engine=LLAMA), routing=rules)
+            ours.source.publish([view], instances)
+            asked = {"temperature": 0, "max_tokens": 40}
+            whole = await ours.chat("Tell a story about a horse.", **asked)  # type: ignore[arg-type]
+            pool = Pool(ours.endpoint, connect_timeout_s=5, idle_s=1)
+            reader = begin(ours, pool, "Tell a story about a horse.", **asked)  # type: ignore[arg-type]
+            async with asyncio.timeout(30):
+                while reader.data.count(b"data:") < 10:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            workers[reader.headers[b"x-hostler-instance"].decode()].process.kill()
+            await asyncio.wait_for(reader.ended.wait(), 30)
+            assert reader.is_clean
+            assert reader.data.count(b": continued") == 1
+            assert reader.text == text_of(whole)
             await pool.close()
 
     asyncio.run(main())

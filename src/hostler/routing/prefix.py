@@ -21,6 +21,7 @@ ENTRIES_MAX = (
 )
 MATCH_SHARE = 0.25  # of the prompt's blocks must be known, else the load alone decides
 BUSY_SHARE = 0.5  # of its slots that an instance may be busier than the least busy one
+BUSY_MAX = 32  # requests that it may be busier, however many slots it has
 
 
 def hash_blocks(head: bytes) -> tuple[int, ...]:
@@ -105,7 +106,7 @@ class PrefixTable:
 
 class PrefixAware(RoutingPolicy):
     """The instance that read most of this prompt before; the least loaded one when none did, or when
-    that one is busier than the least busy by more than half of its slots.
+    that one is busier than the least busy by more than half of its slots, or by 32 requests.
     """
 
     def __init__(self, entries_max: int = ENTRIES_MAX) -> None:
@@ -137,10 +138,11 @@ class PrefixAware(RoutingPolicy):
             return self._least.choose(ready, loads, ask)
         best = self._least.choose([self._ready[i] for i in self.table.names(bits)], loads, ask)
         self.why = f"prefix {count} of {len(blocks)} blocks"
-        used = share(best, loads, True)
-        if used > BUSY_SHARE:  # else nobody can be so much less busy
+        slots = best.concurrency
+        used, slack = loads.in_flight.get(best.instance_id, 0), min(BUSY_SHARE * slots, BUSY_MAX)
+        if used > slack:  # else nobody can be so much less busy
             least = min(ready, key=lambda i: share(i, loads, True))
-            if used - share(least, loads, True) > BUSY_SHARE:
+            if used - slots * share(least, loads, True) > slack:
                 self.why += ", but its instance is busy"
                 return least
         return best

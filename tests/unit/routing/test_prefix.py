@@ -167,6 +167,14 @@ def test_an_instance_that_is_too_busy_is_left_for_the_least_busy() -> None:
     assert all(load <= 8 for load in ours.load.values())
 
 
+def test_a_thousand_slots_are_no_reason_to_send_everything_to_one() -> None:
+    ours = router("a", "b", concurrency=1000)
+    ask(ours, text("x"))
+    for _ in range(200):
+        ours.claim("m", Says(text("x")))
+    assert abs(ours.load["a"] - ours.load["b"]) <= 33
+
+
 def test_a_full_instance_is_left_and_the_other_learns() -> None:
     ours = router("a", "b", concurrency=1)
     home, _ = ask(ours, text("x"))

@@ -18,7 +18,7 @@ from pathlib import Path
 from bench import machine
 from bench.engines import CHAT_MODEL, first_token
 from bench.figures import Figure, Part, as_json, table
-from bench.gateway import free_port
+from bench.serving import free_port
 from bench.startup import started
 from hostler.testing.cluster import Cluster
 

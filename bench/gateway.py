@@ -5,45 +5,27 @@ a real `hostler up`: keys, admission, routing, metrics and access log as shipped
 """
 
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from bench import machine
 from bench.figures import Part, median, spread
+from bench.peers import peer, present
+from bench.serving import HERE, Server, free_port, run_pinned, wait_for_port
 from hostler.testing.cluster import Cluster
 
-HERE = Path(__file__).resolve().parent
 CONNECTIONS = 64
 REQUEST_AIM, CHUNK_AIM = 2.5, 1.5  # times nginx
 
 # name, slots, chunks, pause in ms, ramp in s
 STREAMS = (("fast", 100, 200, 0, 0.0), ("paced", 500, 50, 20, 1.0))
-
-
-@dataclass
-class Server:
-    """What is measured. costs: microseconds of CPU by load; whole: of all control processes."""
-
-    name: str
-    port: int
-    pids: list[int]
-    all_pids: list[int]
-    key: str = ""
-    costs: dict[str, list[float]] = field(default_factory=dict)
-    whole: dict[str, list[float]] = field(default_factory=dict)
-    rates: dict[str, list[float]] = field(default_factory=dict)
-    errors: int = 0
-    failure: str = ""
 
 
 def measure(part: Part, *, rounds: int = 3, seconds: float = 3.0) -> None:
@@ -52,9 +34,10 @@ def measure(part: Part, *, rounds: int = 3, seconds: float = 3.0) -> None:
         load_core, gateway_core = machine.cores()
         ports = [stack.enter_context(mock_engine(load_core)) for _ in range(2)]
         hostler = stack.enter_context(hostler_up(ports, gateway_core))
-        servers = [hostler]
+        servers = [stack.enter_context(peer(name, ports, gateway_core)) for name in present()]
         if shutil.which("nginx") is not None:
             servers.insert(0, stack.enter_context(nginx(ports, gateway_core)))
+        servers.append(hostler)
         noise: dict[str, list[float]] = {}
         for number in range(rounds + 1):
             for server in servers if number % 2 else servers[::-1]:
@@ -86,7 +69,7 @@ def run_loads(server: Server, core: int, seconds: float, noise: dict[str, list[f
 def report(part: Part, servers: Sequence[Server], noise: dict[str, list[float]]) -> None:
     """Turn what was counted into figures."""
     hostler = servers[-1]
-    peer = servers[0] if len(servers) > 1 else None
+    first = servers[0] if servers[0].name == "nginx" else None
     for name, aim in (("request", REQUEST_AIM), ("fast", CHUNK_AIM), ("paced", CHUNK_AIM)):
         what = {
             "request": f"CPU a request, {CONNECTIONS} connections",
@@ -102,7 +85,7 @@ def report(part: Part, servers: Sequence[Server], noise: dict[str, list[float]])
             what, median(costs), "µs", noise=others, note=f"gateway; {spread(costs, 1)}; {rate}"
         )
         part.add(f"{what}, whole control plane", median(hostler.whole[name]), "µs", noise=others)
-        if peer is None:
+        if first is None:
             part.add(
                 f"{what} ÷ nginx",
                 None,
@@ -111,8 +94,8 @@ def report(part: Part, servers: Sequence[Server], noise: dict[str, list[float]])
                 note="no nginx: apt-get install nginx-light",
             )
             continue
-        theirs = peer.costs[name]
-        rate = f"{median(peer.rates[name]):.0f}/s"
+        theirs = first.costs[name]
+        rate = f"{median(first.rates[name]):.0f}/s"
         part.add(
             f"{what}, nginx",
             median(theirs),
@@ -124,6 +107,10 @@ def report(part: Part, servers: Sequence[Server], noise: dict[str, list[float]])
         part.add(
             f"{what} ÷ nginx", median(ratios), "x", at_most=aim, noise=others, note=spread(ratios)
         )
+        for other in servers[1:-1]:
+            told = median(other.costs[name])
+            rate = f"{median(other.rates[name]):.0f}/s, ours ÷ it {median(costs) / told:.2f}"
+            part.add(f"{what}, {other.name}", told, "µs", noise=others, note=rate)
     for server in servers:
         part.add(
             f"failed requests and streams, {server.name}",
@@ -206,43 +193,3 @@ def streams_command(server: Server, shape: Sequence[float], seconds: float) -> l
     ]
     command += [f"--slots={slots:.0f}", f"--chunks={chunks:.0f}", f"--pause-ms={pause_ms:.0f}"]
     return [*command, f"--ramp={ramp}", f"--seconds={seconds}"]
-
-
-def run_pinned(command: Sequence[str], core: int, env: dict[str, str]) -> dict[str, float]:
-    """Run a load on one core; return what it printed, which is JSON."""
-    mine = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})  # inherited by the child
-    try:
-        process = subprocess.Popen(
-            command, cwd=HERE.parent, env={**os.environ, **env}, stdout=subprocess.PIPE
-        )
-    finally:
-        os.sched_setaffinity(0, mine)
-    try:
-        output, _ = process.communicate(timeout=90)
-    finally:
-        machine.end(process)
-    line = next(line for line in output.decode().splitlines() if "{" in line)
-    found: dict[str, float] = json.loads(line[line.index("{") :])
-    return found
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def wait_for_port(port: int, timeout_s: float = 15.0) -> None:
-    """Return once somebody listens there.
-
-    Raises:
-        TimeoutError
-    """
-    ends_at_s = time.monotonic() + timeout_s
-    while time.monotonic() < ends_at_s:
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-    raise TimeoutError(f"nobody listens on port {port}")

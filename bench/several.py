@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from bench import machine
 from bench.figures import Part, median, spread
-from bench.gateway import Server, mock_engine, run_pinned, wrk_command
+from bench.gateway import mock_engine, wrk_command
+from bench.serving import Server, run_pinned
 from hostler.testing.cluster import Cluster
 
 SECONDS = 3.0

@@ -114,7 +114,7 @@ def _operation(operation: Operation, references: dict[Any, Any]) -> dict[str, An
     else:
         content["application/json"] = {"schema": {"type": "object"}}
     if operation.streams:
-        content[operation.streams] = {"schema": {"type": "string"}}
+        content[operation.streams] = {}
     described: dict[str, Any] = {
         "summary": operation.summary,
         "description": f"Needs a key of scope `{operation.scope.value}`.",
@@ -126,6 +126,9 @@ def _operation(operation: Operation, references: dict[Any, Any]) -> dict[str, An
         },
         "x-hostler-scope": operation.scope.value,
     }
+    if operation.status == 202:
+        done = {"description": "It is so already", "content": content}
+        described["responses"] = {"200": done, **described["responses"]}
     if operation.request is not None:
         described["requestBody"] = {
             "required": True,

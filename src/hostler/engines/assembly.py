@@ -53,11 +53,11 @@ def without_progress(events: bytes) -> bytes:
 class Assembly:
     """One answer, as far as its stream has come. Its shape is what the engine answers unstreamed.
 
-    error: the engine's error object, when that was the end.
+    error: the engine's error object, when that was the end. usages: what the engine told of each choice.
     """
 
     __slots__ = ("_choices", "_finished", "_head", "_is_chat", "_is_done", "_owed", "_prefix", "_size",
-                 "_tail", "error")  # fmt: skip
+                 "_tail", "error", "usages")  # fmt: skip
 
     def __init__(self, route: Route, body: Body) -> None:
         self._is_chat = route is Route.CHAT
@@ -71,6 +71,7 @@ class Assembly:
         self._size = 0
         self._is_done = False
         self.error: Mapping[str, Any] | None = None
+        self.usages: list[Mapping[str, Any]] = []  # of each choice
 
     @property
     def is_complete(self) -> bool:
@@ -141,6 +142,8 @@ class Assembly:
                 self._finished = index
         usage = chunk.pop("usage", None)
         timings = chunk.pop("timings", None)
+        if isinstance(usage, dict):
+            self.usages.append(usage)
         # several choices: the engine's own whole answer has the figures of the first
         if usage is not None and ("usage" not in self._tail or self._finished == 0):
             self._tail["usage"] = usage

@@ -19,7 +19,7 @@ from hostler.gateway.answers import (
 )
 from hostler.gateway.lanes import Lane
 from hostler.gateway.streams import StreamWatch
-from hostler.gateway.usage import HEAD_BYTES, TAIL_BYTES, Used, find_usage
+from hostler.gateway.usage import HEAD_BYTES, TAIL_BYTES, Used, find_usage, read_usage, together
 from hostler.routing.claim import Claim, Outcome
 from hostler.routing.verdict import Failure
 from hostler.wire.client import Call, UpstreamLost
@@ -122,6 +122,13 @@ class Attempt:
             return None
         head, tail = self._parts
         return find_usage(tail) or find_usage(head) or Used(0, 0, is_estimated=True)
+
+    def assembled(self) -> Used | None:
+        """The tokens of all choices of an answer that was put together; its body tells the first's."""
+        if self._assembly is None or len(self._assembly.usages) < 2:
+            return None
+        parts = [used for one in self._assembly.usages if (used := read_usage(one)) is not None]
+        return together(parts, self._relay.job.body.get("n") or 1) if parts else None
 
     def pause(self) -> None:
         self.is_paused = True

@@ -138,7 +138,8 @@ class Relay:
             self._stop_attempt(outcome, self.job.fingerprint)
         else:
             if outcome is Outcome.OK:
-                self.timeline.used = used = find_usage(body) or _untold(self.job)
+                used = self._attempt.assembled() if self._attempt is not None else None
+                self.timeline.used = used = used or find_usage(body) or _untold(self.job)
                 if self._attempt is not None and used is not None and not used.is_estimated:
                     self._attempt.claim.answer_tokens = used.completion
             self._stop_attempt(outcome)

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from hostler.gateway.usage import Used, read_timings, read_usage
+from hostler.gateway.usage import Used, read_timings, read_usage, together
 from hostler.wire.sse import parse_event, split_events
 
 
@@ -66,13 +66,7 @@ class StreamWatch:
         told = self._told or (self._timed if self.is_finished else ())
         if not told:
             return Used(prompt_tokens, max(0, self.events), is_estimated=True)
-        if len(told) == 1:
-            return told[0]
-        return Used(
-            sum(one.prompt for one in told) // self._copies,
-            sum(one.completion for one in told),
-            sum(one.cached for one in told) // self._copies,
-        )
+        return together(told, self._copies)
 
     def is_plain(self, events: bytes) -> bool:
         """May these go to the client without a look? No end, no error and no usage is among them."""

@@ -5,7 +5,7 @@ occur in generated text.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -60,6 +60,17 @@ def read_usage(told: Mapping[str, Any]) -> Used | None:
     if cached is None:
         cached = _count(told, "cache_read_input_tokens", "prompt_cache_hit_tokens") or 0
     return Used(prompt, completion or 0, min(cached, prompt))
+
+
+def together(parts: Sequence[Used], copies: int) -> Used:
+    """Several choices as one: their answers together, a prompt that `copies` of them share once."""
+    if len(parts) == 1:
+        return parts[0]
+    return Used(
+        sum(one.prompt for one in parts) // copies,
+        sum(one.completion for one in parts),
+        sum(one.cached for one in parts) // copies,
+    )
 
 
 def read_timings(told: Mapping[str, Any]) -> Used | None:

@@ -155,4 +155,22 @@ def test_a_stream_goes_on_at_another_llama_cpp_when_its_worker_is_killed() -> No
             assert reader.text == text_of(whole)
             await pool.close()
 
+
+def test_every_kind_of_answer_of_it_is_counted_whole() -> None:
+    async def main() -> None:
+        async with serving(2, 2048) as (ours, _):
+            body: dict[str, Any] = {"max_tokens": 6, "temperature": 0, "ignore_eos": True}
+            kinds: list[dict[str, Any]] = [{}, {"stream": True}, {"n": 2}, {"n": 2, "stream": True}]
+            found = []
+            for more in kinds:
+                await ours.chat("Count from one.", **body, **more)
+                used = list(ours.gateway.relays.ring)[-1].used
+                assert used is not None
+                assert not used.is_estimated
+                assert 0 <= used.cached <= used.prompt
+                found.append((used.prompt, used.completion))
+            prompt = found[0][0]
+            assert prompt > 3
+            assert found == [(prompt, 6), (prompt, 6), (prompt, 12), (prompt, 12)]
+
     asyncio.run(main())

@@ -3,7 +3,10 @@
 import asyncio
 import json
 import random
+import sqlite3
+import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 
 from hostler.testing.cluster import Cluster, fake_model
 from hostler.testing.executions import read_executions
+from hostler.testing.fake_text import TOKENS
 from tests.integration.gateway.test_streams import Reader
 
 REQUESTS = 120
@@ -131,3 +135,20 @@ def test_the_store_says_of_each_key_and_model_what_the_engines_did(
     assert told["total"]["requests"] == REQUESTS
     by_hour = cluster.json("GET", "/api/v1/usage?by=hour&since=0")
     assert by_hour["total"] == told["total"]
+
+
+def test_a_locked_store_and_a_stop_right_after_lose_no_count(cluster: Cluster) -> None:
+    database = cluster.state_dir / "hostler.db"
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for number in range(10):
+            began_s = time.monotonic()
+            assert cluster.chat("beta", f"hello {number}")[0] == 200
+            assert time.monotonic() - began_s < 5
+        time.sleep(1.5)  # the gateway has tried to tell it meanwhile
+        other.execute("ROLLBACK")
+    assert cluster.chat("beta", "the last one")[0] == 200
+    assert cluster.stop() == 0
+    with closing(sqlite3.connect(database)) as left:
+        told = left.execute("SELECT sum(requests), sum(completion_tokens) FROM usage").fetchone()
+    assert told == (11, 11 * TOKENS)

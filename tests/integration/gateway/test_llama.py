@@ -155,6 +155,8 @@ def test_a_stream_goes_on_at_another_llama_cpp_when_its_worker_is_killed() -> No
             assert reader.text == text_of(whole)
             await pool.close()
 
+    asyncio.run(main())
+
 
 def test_every_kind_of_answer_of_it_is_counted_whole() -> None:
     async def main() -> None:

@@ -79,6 +79,7 @@ class Recorder:
         )
         self.is_started = False
         self.exchange = self
+        self.said = None  # no stream here is continued elsewhere
         self.written = b""
         self.ended: list[str] = []
         self.attempt: Attempt | None = None

@@ -38,9 +38,10 @@ def make_app() -> App:
 
 def spell_out(given: list[str]) -> list[str]:
     """Return the words with what may be left out: `hostler gateway --inherit` runs one."""
+    meant = {"gateway": "run", "requests": "list"}.get(given[0]) if given else None
     rest = given[1:]
-    if given[:1] == ["gateway"] and (not rest or rest[0].startswith("--")) and rest != ["--help"]:
-        return ["gateway", "run", *rest]
+    if meant and (not rest or rest[0].startswith("-")) and _HELP_FLAGS.isdisjoint(rest[:1]):
+        return [given[0], meant, *rest]
     return given
 
 
@@ -106,7 +107,6 @@ _COMMANDS = {
         "up": "hostler.cli.up:up",
         "ps": "hostler.cli.ps:ps",
         "events": "hostler.cli.events:events",
-        "requests": "hostler.cli.requests:app",
         "usage": "hostler.cli.usage:usage",
     },
     "Models": {
@@ -135,6 +135,13 @@ _FAMILIES = (
             "list": "hostler.cli.models:list_models",
             "show": "hostler.cli.models:show",
             "logs": "hostler.cli.models:logs",
+        },
+    ),
+    (
+        ("requests", "Requests of the data plane: where they went, how they ended.", "Server"),
+        {
+            "list": "hostler.cli.requests:list_requests",
+            "show": "hostler.cli.requests:show",
         },
     ),
     (

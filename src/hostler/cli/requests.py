@@ -7,7 +7,7 @@ from typing import Annotated
 from urllib.parse import quote
 
 import msgspec
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from hostler.cli.client import Client
 from hostler.cli.exits import Exit
@@ -16,14 +16,7 @@ from hostler.cli.render import clean, err, print_json, print_table
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.timeline import RequestList, RequestOutcome, RequestView
 
-app = App(
-    name="requests",
-    help="Requests of the data plane: where they went, how they ended.\n\n"
-    "Example: `hostler requests --outcome upstream_error --since 10m`",
-)
 
-
-@app.default
 def list_requests(
     *,
     model: str | None = None,
@@ -36,7 +29,7 @@ def list_requests(
 ) -> int:
     """The newest requests, those under way first; never what they said.
 
-    Example: `hostler requests --outcome upstream_error --since 10m`
+    `list` may be left out. Example: `hostler requests list --outcome upstream_error --since 10m`
 
     Parameters
     ----------
@@ -72,7 +65,6 @@ def list_requests(
     return Exit.OK
 
 
-@app.command(name="show")
 def show(request_id: str, /, *, common: Common = NO_OPTIONS) -> int:
     """What happened to one request, step by step.
 

@@ -25,7 +25,13 @@ CONFIG = (
 ENDS_S = 5.0
 PATIENCE_S = 40.0
 WORKER = (Background.LIFE, Background.REPORT, Background.ENGINE_PROBE, Background.ENGINE_WATCH)
-GATEWAY = (Background.MIRROR, Background.PROBE, Background.SWEEP, Background.DOUBT)
+GATEWAY = (
+    Background.MIRROR,
+    Background.PROBE,
+    Background.SWEEP,
+    Background.ACCOUNTS,
+    Background.DOUBT,
+)
 CONTROLLER = tuple(sorted(set(Background) - {*WORKER, *GATEWAY}))
 
 

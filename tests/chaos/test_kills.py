@@ -13,6 +13,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from hostler.app.paths import StatePaths
+from hostler.core.lifecycle import State
+from hostler.registry.kept import KeptSnapshot
 from hostler.testing.cluster import Cluster, fake_model
 
 LIFE = "[life]\norphan_grace_s = 4.0\ndrain_timeout_s = 5.0\nkill_grace_s = 1.0\n"
@@ -111,7 +114,14 @@ def test_a_stream_outlives_the_controller() -> None:
 
 def test_F22_a_gateway_that_dies_without_a_controller_serves_again() -> None:
     with Cluster(PATIENT) as cluster:
-        assert cluster.chat("echo", "before")[0] == 200
+        kept = KeptSnapshot(StatePaths(cluster.state_dir).kept_snapshot)
+
+        def is_kept() -> bool:
+            found = kept.load()
+            ready = [i for i in found.instances if i.state is State.READY] if found else []
+            return len(ready) == 2
+
+        cluster.wait_for(is_kept, 8.0, "the last snapshot is kept")
         controller, gateway = cluster.pids("controller")[0], cluster.pids("gateway")[0]
         cluster.kill_pid(controller, signal.SIGSTOP)
         try:

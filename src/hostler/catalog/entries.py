@@ -38,7 +38,7 @@ SMOLLM2 = CatalogEntry(
         )
     },
     download_bytes=92_871_040,
-    memory_bytes=920_000_000,
+    memory_bytes=840_000_000,
     context_length=8192,
     capabilities=("chat", "completions"),
     default=True,

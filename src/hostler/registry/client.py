@@ -114,7 +114,7 @@ class RegistryClient:
 Listener = Callable[[Snapshot], None]
 
 
-SAVE_AFTER_S = 0.2  # snapshots in a row are saved once
+SAVE_AFTER_S = 0.05  # snapshots in a row are saved once
 
 
 class SnapshotMirror:

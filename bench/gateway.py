@@ -34,7 +34,12 @@ def measure(part: Part, *, rounds: int = 3, seconds: float = 3.0) -> None:
         load_core, gateway_core = machine.cores()
         ports = [stack.enter_context(mock_engine(load_core)) for _ in range(2)]
         hostler = stack.enter_context(hostler_up(ports, gateway_core))
-        servers = [stack.enter_context(peer(name, ports, gateway_core)) for name in present()]
+        servers: list[Server] = []
+        for name in present():
+            try:
+                servers.append(stack.enter_context(peer(name, ports, gateway_core)))
+            except TimeoutError as error:
+                part.add(f"{name} did not start", None, "", note=str(error))
         if shutil.which("nginx") is not None:
             servers.insert(0, stack.enter_context(nginx(ports, gateway_core)))
         servers.append(hostler)

@@ -83,7 +83,10 @@ class Mock(asyncio.Protocol):
         self.is_gone = True
 
     def data_received(self, data: bytes) -> None:
-        self.parser.feed_data(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:  # a router that tries HTTP/2 first
+            self.transport.close()
 
     def pause_writing(self) -> None:
         self.is_paused = True
@@ -105,6 +108,8 @@ class Mock(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.url.endswith(b"/models"):
             self.transport.write(MODELS)
+        elif self.url == b"/health":
+            self.transport.write(reply({"status": "ok"}))
         elif not self.url.endswith(b"/chat/completions"):
             self.transport.write(NOT_FOUND)
         elif b'"stream":true' not in self.body.replace(b" ", b""):

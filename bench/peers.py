@@ -28,7 +28,7 @@ PACKAGES = {
     "vllm-router": "vllm-router",
     "litellm": "litellm[proxy]",
 }
-START_S = 90.0
+START_S = 40.0
 
 HAPROXY = """global
   maxconn 8192

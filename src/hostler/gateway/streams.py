@@ -4,7 +4,7 @@ Byte scans; rare events are parsed. A quote inside a JSON string is escaped, so 
 cannot occur in generated text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -123,18 +123,16 @@ class StreamWatch:
 
     def _split_at_done(self, events: bytes) -> tuple[bytes, bytes]:
         """Return what comes before the first [DONE], and that event: a text may hold the word too."""
-        at = 0
-        for event in split_events(events):
-            told = parse_event(event)
+        for start, end in _spans(events, b"[DONE]"):
+            told = parse_event(events[start:end])
             if told is not None and told.data.lstrip().startswith(b"[DONE]"):  # as the SDKs look
                 self.is_done = True
-                is_last = not events[at + len(event) :].strip()
-                return events[:at], events[at:] if is_last else event
-            at += len(event)
+                is_last = not events[end:].strip()
+                return events[:start], events[start:] if is_last else events[start:end]
         return events, b""
 
     def _note_finishes(self, events: bytes) -> None:
-        for chunk in _payloads(events, b'"finish_reason"'):
+        for chunk in _payloads(events, self._finish_mark):
             choices = chunk.get("choices")
             said = 0
             for choice in choices if isinstance(choices, Sequence) else ():
@@ -155,7 +153,10 @@ class StreamWatch:
     def _note_usage(self, events: bytes) -> bytes:
         """Take the tokens down; return the events without those that only we asked for."""
         kept = []
-        for event in split_events(events):
+        at = 0
+        for start, end in _spans(events, b'"usage"'):
+            kept.append(events[at:start])
+            at, event = end, events[start:end]
             chunks = _payloads(event, b'"usage"')
             usage = chunks[0].get("usage") if chunks else None
             used = read_usage(usage) if isinstance(usage, dict) else None
@@ -169,6 +170,7 @@ class StreamWatch:
                     if self._hides_usage:
                         continue
             kept.append(event)
+        kept.append(events[at:])
         return b"".join(kept) if self._hides_usage else events
 
 
@@ -190,11 +192,29 @@ def _says_something(choice: Mapping[str, Any]) -> bool:
     return bool(choice.get("text"))
 
 
+def _spans(events: bytes, mark: bytes) -> Iterator[tuple[int, int]]:
+    """Where the events that hold `mark` begin and end: of hundreds that come at once, mostly one."""
+    if b"\r" in events:
+        at = 0
+        for event in split_events(events):
+            if mark in event:
+                yield at, at + len(event)
+            at += len(event)
+        return
+    place = events.find(mark)
+    while place >= 0:
+        before = events.rfind(b"\n\n", 0, place)
+        after = events.find(b"\n\n", place)
+        end = after + 2 if after >= 0 else len(events)
+        yield before + 2 if before >= 0 else 0, end
+        place = events.find(mark, end)
+
+
 def _payloads(events: bytes, mark: bytes) -> list[Mapping[str, Any]]:
     """The JSON objects of those events that hold `mark`."""
     found: list[Mapping[str, Any]] = []
-    for event in split_events(events):
-        if mark in event and (told := parse_event(event)) is not None:
+    for start, end in _spans(events, mark):
+        if (told := parse_event(events[start:end])) is not None:
             try:
                 chunk = msgspec.json.decode(told.data)
             except (msgspec.MsgspecError, ValueError, RecursionError):

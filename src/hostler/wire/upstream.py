@@ -303,19 +303,11 @@ class Connection(asyncio.Protocol):
         chunks = self._chunks
         assert chunks is not None
         sink = call.sink
-        if sink.takes_chunks:
-            left = chunks.chunk_left
-            if 0 < left < len(data):  # the rest of the chunk that the last read cut
-                sink.on_data(chunks.feed(data[:left]))
-                if self.call is not call:
-                    return
-                data = data[left:]
-            if chunks.is_between:
-                count, end = whole_chunks(data)
-                if count and sink.on_chunks(data[:end], count):
-                    data = data[end:]
-                    if not data:
-                        return
+        if sink.takes_chunks and chunks.is_between:
+            # All of a read or nothing: each part passed on by itself would be a write of its own.
+            count, end = whole_chunks(data)
+            if end == len(data) and count and sink.on_chunks(data, count):
+                return
         body = chunks.feed(data)
         if body:
             sink.on_data(body)

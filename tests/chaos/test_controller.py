@@ -221,7 +221,8 @@ def test_F33_everything_stopped_for_a_while_and_continued_in_any_order(
     cluster: Cluster, seed: int
 ) -> None:
     before = settled(cluster)
-    everything = cluster.everything()
+    assert cluster.up is not None
+    everything = [*cluster.everything(), cluster.up.pid]
     with Pressure(cluster, clients=6) as pressure:
         time.sleep(0.5)
         for pid in everything:

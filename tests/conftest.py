@@ -1,9 +1,14 @@
 """What every test gets: an order that shows the quick failures first."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# A shell that runs us in the background lets SIGINT be ignored, and every process that we start too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _ROOMS = ("unit", "conformance", "stateful", "integration", "chaos")
 _ANY = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]

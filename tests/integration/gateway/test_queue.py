@@ -26,13 +26,14 @@ async def fill(ours: Rig, pool: Pool, prompt: str = "[[delay_ms=1000]]") -> Read
 def test_F53_a_request_can_lower_its_class_and_not_raise_it() -> None:
     async def main() -> None:
         async with rig() as ours:
-            await ours.start_engine("a", first_delay_ms=250, tokens=1)
+            await ours.start_engine("a", first_delay_ms=50, tokens=1)
             ours.publish(concurrency=1)
             order: list[str] = []
 
             async def ask(name: str, key: str, wish: bytes | None) -> None:
                 fields = [(b"x-hostler-priority", wish)] if wish is not None else []
-                body = {"model": "m", "messages": [{"role": "user", "content": name}]}
+                text = f"{name} [[first_delay_ms=3000]]" if name == "first" else name
+                body = {"model": "m", "messages": [{"role": "user", "content": text}]}
                 answer = await ours.post("/v1/chat/completions", body, key=key, headers=fields)
                 assert answer.status == 200, answer.body
                 order.append(name)

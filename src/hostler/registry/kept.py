@@ -1,8 +1,7 @@
 """KeptSnapshot: the last snapshot of a gateway in a file, for the one that comes after it.
 
 A gateway that is killed while no controller lives is started again and goes on with it. Soft state: it
-is taken only when nobody tells anything newer, and `hostler up` removes
-it when it ends.
+is taken only when nobody tells anything newer, and `hostler up` removes it when it ends.
 """
 
 import os

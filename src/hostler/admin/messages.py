@@ -90,6 +90,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     states: how many instances in each state. ready, wanted: instances.
     reason: why an instance failed or is not ready, of the latest one that says so.
+    notes: what of the wish has no effect as things are, a line each: other models that do not exist.
     start_limit_s: how long its processes may take to be ready once its files are here; told of a single
         model only.
     """
@@ -101,6 +102,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     ready: int
     states: Mapping[str, int]
     reason: str = ""
+    notes: tuple[str, ...] = ()
     deployment: Deployment
     instances: tuple[WorkerRunData, ...] = ()
     start_limit_s: float | None = None

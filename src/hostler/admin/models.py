@@ -16,7 +16,7 @@ from hostler.admin.messages import (
     SupportedModelList,
 )
 from hostler.admin.operation import Call
-from hostler.core.deployment import Deployment
+from hostler.core.deployment import Deployment, detour_notes
 from hostler.core.errors import BadRequest, ModelNotFound
 from hostler.core.lifecycle import State
 from hostler.core.model import WorkerType, describe
@@ -30,8 +30,8 @@ from hostler.engines.base import engine_problems, find_engine, hide_secrets
 
 async def list_models(call: Call) -> ModelList:
     control = call.services.control
-    everyone = control.run_data(None)
-    return ModelList(models=tuple(model_status(wish, everyone) for wish in control.deployments()))
+    everyone, wishes = control.run_data(None), control.deployments()
+    return ModelList(models=tuple(model_status(wish, everyone, wishes) for wish in wishes))
 
 
 async def show_model(call: Call) -> ModelStatus:
@@ -117,8 +117,10 @@ def find_deployment(
     return found[0]
 
 
-def model_status(deployment: Deployment, instances: list[WorkerRunData]) -> ModelStatus:
-    """Put a wish beside its instances, in numbers."""
+def model_status(
+    deployment: Deployment, instances: list[WorkerRunData], wishes: list[Deployment]
+) -> ModelStatus:
+    """Put a wish beside its instances, in numbers. wishes: all there are."""
     mine = [one for one in instances if one.worker_key == deployment.worker_key]
     states = Counter(one.state.value for one in mine)
     reasons = [one.reason for one in sorted(mine, key=lambda one: one.epoch) if one.reason]
@@ -130,6 +132,7 @@ def model_status(deployment: Deployment, instances: list[WorkerRunData]) -> Mode
         ready=states[State.READY.value],
         states=dict(states),
         reason=reasons[-1] if reasons else "",
+        notes=detour_notes(deployment, wishes),
         deployment=msgspec.structs.replace(
             deployment,
             params=hide_secrets(deployment.engine, deployment.params),
@@ -145,7 +148,7 @@ def _whole(control: ControlPlane, deployment: Deployment) -> ModelStatus:
     """The status of one model, with its instances."""
     known = control.run_data(deployment.name)
     return msgspec.structs.replace(
-        model_status(deployment, known),
+        model_status(deployment, known, control.deployments()),
         instances=tuple(one for one in known if one.worker_key == deployment.worker_key),
         start_limit_s=control.start_limit_s(deployment),
     )

@@ -16,7 +16,7 @@ from hostler.cli.parameters import (
     read_parameters,
     takes_parameters,
 )
-from hostler.cli.render import print_json, print_table
+from hostler.cli.render import print_json, print_notes, print_table
 from hostler.cli.routing import USUAL_ROUTING, RoutingOptions
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.worker import WorkerApplyRequest, WorkerApplyType
@@ -122,6 +122,7 @@ def _apply(
         **changes,
     )
     done = Follow(api, status, quiet=as_json).while_ordered(lambda: api.apply(order))
+    print_notes(done.notes)
     if as_json:
         print_json(done)
     else:

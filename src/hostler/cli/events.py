@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from hostler.cli.api import Api
 from hostler.cli.client import Client
-from hostler.cli.render import clean, err
+from hostler.cli.render import clean, print_notes
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.worker import OperatorEvent
 
@@ -55,7 +55,7 @@ def event_line(event: OperatorEvent) -> str:
 def _warn_of_nobody(api: Api, model: str) -> None:
     """A name that no model and no event has is most probably a mistake."""
     if not any(one.name == model for one in api.models()) and not any(api.events(model=model)):
-        err().print(f"hostler: no model {model!r} is known, and no event of it", markup=False)
+        print_notes([f"no model {model!r} is known, and no event of it"])
 
 
 def _as_json(event: OperatorEvent) -> str:

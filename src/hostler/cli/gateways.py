@@ -6,7 +6,7 @@ from hostler.app.supervision import Gateways
 from hostler.cli.api import Api
 from hostler.cli.client import Client
 from hostler.cli.exits import Exit
-from hostler.cli.render import duration, err, print_json, print_table
+from hostler.cli.render import duration, print_json, print_notes, print_table
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 
 
@@ -29,8 +29,7 @@ def restart(*, common: Common = NO_OPTIONS) -> int:
     """
     with Client(find_target(common)) as client:
         found = Api(client).restart_gateways()
-    for note in found.notes:
-        err().print(f"hostler: not taken: {note}", markup=False)
+    print_notes(f"not taken: {note}" for note in found.notes)
     return _show(found, common)
 
 

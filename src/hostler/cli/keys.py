@@ -10,7 +10,7 @@ from hostler.app.auth import Scope
 from hostler.cli.api import Api
 from hostler.cli.client import Client
 from hostler.cli.exits import Exit
-from hostler.cli.render import err, print_json, print_table
+from hostler.cli.render import err, print_json, print_notes, print_table
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.serving import PriorityWord
 
@@ -59,11 +59,10 @@ def create(
         api = Api(client)
         made = api.create_key(order)
         unknown = set(order.models).difference(*map(_names, api.models()))
-    for one in sorted(unknown):
-        err().print(
-            f"hostler: no model {one!r} is known yet; the key holds for it once it is started",
-            markup=False,
-        )
+    print_notes(
+        f"no model {one!r} is known yet; the key holds for it once it is started"
+        for one in sorted(unknown)
+    )
     if common.json:
         print_json(made)
         return Exit.OK

@@ -12,7 +12,7 @@ from hostler.cli.client import Client
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.follow import Follow
 from hostler.cli.parameters import told_value
-from hostler.cli.render import clean, err, print_json, print_table, size
+from hostler.cli.render import clean, print_json, print_notes, print_table, size
 from hostler.cli.routing import told_rules
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.model import WorkerType
@@ -130,6 +130,8 @@ def show(name: str, /, *, worker_type: TypeOption = None, common: Common = NO_OP
         "reason": status.reason,
     }
     print("\n".join(f"  {key}: {clean(value)}" for key, value in facts.items() if value))
+    for note in status.notes:
+        print(f"  note: {clean(note)}")
     print_table(
         ("INSTANCE", "STATE", "PID", "BUSY", "MEMORY", "REASON"),
         (
@@ -203,8 +205,7 @@ def logs(
 
 def _list_supported(api: Api, *, as_json: bool) -> int:
     found = api.supported()
-    for problem in found.problems:
-        err().print(f"hostler: {clean(problem)}", markup=False)
+    print_notes(found.problems)
     if as_json:
         print_json(found.models)
         return Exit.OK

@@ -44,6 +44,12 @@ def err() -> Console:
     )
 
 
+def print_notes(notes: Iterable[str]) -> None:
+    """Tell on stderr what is no error and is probably not what was meant."""
+    for note in notes:
+        err().print(f"hostler: {clean(note)}", markup=False)
+
+
 def print_json(value: Any) -> None:
     """Print one value as JSON; types of ours become their JSON form."""
     data = msgspec.json.format(msgspec.json.encode(value), indent=2)

@@ -22,7 +22,7 @@ from hostler.cli.parameters import (
     read_parameters,
     takes_parameters,
 )
-from hostler.cli.render import clean, print_json
+from hostler.cli.render import clean, print_json, print_notes
 from hostler.cli.routing import USUAL_ROUTING, RoutingOptions
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.model import WorkerType, describe
@@ -113,6 +113,7 @@ def _carry_out(
     """Order it, follow it if `wait`, and say how it stands."""
     accepted = api.start_model(request)
     status = accepted.model
+    print_notes(status.notes)
     if wait:
         status = Follow(api, status, quiet=as_json).until_ready(accepted.events, timeout_s)
     if as_json:

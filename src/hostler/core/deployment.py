@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
 
@@ -131,3 +132,30 @@ def difference(old: Deployment, new: Deployment) -> dict[str, tuple[Any, Any]]:
         for field in SPEC_FIELDS
         if getattr(old, field) != getattr(new, field)
     }
+
+
+def detour_notes(asked: Deployment, known: Iterable[Deployment]) -> tuple[str, ...]:
+    """Say, a line each, which models should answer in its place by its rules and cannot, and why.
+
+    No mistake for sure, so nothing is refused: a canary may be named before it is started.
+    """
+    if not asked.routing.others:
+        return ()
+    names = {name: one for one in known for name in (one.name, *one.aliases)}
+    own = {asked.name, *asked.aliases}
+    notes = []
+    for other in sorted(asked.routing.others):
+        found = names.get(other)
+        if found is None:
+            near = get_close_matches(other, names.keys() - own, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "`hostler model list` says what does"
+            notes.append(
+                f"routing: model {other[:96]!r} does not exist yet, and is passed over until it is "
+                f"started; {hint}"
+            )
+        elif found.worker_type is not asked.worker_type:
+            notes.append(
+                f"routing: model {other!r} is of type {found.worker_type.value}, and never answers "
+                f"for one of type {asked.worker_type.value}"
+            )
+    return tuple(notes)

@@ -136,10 +136,11 @@ class InstanceResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerApplyOutput(msgspec.Struct, frozen=True, kw_only=True):
-    """The per-instance results, merged."""
+    """The per-instance results, merged. notes: what of a changed routing has no effect as things are."""
 
     success: bool
     message: str = ""
+    notes: tuple[str, ...] = ()
     took_s: float = 0.0
     instances: tuple[InstanceResult, ...] = ()
 

@@ -42,7 +42,8 @@ class Applier:
     async def apply(self, request: WorkerApplyRequest) -> WorkerApplyOutput:
         """Do it and say what became of every instance. A model that is not known raises."""
         began_s = time.monotonic()
-        found = self._manager.wishes.find(request.model, request.worker_type)
+        manager = self._manager
+        found = manager.wishes.find(request.model, request.worker_type)
         check_own_name(found, request.model)
         name = found.name
         orders: dict[WorkerApplyType, Callable[[WorkerApplyRequest], Awaitable[str]]] = {
@@ -62,6 +63,7 @@ class Applier:
         return WorkerApplyOutput(
             success=success,
             message=message,
+            notes=manager.wishes.notes(name) if request.routing is not None else (),
             took_s=round(time.monotonic() - began_s, 3),
             instances=tuple(
                 InstanceResult(
@@ -70,7 +72,7 @@ class Applier:
                     state=data.state,
                     message=data.reason,
                 )
-                for data in self._manager.run_data(name)
+                for data in manager.run_data(name)
             ),
         )
 

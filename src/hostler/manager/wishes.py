@@ -4,14 +4,15 @@ An order is checked, stored and made known in one piece, in the store's writing 
 arrive together are carried out one after the other, and the event loop waits for none of them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from hostler.app.config import ModelConfig
 from hostler.app.faults import CrashPoint, crash_point
+from hostler.app.telemetry import logger
 from hostler.catalog.catalog import Catalog
-from hostler.core.deployment import Deployment, Wish
+from hostler.core.deployment import Deployment, Wish, detour_notes
 from hostler.core.errors import ModelNotFound, NameTaken
 from hostler.core.model import WorkerType
 from hostler.core.serving import read_rules
@@ -21,6 +22,8 @@ from hostler.engines.base import check_parameters, find_engine
 from hostler.manager.resolve import changed, check_rules, check_source, request_of, resolve, settle
 from hostler.storage.store import DeploymentStore
 from hostler.storage.writer import Writer
+
+log = logger(__name__)
 
 
 class Wishes:
@@ -60,6 +63,11 @@ class Wishes:
                 f"model {name!r} was never started here; known: {known}", param="model"
             )
         return found
+
+    def notes(self, name: str) -> tuple[str, ...]:
+        """What of this model's routing has no effect as things are, a line each."""
+        found = self._deployments.get(name)
+        return detour_notes(found, self.all()) if found is not None else ()
 
     async def start(
         self, request: WorkerStartupRequest, *, has_failed: bool = False
@@ -135,6 +143,7 @@ class Wishes:
         self._check_names(new)
         if is_news:
             self._save(new)
+            _log_notes(self, [new.name])
         return new, is_news
 
     def _stop(self, name: str, worker_type: WorkerType | None, forget: bool) -> Deployment:
@@ -173,6 +182,8 @@ class Wishes:
         if request.apply_type is WorkerApplyType.RESTART:
             new = msgspec.structs.replace(new, process_generation=new.generation)
         self._save(new)
+        if request.routing is not None:
+            _log_notes(self, [new.name])
         return new
 
     def _conclude(self, new: Deployment, *, works: bool) -> Deployment | None:
@@ -197,6 +208,7 @@ class Wishes:
                 self._stop(old.name, None, forget=False)
         for request in requests:
             self._declare(request, origin)
+        _log_notes(self, sorted(named))
 
     def _declare(self, request: WorkerStartupRequest, origin: str) -> None:
         new = self._numbered(resolve(request, self._catalog, origin=origin))
@@ -262,3 +274,10 @@ def _is_bare(request: WorkerStartupRequest) -> bool:
     return all(
         getattr(request, name) is None for name in request.__struct_fields__ if name != "model"
     )
+
+
+def _log_notes(wishes: Wishes, names: Iterable[str]) -> None:
+    """For whoever asks by a config file or in a program; the API's answers tell it by themselves."""
+    for name in names:
+        for note in wishes.notes(name):
+            log.warning("model.note", model=name, note=note)

@@ -172,6 +172,20 @@ def test_a_name_that_nobody_knows_is_told_where_it_is_not_an_error(url: str, run
     assert err == ""
 
 
+def test_another_model_that_does_not_exist_is_told_and_is_no_error(url: str, run: Run) -> None:
+    assert run("model", "start", "qwen-small")[0] == Exit.OK
+    asked = ("model", "start", "qwen", "--fallback", "unavailable=qwen-smal", "--split", "canary=5")
+    code, out, err = run(*asked, "--json")
+    assert code == Exit.OK, err
+    assert "hostler: routing: model 'qwen-smal' does not exist yet" in err
+    assert "did you mean 'qwen-small'?" in err
+    assert len(json.loads(out)["notes"]) == 2
+    shown = run("model", "show", "qwen")[1]
+    assert "  note: routing: model 'canary' does not exist yet" in shown
+    assert run("model", "start", "canary")[0] == Exit.OK
+    assert "canary' does not" not in run("model", "show", "qwen")[1]
+
+
 def test_followed_logs_are_json_lines_when_asked(
     url: str, run: Run, plane: Plane, tmp_path: Path
 ) -> None:

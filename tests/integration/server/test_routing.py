@@ -110,3 +110,8 @@ def test_a_canary_gets_its_share_and_a_fallback_serves_for_a_stopped_model(
     assert set(models(4)) == {"chat-small"}
     cluster.json("POST", "/api/v1/apply", {"model": "chat", "apply_type": "start"})
     cluster.wait_for(lambda: models(1) == {"chat": 1}, 30.0, "the model itself")
+    code, told = update(cluster, "--fallback", "unavailable=chat-smal")
+    assert code == 0, told
+    assert "model 'chat-smal' does not exist yet" in told
+    assert "did you mean 'chat-small'?" in told
+    assert "model.note" in (cluster.state_dir / "logs" / "controller.log").read_text()

@@ -15,6 +15,7 @@ from hostler.core.deployment import Deployment, Wish, difference
 from hostler.core.errors import AlreadyRunning, ModelNotFound, UpstreamTimeout
 from hostler.core.lifecycle import State
 from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType, describe
+from hostler.core.serving import read_rules
 from hostler.core.usage import UsageQuestion, UsageRow
 from hostler.core.worker import (
     InstanceResult,
@@ -48,6 +49,7 @@ class MemoryControl:
         fields |= {name: value for name, value in given.items() if value is not None}
         name = fields.pop("model")
         fields.pop("host", None)
+        fields["routing"] = read_rules(fields.get("routing"))
         wanted = Deployment(name=name, **fields)
         for old in self.deployments():
             if old.worker_key == wanted.worker_key:

@@ -1,9 +1,11 @@
 """The rules of a model's routing: what an operator may say, and what is said of a mistake."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
-from hostler.core.deployment import Deployment
+from hostler.core.deployment import Deployment, Wish, detour_notes
 from hostler.core.errors import BadRequest
 from hostler.core.model import WorkerType
 from hostler.core.serving import FallbackCause, RoutingRules, read_rules
@@ -68,3 +70,32 @@ def test_there_is_no_weight_for_a_url_that_is_not_there() -> None:
             urls=urls,
             routing=RoutingRules(policy="weighted", weights=(1, 2, 3)),
         )
+
+
+def test_who_should_answer_and_cannot_is_told_with_the_nearest_name() -> None:
+    def model(name: str, type_: WorkerType = WorkerType.LLM, **fields: Any) -> Deployment:
+        return Deployment(name=name, worker_type=type_, engine="fake", **fields)
+
+    rules = read_rules(
+        {
+            "split": {"chat-nwe": 10, "vectors": 5},
+            "fallbacks": {"overloaded": ["chat-nwe", "other", "tiny", "spare"]},
+        }
+    )
+    chat = model("chat", routing=rules)
+    known = [
+        chat,
+        model("chat-new"),
+        model("small", aliases=("tiny",)),
+        model("spare", wish=Wish.STOPPED),
+        model("vectors", WorkerType.TEXT2VEC),
+    ]
+    typo, stranger, misfit = detour_notes(chat, known)
+    assert "model 'chat-nwe' does not exist yet" in typo
+    assert "did you mean 'chat-new'?" in typo
+    assert "model 'other' does not exist yet" in stranger
+    assert "hostler model list" in stranger
+    assert misfit == (
+        "routing: model 'vectors' is of type text2vec, and never answers for one of type llm"
+    )
+    assert detour_notes(model("chat"), known) == ()

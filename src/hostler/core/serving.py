@@ -14,7 +14,7 @@ import msgspec
 from hostler.core.errors import BadRequest
 
 WEIGHTED = "weighted"
-# auto: prefix for chat and completions with more than one instance, else least-in-flight.
+# auto: prefix for language models, else least-in-flight.
 POLICIES = (
     "auto",
     "round-robin",

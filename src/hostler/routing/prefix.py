@@ -107,7 +107,11 @@ class PrefixTable:
 class PrefixAware(RoutingPolicy):
     """The instance that read most of this prompt before; the least loaded one when none did, or when
     that one is busier than the least busy by more than half of its slots, or by 32 requests.
+
+    With one ready instance there is nothing to look up or to remember.
     """
+
+    name = "prefix"
 
     def __init__(self, entries_max: int = ENTRIES_MAX) -> None:
         self.table = PrefixTable(entries_max)
@@ -119,16 +123,18 @@ class PrefixAware(RoutingPolicy):
         self._least.update(ready)
         self._ready = {i.instance_id: i for i in ready}
         self._all = self.table.bits(tuple(self._ready))
-        self.learns = len(ready) > 1  # alone it would be asked in any case
-        self.name = "prefix" if self.learns else LeastInFlight.name
+        self.learns = len(ready) > 1
 
     def forget(self, gone: Set[str]) -> None:
         self.table.forget(gone)
 
     def choose(self, ready: Sequence[InstanceView], loads: Loads, ask: Ask) -> InstanceView:
-        self.why = "least in flight"
-        blocks = ask.blocks if self.learns else ()
+        if not self.learns:
+            self.why = "the only one ready"
+            return ready[0]
+        blocks = ask.blocks
         if not blocks:
+            self.why = "least in flight"
             return self._least.choose(ready, loads, ask)
         is_all = len(ready) == len(self._ready)
         among = self._all if is_all else self.table.bits([i.instance_id for i in ready])

@@ -71,7 +71,7 @@ def test_a_split_sends_its_share_evenly_and_a_session_to_one_side() -> None:
             after = answered_by(await ours.chat("c", user=f"user {k}"))
             assert after == "n" or side == "m"  # a larger share moves none back
         tries = [one.tries[0].why for one in ours.gateway.relays.ring if one.model == "n"]
-        assert tries[0] == "split 20 % to n: least in flight"
+        assert tries[0] == "split 20 % to n: the only one ready"
 
     run(main)
 
@@ -133,7 +133,7 @@ def test_a_model_that_cannot_serve_is_replaced_by_its_fallback(fault: str) -> No
         assert b"[DONE]" in streamed.body
         (told, _) = ours.gateway.relays.ring
         assert (told.asked, told.model) == ("m", "n")
-        assert told.tries[-1].why == "unavailable, so n: least in flight"
+        assert told.tries[-1].why == "unavailable, so n: the only one ready"
         assert await metric(ours, 'hostler_fallbacks_total{cause="unavailable",model="m"}') == 2
 
     run(main)

@@ -67,13 +67,19 @@ def test_every_named_policy_serves_and_says_its_name_and_why(policy: str) -> Non
     assert set(served(ours, 8)) <= {"a", "b"}
 
 
-def test_auto_is_prefix_for_several_chat_instances_and_least_in_flight_for_the_rest() -> None:
+def test_auto_is_prefix_for_chat_and_least_in_flight_for_the_rest() -> None:
     assert router(*three()).claim("m").policy == "prefix"
-    assert router(instance("a")).claim("m").policy == "least-in-flight"
     other = Router()
     embedding = model("m", worker_type=WorkerType.TEXT2VEC)
     other.update(snapshot(*three(), models=(embedding,)))
     assert other.claim("m").policy == "least-in-flight"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_client_is_told_the_same_policy_when_one_instance_is_left(policy: str) -> None:
+    assert router(*three(), policy=policy).claim("m").policy == (
+        router(instance("a"), policy=policy).claim("m").policy
+    )
 
 
 def test_round_robin_goes_on_where_it_was_when_instances_come_and_go() -> None:

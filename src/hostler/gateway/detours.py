@@ -81,11 +81,18 @@ class Detours:
                 return turned
         return job
 
-    def go_on(self, relay: "Relay", cause: FallbackCause | None, end: Callable[[], None]) -> bool:
+    def go_on(
+        self,
+        relay: "Relay",
+        cause: FallbackCause | None,
+        end: Callable[[], None],
+        spend: Callable[[], bool],
+    ) -> bool:
         """Send a request that failed on to the next model that may answer it. False: there is none.
 
         cause: of the failure, None when nobody answers instead for that. end: what the client is
-        told when no other model can serve it, either.
+        told when no other model can serve it, either. spend: takes one attempt from the budget of
+        retries; a model that has just failed, too, is asked within it alone (F50).
         """
         detour = relay.detour
         if detour is None:
@@ -97,7 +104,9 @@ class Detours:
             detour = relay.detour = Detour(cause, iter(names), relay.job, end)
         for name in detour.names:
             job = self._admission.turned(detour.job, name)
-            if job is not None:
+            if job is None:
+                continue
+            if not self._router.is_failing(job.model.name) or spend():
                 job.turn = f"{detour.cause.value}, so {job.model.name}"
                 self._metrics.fell_back(job.asked, detour.cause.value)
                 relay.job, relay.turns = job, relay.turns + 1

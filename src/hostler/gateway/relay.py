@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from hostler.gateway.relays import Relays
 
 KEEP_ALIVE = b": keep-alive\n\n"  # a comment: readers of events skip it
+# Of engines that answered: when all say `not now`, trying each triples the load. A worker that died
+# takes its requests' load with it.
 BUDGETED = frozenset({Failure.UNAVAILABLE, Failure.UNUSABLE})
 
 
@@ -41,7 +43,6 @@ class Relay:
         "_attempt",
         "_attempts",
         "_exclude",
-        "_is_budgeted",
         "_is_over",
         "_lost",
         "_shared",
@@ -50,6 +51,7 @@ class Relay:
         "began_s",
         "detour",
         "exchange",
+        "is_budgeted",
         "is_open",
         "is_started",
         "job",
@@ -76,7 +78,7 @@ class Relay:
         self._waiter: Waiter | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
-        self._is_budgeted = False  # it has made an attempt that counts against the budget
+        self.is_budgeted = False  # it has made an attempt that counts against the budget
         self.began_s = shared.clock()
         self.timeline = Timeline(
             job.request_id, job.key_id, job.model.name, job.route_name, job.stream, self.began_s
@@ -190,11 +192,8 @@ class Relay:
             lost_max=shared.config.lost_max,
             started=self.is_started and not goes_on,
         )
-        if action is Action.RETRY and shared.may_retry(failure):
+        if action is Action.RETRY and (failure not in BUDGETED or shared.spend(self)):
             shared.metrics.retried(job.model.name)
-            if failure in BUDGETED and not self._is_budgeted:
-                self._is_budgeted = True
-                shared.retrying += 1
             self._seek(failure)
         else:
             self._fail(WorkerLost() if self.is_started else final_error(failure))
@@ -320,7 +319,7 @@ class Relay:
         shared.under_way.pop(self, None)
         if shared.deadlines:
             shared.forget_deadline(self)
-        if self._is_budgeted:
+        if self.is_budgeted:
             shared.retrying -= 1
         timeline = self.timeline
         timeline.ended(status, code, shared.clock())
@@ -353,7 +352,7 @@ def _turns_away(relay: Relay, cause: FallbackCause | None, end: Callable[[], Non
         relay._attempt, relay.job = attempt, job
         end()
 
-    return shared.detours.go_on(relay, cause, told)
+    return shared.detours.go_on(relay, cause, told, partial(shared.spend, relay))
 
 
 def _send(relay: Relay, status: int, body: bytes, fields: Fields) -> None:

@@ -13,7 +13,7 @@ from hostler.gateway.detours import Detours
 from hostler.gateway.job import Job
 from hostler.gateway.lanes import Lanes
 from hostler.gateway.metrics import GatewayMetrics
-from hostler.gateway.relay import BUDGETED, Relay
+from hostler.gateway.relay import Relay
 from hostler.gateway.spans import Spans
 from hostler.gateway.timeline import Ring, Timeline
 from hostler.gateway.trace import Trace, read_trace
@@ -137,17 +137,19 @@ class Relays:
         if self.spans is not None and timeline.trace is not None:
             self.spans.add(timeline, timeline.trace)
 
-    def may_retry(self, failure: Failure) -> bool:
-        """Is another attempt within the budget? (F50; the share and the floor are Envoy's)
+    def spend(self, relay: Relay) -> bool:
+        """Take another attempt from the budget, for as long as the request lives; False: it is spent.
 
-        Only for engines that answered: when all say `not now`, trying each triples the load. A
-        worker that died takes its requests' load with it. The share is of those on their first
-        try: a share of all would make attempts 1.25 times the requests, not 1.2.
+        (F50; the share and the floor are Envoy's.) The share is of those on their first try: a share
+        of all would make attempts 1.25 times the requests, not 1.2.
         """
-        if failure not in BUDGETED:
-            return True
         first_tries = len(self.under_way) - self.retrying
-        return self.retrying < max(RETRIES_FREE, RETRY_SHARE * first_tries)
+        if self.retrying >= max(RETRIES_FREE, RETRY_SHARE * first_tries):
+            return False
+        if not relay.is_budgeted:
+            relay.is_budgeted = True
+            self.retrying += 1
+        return True
 
     def note_silence(self, instance_id: str) -> None:
         """A probe of this instance failed. Once it counts as dead, what hears nothing is cut.

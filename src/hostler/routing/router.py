@@ -73,6 +73,11 @@ class Router:
         ready = pool.ready if pool is not None else ()
         return tuple(i for i in ready if not self.health.is_down(i.instance_id))
 
+    def is_failing(self, name: str) -> bool:
+        """Has every instance that could be asked failed, or said `not now`, a moment ago?"""
+        is_out, usable = self.health.is_out, self.usable(name) if self.health else ()
+        return bool(usable) and all(is_out(i.instance_id) for i in usable)
+
     def update(self, snapshot: Snapshot) -> None:
         """Take over a newer snapshot. Claims that are out stay valid until released."""
         by_model: dict[str, list[InstanceView]] = {}

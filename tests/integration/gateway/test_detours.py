@@ -203,6 +203,31 @@ def test_a_fallback_must_be_allowed_to_the_key_and_take_the_body() -> None:
     run(main)
 
 
+def test_F50_fallbacks_do_not_multiply_the_load_when_every_model_says_not_now() -> None:
+    async def main(ours: Rig) -> None:
+        for name in ("m1", "n1", "o1"):
+            await ours.start_engine(name, name[0], status=503, retry_after_s=20, first_delay_ms=5)
+        rules = views(fallbacks={"unavailable": ("n", "o")})
+        publish(ours, rules, concurrency=100)
+        counted: Counter[int] = Counter()
+
+        async def client(number: int) -> None:
+            for turn in range(10):
+                counted[(await ours.chat(f"{number} {turn}")).status] += 1
+
+        await asyncio.gather(*map(client, range(40)))
+        assert counted == {503: 400}
+        attempts = [len((await e.ledger())["executions"]) for e in ours.engines.values()]
+        # Unbounded it is 1200. All three of the 40 that came first, before anybody knew; then a
+        # fifth more, about.
+        assert 400 <= sum(attempts) <= 720, attempts
+        assert ours.gateway.relays.retrying == 0
+        await ours.engines["o1"].script(status=0)
+        assert answered_by(await ours.chat("x")) == "o"  # one may always be tried
+
+    run(main)
+
+
 def test_F07_a_query_of_death_walks_through_no_fallbacks() -> None:
     async def main(ours: Rig) -> None:
         for name in ("m1", "n1", "n2", "o1"):

@@ -106,7 +106,7 @@ class Detours:
             job = self._admission.turned(detour.job, name)
             if job is None:
                 continue
-            if not self._router.is_failing(job.model.name) or spend():
+            if not self._is_failing(job.model.name) or spend():
                 job.turn = f"{detour.cause.value}, so {job.model.name}"
                 self._metrics.fell_back(job.asked, detour.cause.value)
                 relay.job, relay.turns = job, relay.turns + 1
@@ -124,6 +124,11 @@ class Detours:
         rules = asked.routing if asked is not None else job.model.routing
         names = tuple(rules.fallbacks.get(cause, ()))
         return names if job.model.name == job.asked else (job.asked, *names)
+
+    def _is_failing(self, name: str) -> bool:
+        """Has every instance that could be asked failed, or said `not now`, a moment ago?"""
+        health, usable = self._router.health, self._router.usable(name)
+        return bool(usable) and all(health.is_out(i.instance_id) for i in usable)
 
 
 def cause_of(error: HostlerError) -> FallbackCause | None:

@@ -128,7 +128,7 @@ class Doubts:
         finally:
             self._asking.discard(instance_id)
             health.trust(instance_id)
-            self._router.note_probe(instance_id, is_good=True)  # who waits may be served now
+            self._router.serve_all()
 
     async def _is_well(self, instance: InstanceView) -> bool:
         asked = canary(instance)

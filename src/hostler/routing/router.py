@@ -73,11 +73,6 @@ class Router:
         ready = pool.ready if pool is not None else ()
         return tuple(i for i in ready if not self.health.is_down(i.instance_id))
 
-    def is_failing(self, name: str) -> bool:
-        """Has every instance that could be asked failed, or said `not now`, a moment ago?"""
-        is_out, usable = self.health.is_out, self.usable(name) if self.health else ()
-        return bool(usable) and all(is_out(i.instance_id) for i in usable)
-
     def update(self, snapshot: Snapshot) -> None:
         """Take over a newer snapshot. Claims that are out stay valid until released."""
         by_model: dict[str, list[InstanceView]] = {}
@@ -114,7 +109,10 @@ class Router:
         self.serve_all()
 
     def serve_all(self, *, is_late: bool = False) -> None:
-        """Others may have given something back. is_late: they did not take what was left to them."""
+        """Serve who waits: a slot may be free that was not ours to lend, or an instance may be back.
+
+        is_late: other routers did not take what was left to them.
+        """
         for pool in tuple(self._pools.values()):
             if pool.queue:
                 self._serve_queue(pool, ties=False, is_late=is_late)

@@ -1,12 +1,45 @@
 """Canary: the smallest request that only a working engine can answer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from hostler.core.model import WorkerType
 from hostler.core.request import Route
 from hostler.core.snapshot import InstanceView
 from hostler.engines.dialect import find_dialect
+from hostler.wire.client import UpstreamLost, fetch
+
+
+async def owes_token(
+    instance: InstanceView, *, timeout_s: float, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> bool:
+    """Ask for one token, vector or score: is there none when the time is over, or a fault instead?
+
+    headers: credentials, for a server given by URL. A connection that breaks is nothing that is owed:
+    probes and agents see that. A refusal (4xx) and `not now` (429, 503) are words of a server that
+    may be well.
+    """
+    asked = _canary(instance)
+    if asked is None:
+        return False
+    path, body = asked
+    try:
+        answer = await fetch(
+            instance.endpoint,
+            "POST",
+            path,
+            headers=[(b"content-type", b"application/json"), *headers],
+            body=msgspec.json.encode(body),
+            timeout_s=timeout_s,
+        )
+    except UpstreamLost as error:
+        return error.timed_out
+    return answer.status >= 500 and answer.status != 503
+
+
+# Private
 
 _ASKED: Mapping[WorkerType, tuple[Route, Mapping[str, Any]]] = {
     WorkerType.LLM: (Route.COMPLETIONS, {"prompt": "1", "max_tokens": 1}),
@@ -15,8 +48,8 @@ _ASKED: Mapping[WorkerType, tuple[Route, Mapping[str, Any]]] = {
 }
 
 
-def canary(instance: InstanceView) -> tuple[str, Mapping[str, Any]] | None:
-    """Return path and body of a request for one token, vector or score; None: it takes none."""
+def _canary(instance: InstanceView) -> tuple[str, Mapping[str, Any]] | None:
+    """Path and body of the request; None: it takes none of this kind."""
     asked = _ASKED.get(instance.worker_type)
     dialect = find_dialect(instance.engine)
     if asked is None or asked[0] not in dialect.paths:
@@ -24,11 +57,3 @@ def canary(instance: InstanceView) -> tuple[str, Mapping[str, Any]] | None:
     route, fields = asked
     name = instance.upstream_model or instance.model_name
     return dialect.path(route, instance.endpoint.base_path), {**fields, "model": name}
-
-
-def is_answer(status: int) -> bool:
-    """Does an answer of this status show that the engine works, or is at least no sign against it?
-
-    A refusal (4xx) and `not now` (429, 503) are words of a server that may be well.
-    """
-    return status < 500 or status == 503

@@ -10,19 +10,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from math import inf
 
-import msgspec
-
 from hostler.app.config import GatewayConfig
 from hostler.app.telemetry import logger
 from hostler.core.errors import HostlerError
 from hostler.core.fleet import Doubt
 from hostler.core.snapshot import InstanceView
-from hostler.engines.canary import canary, is_answer
+from hostler.engines.canary import owes_token
 from hostler.gateway.attempt import Attempt
 from hostler.gateway.lanes import credentials
 from hostler.gateway.relays import Relays
 from hostler.routing.router import Router
-from hostler.wire.client import UpstreamLost, fetch
 
 TICK_S = 1.0
 AGAIN_S = 5.0  # between two canaries of an instance that has failed one
@@ -31,7 +28,6 @@ PROMPT_PATIENCE = (
 )
 
 Teller = Callable[[Doubt], Awaitable[object]]
-_JSON = ((b"content-type", b"application/json"),)
 
 log = logger(__name__)
 
@@ -111,8 +107,12 @@ class Doubts:
         health.doubt(instance_id, is_stuck=False)
         try:
             while True:
-                is_well = await self._is_well(instance)
-                if is_well or self._moved_s.get(instance_id, -inf) > began_s:
+                owes = await owes_token(
+                    instance,
+                    timeout_s=self._config.canary_timeout_s,
+                    headers=credentials(instance.endpoint),
+                )
+                if not owes or self._moved_s.get(instance_id, -inf) > began_s:
                     log.warning("doubt.gone", instance_id=instance_id, model=instance.model_name)
                     self._moved_s[instance_id] = self._router.clock()
                     return
@@ -129,23 +129,6 @@ class Doubts:
             self._asking.discard(instance_id)
             health.trust(instance_id)
             self._router.serve_all()
-
-    async def _is_well(self, instance: InstanceView) -> bool:
-        asked = canary(instance)
-        if asked is None:
-            return True
-        try:
-            answer = await fetch(
-                instance.endpoint,
-                "POST",
-                asked[0],
-                headers=[*_JSON, *credentials(instance.endpoint)],
-                body=msgspec.json.encode(asked[1]),
-                timeout_s=self._config.canary_timeout_s,
-            )
-        except UpstreamLost as error:
-            return not error.timed_out  # one that breaks is for the probes to judge
-        return is_answer(answer.status)
 
     async def _tell_controller(self, instance: InstanceView) -> None:
         """Tell it each time: it may have been away, or busy with another one."""

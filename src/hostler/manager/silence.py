@@ -19,7 +19,7 @@ from hostler.core.errors import HostlerError
 from hostler.core.fleet import Beat
 from hostler.core.lifecycle import Signal, State
 from hostler.core.snapshot import Endpoint
-from hostler.engines.canary import canary, is_answer
+from hostler.engines.canary import owes_token
 from hostler.registry.registry import Record, Registry
 from hostler.wire.client import Response, UpstreamLost, fetch
 
@@ -112,29 +112,12 @@ class SecondOpinion:
             return
         is_stuck = False
         try:
-            is_stuck = await self._owes_token(record)
+            is_stuck = await owes_token(record.view, timeout_s=self._canary_timeout_s)
         finally:
             self._registry.doubts.judged(record.instance.model_name, is_stuck=is_stuck)
         log.warning("silence.token", instance_id=instance_id, is_stuck=is_stuck)
         if is_stuck and self._registry.record(instance_id) is record:
             self._registry.post(instance_id, Signal.LOST, STUCK)
-
-    async def _owes_token(self, record: Record) -> bool:
-        asked = canary(record.view)
-        if asked is None:
-            return False
-        try:
-            answer = await fetch(
-                record.expected.endpoint,
-                "POST",
-                asked[0],
-                headers=[(b"content-type", b"application/json")],
-                body=msgspec.json.encode(asked[1]),
-                timeout_s=self._canary_timeout_s,
-            )
-        except UpstreamLost as error:
-            return error.timed_out  # one that breaks is for its agent to judge
-        return not is_answer(answer.status)
 
     def _is_silent(self, record: Record) -> bool:
         """Not heard of for a while, by whatever way."""

@@ -155,13 +155,23 @@ def read_parameters(
             raise CommandFailed(f"--param {text!r}: need NAME=VALUE", Exit.USAGE)
         if name in given:
             raise CommandFailed(f"{name}: given twice", Exit.USAGE)
-        given[name] = _guess(value)
+        given[name] = guess(value)
         if known is not None and _is_text(name, known):
             given[name] = value
     if known is None:
-        return {name: _guess(value) for name, value in given.items()}
+        return {name: guess(value) for name, value in given.items()}
     by_name = {one.name: one for one in known}
     return {name: _checked(name, value, by_name) for name, value in given.items()}
+
+
+def guess(value: Any) -> Any:
+    """A text that is JSON is taken as that; so is the text of an option whose type nobody knows."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def told_value(params: Mapping[str, Any], description: ParameterDescription) -> str:
@@ -221,16 +231,6 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if value == int(value) else f"{value:g}"
 
 
-def _guess(value: Any) -> Any:
-    """A text that is JSON is taken as that; so is the text of an option whose type nobody knows."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
-
-
 def _is_text(name: str, known: Sequence[ParameterDescription]) -> bool:
     return any(one.name == name and one.type == "string" for one in known)
 
@@ -244,7 +244,7 @@ def _checked(name: str, value: Any, known: Mapping[str, ParameterDescription]) -
             f"--{_option(name)}: this engine has no parameter {name!r}; {hint}", Exit.USAGE
         )
     if description.type in ("object", "array", "integer", "number", "boolean"):
-        value = _guess(value)
+        value = guess(value)
     if wrong := _objection(value, description):
         shown = "" if description.secret else f", not {value!r}"
         raise CommandFailed(f"--{_option(name)}: need {wrong}{shown}", Exit.USAGE)

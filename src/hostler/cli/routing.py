@@ -1,6 +1,5 @@
 """The options of `model start` and `model update` that say how a model's requests find their way."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from hostler.cli.exits import CommandFailed, Exit
+from hostler.cli.parameters import guess
 from hostler.core.errors import BadRequest
 from hostler.core.serving import POLICIES, FallbackCause, RoutingRules, read_rules
 
@@ -59,7 +59,7 @@ class RoutingOptions:
         for name, text in _each("--rule", "NAME=VALUE", self.rule):
             if name in rules:
                 raise CommandFailed(f"--rule {name}: given twice", Exit.USAGE)
-            rules[name] = _guess(text)
+            rules[name] = guess(text)
         try:
             read_rules(rules)
         except BadRequest as error:
@@ -114,13 +114,6 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     for cause, model in pairs:
         found.setdefault(cause, []).append(model)
     return found
-
-
-def _guess(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _told(value: object) -> str:

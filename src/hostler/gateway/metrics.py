@@ -5,7 +5,8 @@ bounded: models that are not ours count as `other`.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -26,6 +27,9 @@ BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
 GAP_BUCKETS_S = (0.001, 0.0025, *BUCKETS_S[:10])
 MODELS = 500  # told apart; later ones count as `other`
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+K = TypeVar("K", bound=Hashable)
+F = TypeVar("F", CounterMetricFamily, GaugeMetricFamily)
 
 
 class Spread:
@@ -133,31 +137,21 @@ class GatewayMetrics(Collector):
         which = GaugeMetricFamily(
             "hostler_gateway", "1, with the number of the gateway that tells.", labels=["number"]
         )
-        which.add_metric([str(self.number)], 1.0)
-        yield which
-        requests = CounterMetricFamily(
-            "hostler_requests", "Requests by status.", labels=["model", "route", "status"]
+        yield _filled(which, {self.number: 1.0})
+        by_status = ("model", "route", "status")
+        yield _counter("hostler_requests", "Requests by status.", by_status, self.requests)
+        yield _counter(
+            "hostler_attempt_failures", "Failed attempts by kind.", ("model", "kind"), self.failures
         )
-        for (model, route, status), count in self.requests.items():
-            requests.add_metric([model, route, str(status)], count)
-        yield requests
-        failures = CounterMetricFamily(
-            "hostler_attempt_failures", "Failed attempts by kind.", labels=["model", "kind"]
-        )
-        for (model, kind), count in self.failures.items():
-            failures.add_metric([model, kind], count)
-        yield failures
-        fallbacks = CounterMetricFamily(
+        yield _counter(
             "hostler_fallbacks",
             "Requests sent on to another model, by the one asked.",
-            labels=["model", "cause"],
+            ("model", "cause"),
+            self.fallbacks,
         )
-        for (model, cause), count in self.fallbacks.items():
-            fallbacks.add_metric([model, cause], count)
-        yield fallbacks
-        yield _counter("hostler_retries", "Attempts after the first.", "model", self.retries)
+        yield _counter("hostler_retries", "Attempts after the first.", ("model",), self.retries)
         yield _counter(
-            "hostler_refusals", "Requests refused before any model.", "code", self.refusals
+            "hostler_refusals", "Requests refused before any model.", ("code",), self.refusals
         )
         yield from self._of_models()
         yield from self._connections()
@@ -173,26 +167,28 @@ class GatewayMetrics(Collector):
         ):
             yield CounterMetricFamily(f"hostler_spans_{name}", help_text, value=count)
         for name, help_text, values in self.gauges():
-            gauge = GaugeMetricFamily(name, help_text, labels=["model"])
-            for model, value in values.items():
-                gauge.add_metric([model], value)
-            yield gauge
+            yield _filled(GaugeMetricFamily(name, help_text, labels=["model"]), values)
 
     def _of_models(self) -> Iterable[Metric]:
         models = self.models
-        tokens = CounterMetricFamily(
-            "hostler_tokens", "Tokens by kind; cached ones are among the prompt's.",
-            labels=["model", "kind"],
-        )  # fmt: skip
-        for model, counts in models.items():
-            tokens.add_metric([model, "prompt"], counts.prompt)
-            tokens.add_metric([model, "cached"], counts.cached)
-            tokens.add_metric([model, "completion"], counts.completion)
-        yield tokens
+        yield _counter(
+            "hostler_tokens",
+            "Tokens by kind; cached ones are among the prompt's.",
+            ("model", "kind"),
+            {
+                (model, kind): count
+                for model, counts in models.items()
+                for kind, count in (
+                    ("prompt", counts.prompt),
+                    ("cached", counts.cached),
+                    ("completion", counts.completion),
+                )
+            },
+        )
         yield _counter(
             "hostler_estimated_requests",
             "Requests whose tokens no engine told: what was delivered is counted.",
-            "model",
+            ("model",),
             {model: counts.estimated for model, counts in models.items()},
         )
         for name, help_text, spreads in (
@@ -248,10 +244,15 @@ class GatewayMetrics(Collector):
 # Private
 
 
-def _counter(name: str, help_text: str, label: str, values: Mapping[str, int]) -> Metric:
-    family = CounterMetricFamily(name, help_text, labels=[label])
-    for value, count in values.items():
-        family.add_metric([value], count)
+def _counter(name: str, help_text: str, labels: Sequence[str], values: Mapping[K, float]) -> Metric:
+    return _filled(CounterMetricFamily(name, help_text, labels=labels), values)
+
+
+def _filled(family: F, values: Mapping[K, float]) -> F:
+    """values: by label, or by a tuple of them when there are several."""
+    for key, value in values.items():
+        labels = key if isinstance(key, tuple) else (key,)
+        family.add_metric([str(label) for label in labels], value)
     return family
 
 

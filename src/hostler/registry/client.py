@@ -22,7 +22,7 @@ from hostler.core.fleet import Beat, BeatAnswer, Departure, Doubt, Registration
 from hostler.core.snapshot import Endpoint, Snapshot, Spoken
 from hostler.core.usage import UsageBatch
 from hostler.registry.kept import KeptSnapshot
-from hostler.wire.client import UpstreamLost, fetch, stream
+from hostler.wire.client import Response, UpstreamLost, fetch, stream
 
 log = logger(__name__)
 
@@ -64,17 +64,7 @@ class RegistryClient:
         Raises:
             ControllerUnavailable: nobody answers, or it could not be kept now; send the same again.
         """
-        try:
-            answer = await fetch(
-                self._endpoint,
-                "POST",
-                "/usage",
-                headers=_JSON,
-                body=msgspec.json.encode(batch),
-                timeout_s=self._timeout_s,
-            )
-        except (UpstreamLost, TimeoutError, OSError) as error:
-            raise ControllerUnavailable() from error
+        answer = await self._send("/usage", batch)
         if answer.status != 200:
             raise ControllerUnavailable(_error_of(answer.body)[0])
 
@@ -92,8 +82,17 @@ class RegistryClient:
     # Private
 
     async def _post(self, path: str, message: msgspec.Struct) -> BeatAnswer:
+        answer = await self._send(path, message)
+        if answer.status == 200:
+            return msgspec.json.decode(answer.body, type=BeatAnswer)
+        text, code = _error_of(answer.body)
+        if code == Conflict.code:
+            raise UnknownInstance(text)
+        raise _RAISED.get(answer.status, ControllerUnavailable)(text)
+
+    async def _send(self, path: str, message: msgspec.Struct) -> Response:
         try:
-            answer = await fetch(
+            return await fetch(
                 self._endpoint,
                 "POST",
                 path,
@@ -103,12 +102,6 @@ class RegistryClient:
             )
         except (UpstreamLost, TimeoutError, OSError) as error:
             raise ControllerUnavailable() from error
-        if answer.status == 200:
-            return msgspec.json.decode(answer.body, type=BeatAnswer)
-        text, code = _error_of(answer.body)
-        if code == Conflict.code:
-            raise UnknownInstance(text)
-        raise _RAISED.get(answer.status, ControllerUnavailable)(text)
 
 
 Listener = Callable[[Snapshot], None]

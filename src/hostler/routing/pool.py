@@ -72,7 +72,7 @@ class ModelPool:
         self.ready = tuple(i for i in instances if i.state is State.READY)
         self.limits = {i.instance_id: i.concurrency for i in self.ready}
         self.slots = sum(self.limits.values())
-        self.full = {i for i, slots in self.limits.items() if load.get(i, 0) >= slots}
+        self.look(load, None)
         gone = {i.instance_id for i in before}.difference(i.instance_id for i in instances)
         if gone:
             self.policy.forget(gone)

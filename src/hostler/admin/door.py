@@ -15,13 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hostler.admin.body import read_body, read_query
+from hostler.admin.body import read_body
 from hostler.admin.messages import ModelAccepted
 from hostler.admin.operation import Call, Operation, Services
 from hostler.app.auth import require
 from hostler.app.telemetry import logger, request_id
 from hostler.core.errors import HostlerError, InvalidAPIKey, MethodNotAllowed, NotFound, envelope
 from hostler.core.snapshot import KeyView
+from hostler.wire.structs import read_query
 
 log = logger(__name__)
 
@@ -43,7 +44,7 @@ class Resource:
             )
         began_s = time.monotonic()
         key = self._authorise(request, operation)
-        query = read_query(request, operation.query)
+        query = read_query(scope["query_string"].decode("latin-1"), operation.query)
         body = await read_body(request, operation.request) if operation.request else None
         call = Call(services=self._services, request=request, key=key, body=body, query=query)
         answer = await operation.handler(call)

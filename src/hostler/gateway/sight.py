@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 
-from hostler.core.errors import BadRequest, Draining, HostlerError, NotFound
+from hostler.core.errors import Draining, HostlerError, NotFound
 from hostler.core.snapshot import Endpoint, KeyView
 from hostler.core.timeline import RequestList, RequestQuery, RequestShown, RequestView
 from hostler.gateway.answers import JSON_FIELD, own_error
@@ -20,6 +20,7 @@ from hostler.gateway.relays import Relays
 from hostler.gateway.timeline import Timeline
 from hostler.wire.client import UpstreamLost, fetch
 from hostler.wire.exchange import Exchange, Request
+from hostler.wire.structs import read_query
 
 REQUESTS_PATH = "/api/v1/requests"
 SIBLING_S = 1.0  # for what another gateway says
@@ -152,27 +153,6 @@ def merged(lists: Iterable[RequestList], limit: int, silent: int = 0) -> Request
     every = [one for part in lists for one in part.requests]
     every.sort(key=lambda one: (one.outcome is not None, -one.at_s))
     return RequestList(requests=tuple(every[:limit]), silent=silent)
-
-
-def read_query(text: str, kind: type[Q]) -> Q:
-    """Return the part of an address after `?` as this type; every field may be given once.
-
-    Raises:
-        BadRequest
-    """
-    given: dict[str, str] = {}
-    try:
-        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=20)
-        for name, value in pairs:
-            if name in given:
-                raise BadRequest(f"{name[:80]}: given twice in the address", param=name[:80])
-            given[name] = value
-        return msgspec.convert(given, kind, strict=False)
-    except msgspec.ValidationError as error:
-        known = ", ".join(kind.__struct_fields__)  # type: ignore[attr-defined]
-        raise BadRequest(f"the address after `?`: {error} (known: {known})") from error
-    except ValueError as error:
-        raise BadRequest(f"the address after `?`: {error}") from error
 
 
 # Private

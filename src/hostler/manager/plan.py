@@ -129,8 +129,8 @@ def _plan_deployment(
         )
         yield from (Forget(instance_id=i.instance_id) for i in gone if i is not failed)
         if right:
-            keep = max(right, key=lambda i: i.epoch)  # two for one place: the older epoch loses
-            yield from _drains([i for i in right if i is not keep], "a newer process has its place")
+            keep = max(right, key=_age)
+            yield from _drains(_passed(right, keep, serving), "a newer process has its place")
             if keep.state is State.READY:
                 yield from _drains(old, "replaced by a newer process")
             if failed is not None:
@@ -155,6 +155,16 @@ def _plan_deployment(
 def _age(instance: Instance) -> tuple[int, str]:
     """What orders the processes of a place: their epochs, which are never equal in truth."""
     return instance.epoch, instance.instance_id
+
+
+def _passed(right: Sequence[Instance], keep: Instance, serving: Collection[str]) -> list[Instance]:
+    """Two for one place: the older epoch loses, but one that serves not before `keep` does."""
+    others = [i for i in right if i is not keep]
+    if keep.state is State.READY:
+        return others
+    known = [i for i in others if i.instance_id in serving]
+    best = max(known, key=lambda i: (i.state is State.READY, *_age(i)), default=None)
+    return [i for i in others if i is not best]
 
 
 def _is_renewing(

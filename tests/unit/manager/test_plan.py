@@ -91,6 +91,20 @@ def test_two_for_one_place_the_older_epoch_loses() -> None:
     assert drain.instance_id == older.instance_id
 
 
+def test_of_two_for_one_place_the_older_one_serves_until_the_newer_one_does() -> None:
+    first, second = seen(State.READY, epoch=1), seen(State.READY, epoch=2)
+    newest = seen(State.STARTING, epoch=3)
+    (drain,) = plan([wish()], [first, second, newest], 0.0, NOBODY)
+    assert isinstance(drain, Drain)
+    assert drain.instance_id == first.instance_id
+    adopted = seen(State.STARTING, epoch=1)
+    two = [adopted, newest]
+    assert plan([wish()], two, 0.0, NOBODY, unheard={i.instance_id for i in two}) == []
+    (drain,) = plan([wish()], two, 0.0, NOBODY)  # it has not spoken, and now it is late
+    assert isinstance(drain, Drain)
+    assert drain.instance_id == adopted.instance_id
+
+
 def test_a_renewal_starts_the_new_one_first_and_one_at_a_time() -> None:
     old = [seen(State.READY, replica=replica) for replica in range(2)]
     renewed = wish(2, process_generation=2)

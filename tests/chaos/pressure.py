@@ -1,16 +1,13 @@
 """Pressure: clients that ask without a pause while a test breaks things, and the verdict on what they saw."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import urlsplit
 
-import uvloop
-
 from hostler.app.process import tagged
+from hostler.testing.clients import Clients
 from hostler.testing.cluster import Cluster
 from hostler.testing.ledger import check_answers, check_ends, check_survival
 from hostler.testing.load import Outcome, Seen, Target, ask, chat_body
@@ -25,7 +22,7 @@ def target_of(cluster: Cluster) -> Target:
     )
 
 
-class Pressure:
+class Pressure(Clients):
     """Closed-loop clients in a thread of their own; every other request is a stream."""
 
     def __init__(
@@ -38,35 +35,16 @@ class Pressure:
         pause_s: float = 0.01,
         name: str = "p",
     ) -> None:
+        super().__init__(clients)
         self.seen: list[Seen] = []
         self.ended_at_s: dict[str, float] = {}  # by request id
         self._target = target_of(cluster)
-        self._models, self._clients = models, clients
+        self._models = models
         self._tokens, self._pause_s, self._name = tokens, pause_s, name
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=lambda: uvloop.run(self._run()))
 
-    def __enter__(self) -> "Pressure":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._over.set()
-        self._thread.join(60)
-
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(self._clients):
-                tasks.create_task(self._client(number))
-
-    async def _client(self, number: int) -> None:
+    async def client(self, number: int) -> None:
         turn = 0
-        while not self._over.is_set():
+        while not self.is_over:
             turn += 1
             request_id = f"{self._name}-{number}-{turn}"
             model = self._models[turn % len(self._models)]
@@ -105,7 +83,7 @@ class Pressure:
 
     def assert_unharmed(self, *, at_least: int) -> None:
         """No client noticed anything."""
-        assert self.failed == []
+        assert self.failed == [], self.failed[:5]
         self.assert_true(at_least=at_least)
 
 

@@ -6,18 +6,18 @@ connection under a request, or before an answer is whole, counts as an error.
 
 import asyncio
 import json
-import threading
 from collections import Counter
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
+from hostler.testing.clients import Clients
 from hostler.testing.load import Target
 
+PATIENCE_S = 30.0  # for one answer
 LONG_STREAM = "[[tokens=100]] [[delay_ms=5]]"
 
 
-class Steady:
+class Steady(Clients):
     """So many clients of one model; every fourth asks for streams, some of which last half a second.
 
     statuses: how many answers of each. connections: how many were made. errors: the first words of each.
@@ -26,43 +26,22 @@ class Steady:
     def __init__(
         self, target: Target, model: str = "echo", *, clients: int = 24, pause_s: float = 0.002
     ) -> None:
+        super().__init__(clients)
         self.statuses: Counter[int] = Counter()
         self.by_client: Counter[int] = Counter()
         self.connections = 0
         self.errors: list[str] = []
         self._target, self._model = target, model
-        self._clients, self._pause_s = clients, pause_s
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._pause_s = pause_s
 
     @property
     def answered(self) -> int:
         return self.statuses.total()
 
-    def __enter__(self) -> "Steady":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._over.set()
-        self._thread.join(60)
-
-    # Private
-
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(self._clients):
-                tasks.create_task(self._client(number), name=f"steady {number}")
-
-    async def _client(self, number: int) -> None:
+    async def client(self, number: int) -> None:
         line: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         count = 0
-        while not self._over.is_set():
+        while not self.is_over:
             count += 1
             is_stream = number % 4 == 0
             text = f"{number}.{count}" + (LONG_STREAM if is_stream and count % 3 == 0 else "")
@@ -72,12 +51,14 @@ class Steady:
                     self.connections += 1
                 reader, writer = line
                 writer.write(self._request(text, is_stream))
-                status, head, body = await _answer(reader)
-            except (OSError, EOFError, ValueError, asyncio.IncompleteReadError) as error:
+                async with asyncio.timeout(PATIENCE_S):
+                    status, head, body = await _answer(reader)
+            except (OSError, EOFError, ValueError, TimeoutError) as error:
                 self.errors.append(f"client {number}, request {count}: {error!r}")
                 if line is not None:
                     line[1].close()
                 line = None
+                await asyncio.sleep(self._pause_s)
                 continue
             self.statuses[status] += 1
             self.by_client[number] += 1
@@ -89,6 +70,8 @@ class Steady:
             await asyncio.sleep(self._pause_s)
         if line is not None:
             line[1].close()
+
+    # Private
 
     def _request(self, text: str, is_stream: bool) -> bytes:
         messages = [{"role": "user", "content": text}]

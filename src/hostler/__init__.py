@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from hostler.routing.ask import Ask as Ask
     from hostler.routing.policies import LeastInFlight as LeastInFlight
     from hostler.routing.policies import Loads as Loads
-    from hostler.routing.policies import RoutingPolicy as RoutingPolicy
+    from hostler.routing.policy import RoutingPolicy as RoutingPolicy
 
 _HOMES = {
     "BaseComponent": "hostler.app.component",
@@ -79,7 +79,7 @@ _HOMES = {
     "Ask": "hostler.routing.ask",
     "LeastInFlight": "hostler.routing.policies",
     "Loads": "hostler.routing.policies",
-    "RoutingPolicy": "hostler.routing.policies",
+    "RoutingPolicy": "hostler.routing.policy",
 }
 __all__ = sorted(_HOMES)
 

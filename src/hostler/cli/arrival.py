@@ -15,7 +15,7 @@ from hostler.core.errors import StartupError
 from hostler.core.snapshot import Endpoint
 from hostler.core.worker import OperatorEvent
 from hostler.wire.client import fetch
-from hostler.wire.upstream import UpstreamLost
+from hostler.wire.sink import UpstreamLost
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from enum import StrEnum
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -30,6 +30,7 @@ class Route(StrEnum):
 
 
 N_MAX = 8
+_encode: Final = msgspec.json.Encoder().encode
 STOPS_MAX, STOP_CHARS_MAX = 4, 256
 BIASES_MAX = 1024
 TOOLS_MAX = 128
@@ -60,7 +61,7 @@ def as_object(value: Any) -> Body:
 
 def encode_body(body: Body) -> bytes:
     """Return the bytes that go to an engine: made from what was judged, so both see one thing."""
-    return msgspec.json.encode(body)
+    return _encode(body)
 
 
 def read_model(body: Body) -> str:

@@ -27,7 +27,7 @@ from hostler.gateway.job import Job
 from hostler.gateway.routes import GatewayRoute
 from hostler.wire.exchange import Request
 from hostler.wire.http1 import Head
-from hostler.wire.json import parse_json
+from hostler.wire.json import large_integer, parse_json, parse_json_to_encode
 
 NAMED_MAX = 20  # models named in an error
 PRIORITY_FIELD = b"x-hostler-priority"
@@ -55,12 +55,13 @@ class Terms:
 class Admitted:
     """Who asks, by which route; as long as the ring of keys is this one."""
 
-    __slots__ = ("key", "ring", "route")
+    __slots__ = ("expires_at_s", "key", "ring", "route")
 
-    def __init__(self, route: GatewayRoute, key: KeyView, ring: KeyRing) -> None:
+    def __init__(self, route: GatewayRoute, key: KeyView | None, ring: KeyRing) -> None:
         self.route = route
         self.key = key
         self.ring = ring
+        self.expires_at_s = key.expires_at_s if key is not None else None
 
 
 class Admission:
@@ -106,13 +107,13 @@ class Admission:
             given = b"Bearer " + bare if bare is not None else None
         return self._ring.identify(given)
 
-    def admitted(self, route: GatewayRoute, key: KeyView) -> "Admitted":
+    def admitted(self, route: GatewayRoute, key: KeyView | None) -> Admitted:
         """What was found of a head, to be found again in the next one that is equal."""
         return Admitted(route, key, self._ring)
 
-    def still_knows(self, judged: "Admitted") -> bool:
+    def still_knows(self, judged: Admitted) -> bool:
         """Is this still so? The keys may be others by now, and this one may have expired."""
-        expires_at_s = judged.key.expires_at_s
+        expires_at_s = judged.expires_at_s
         return judged.ring is self._ring and (expires_at_s is None or expires_at_s > self._date())
 
     def models_for(self, key: KeyView) -> list[ModelView]:
@@ -160,26 +161,10 @@ class Admission:
         Raises:
             BadRequest and its kin: the request; ModelNotFound, InsufficientScope: who asks for what.
         """
-        body = self.body(request)
-        terms = self.find(read_model(body), key)
-        if route not in terms.dialect.paths:
-            raise NotFound(
-                f"model {terms.model.name!r} ({terms.model.worker_type.value}, engine "
-                f"{terms.dialect.name}) does not do {route.value}",
-                param="model",
-            )
-        check_body(body, terms.rules[route], terms, REQUIRED.get(route, ()))
-        job = Job(
-            terms.model,
-            route,
-            body,
-            key=key,
-            priority=read_priority(request, key),
-            request_id=request.request_id,
-            fields=request.fields,
-        )
-        job.asks_usage = self._asks_usage and route in GENERATING
-        return job
+        try:
+            return self._job(request, key, route)
+        except OverflowError:
+            raise large_integer() from None
 
     def model(self, name: str) -> ModelView | None:
         """The model of this name or alias."""
@@ -226,6 +211,31 @@ class Admission:
             fields=request.fields,
             path=path,
         )
+
+    # Private
+
+    def _job(self, request: Request, key: KeyView, route: Route) -> Job:
+        body = as_object(parse_json_to_encode(request.body, self._json_depth))
+        terms = self.find(read_model(body), key)
+        if route not in terms.dialect.paths:
+            raise NotFound(
+                f"model {terms.model.name!r} ({terms.model.worker_type.value}, engine "
+                f"{terms.dialect.name}) does not do {route.value}",
+                param="model",
+            )
+        check_body(body, terms.rules[route], terms, REQUIRED.get(route, ()))
+        job = Job(
+            terms.model,
+            route,
+            body,
+            key=key,
+            priority=read_priority(request, key),
+            request_id=request.request_id,
+            fields=request.fields,
+        )
+        job.asks_usage = self._asks_usage and route in GENERATING
+        job.encoded("", terms.dialect)  # now, for a body that cannot be is refused here
+        return job
 
 
 def read_priority(request: Request, key: KeyView) -> Priority:

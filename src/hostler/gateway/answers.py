@@ -8,16 +8,23 @@ import msgspec
 from hostler.core.errors import HostlerError, UpstreamError, envelope
 from hostler.engines.dialect import code_of
 from hostler.wire.exchange import error_headers
+from hostler.wire.http1 import field_lines
 
 Fields = list[tuple[bytes, bytes]]
 
 JSON_FIELD = (b"content-type", b"application/json")
 NO_RETRY = (b"x-should-retry", b"false")
-STREAM_FIELDS: Fields = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),
-]
+
+# Header lines, ready to be sent.
+JSON_LINES = field_lines([JSON_FIELD])
+REFUSED_LINES = field_lines([JSON_FIELD, NO_RETRY])
+STREAM_LINES = field_lines(
+    [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-store"),
+        (b"x-accel-buffering", b"no"),
+    ]
+)
 
 
 class AnswerHead:

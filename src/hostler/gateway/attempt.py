@@ -4,14 +4,14 @@ It tells the relay how it ended, once. Not here: slots, retries, and what a clie
 """
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hostler.core.errors import UpstreamError
 from hostler.engines.assembly import PROGRESS, Assembly, wants_progress, without_progress
 from hostler.gateway.answers import (
-    JSON_FIELD,
-    NO_RETRY,
-    STREAM_FIELDS,
+    JSON_LINES,
+    REFUSED_LINES,
+    STREAM_LINES,
     AnswerHead,
     Fields,
     engine_error,
@@ -40,6 +40,15 @@ class Mode(IntEnum):
     PASS = 2  # forwarded as it comes: too long to hold back
     ERROR = 3  # read, then reshaped
     ASSEMBLE = 4  # a stream, put together for a client that wants none
+
+
+# As plain names: see wire/phase.py.
+_WHOLE: Final = Mode.WHOLE
+_EVENTS: Final = Mode.EVENTS
+_PASS: Final = Mode.PASS
+_ERROR: Final = Mode.ERROR
+_ASSEMBLE: Final = Mode.ASSEMBLE
+_OK: Final = Outcome.OK
 
 
 class Attempt:
@@ -72,7 +81,7 @@ class Attempt:
         self._relay = relay
         self.claim = claim
         self.lane = lane
-        self.mode = Mode.WHOLE
+        self.mode: Mode = _WHOLE
         self.is_over = False
         self.is_heard = True  # something came since the last failed probe of the instance
         self.is_moving = False  # something came since Doubts looked last; has_begun: ever
@@ -118,7 +127,7 @@ class Attempt:
         if self._watch is not None:
             used = self._watch.used(relay.job.prompt_tokens)
             return used if relay.said is None else relay.said.used(used)
-        if self.mode is not Mode.PASS:
+        if self.mode is not _PASS:
             return None
         head, tail = self._parts
         return find_usage(tail) or find_usage(head) or Used(0, 0, is_estimated=True)
@@ -150,11 +159,11 @@ class Attempt:
         if answer.instance and answer.instance != self.lane.identity:
             relay.attempt_failed(Failure.WRONG_INSTANCE)
         elif status >= 400:
-            self.mode = Mode.ERROR
+            self.mode = _ERROR
         elif status != 200 or not answer.is_plain:
             relay.attempt_failed(Failure.UNUSABLE)
         elif relay.job.stream and answer.is_events:
-            self.mode = Mode.EVENTS
+            self.mode = _EVENTS
             self._cutter = EventCutter()
             job, dialect = relay.job, self.lane.dialect
             self._watch = StreamWatch(
@@ -162,7 +171,7 @@ class Attempt:
             )
             self._hides = dialect.reports_progress and not wants_progress(job.body)
         elif answer.is_events and self.lane.dialect.reports_progress:
-            self.mode = Mode.ASSEMBLE
+            self.mode = _ASSEMBLE
             self._cutter = EventCutter()
             self._assembly = Assembly(relay.job.route, relay.job.body)
         elif relay.job.stream or not answer.is_json:
@@ -170,22 +179,22 @@ class Attempt:
 
     def on_data(self, data: bytes) -> None:
         self.is_heard = self.is_moving = True
-        if self.mode is Mode.EVENTS:
+        if self.mode is _EVENTS:
             self._take_events(data)
             return
-        if self.mode is Mode.PASS:
+        if self.mode is _PASS:
             tail = self._parts
             tail[1] = (
                 data[-TAIL_BYTES:] if len(data) >= TAIL_BYTES else (tail[1] + data)[-TAIL_BYTES:]
             )
             self._relay.exchange.write(data)
             return
-        if self.mode is Mode.ASSEMBLE:
+        if self.mode is _ASSEMBLE:
             self._assemble(data)
             return
         self._size += len(data)
         self._parts.append(data)
-        if self.mode is Mode.ERROR:
+        if self.mode is _ERROR:
             if self._size > ERROR_BYTES:
                 self._relay.attempt_failed(Failure.UNUSABLE)
         elif self._size > WHOLE_BYTES:
@@ -207,17 +216,17 @@ class Attempt:
         if self.is_over:
             return
         self._call = None
-        match self.mode:
-            case Mode.WHOLE:
-                self._end_whole()
-            case Mode.EVENTS:
-                self._end_events()
-            case Mode.PASS:
-                self._relay.succeeded()
-            case Mode.ERROR:
-                self._end_error()
-            case Mode.ASSEMBLE:
-                self._end_assembly()
+        mode = self.mode
+        if mode is _WHOLE:
+            self._end_whole()
+        elif mode is _EVENTS:
+            self._end_events()
+        elif mode is _PASS:
+            self._relay.succeeded()
+        elif mode is _ERROR:
+            self._end_error()
+        else:
+            self._end_assembly()
 
     def on_lost(self, error: UpstreamLost) -> None:
         if self.is_over:
@@ -252,7 +261,7 @@ class Attempt:
             events = relay.said.see(events)
         if events:
             if not relay.is_started:
-                relay.start(STREAM_FIELDS, None)
+                relay.start(STREAM_LINES, None)
                 self.takes_chunks = relay.said is None
             relay.exchange.write(events)
 
@@ -279,7 +288,7 @@ class Attempt:
         assembly = self._assembly
         assert assembly is not None
         if assembly.is_complete:
-            self._relay.answered(200, assembly.body(), [JSON_FIELD], Outcome.OK)
+            self._relay.answered(200, assembly.body(), JSON_LINES, _OK)
         elif assembly.error is not None:
             self._status = assembly.status
             self._parts = [assembly.error_body()]
@@ -289,8 +298,8 @@ class Attempt:
 
     def _pass_on(self) -> None:
         """The answer is too long to hold back: send what there is, and the rest as it comes."""
-        self.mode = Mode.PASS
-        self._relay.start([JSON_FIELD], self._length)
+        self.mode = _PASS
+        self._relay.start(JSON_LINES, self._length)
         body = b"".join(self._parts)
         self._relay.exchange.write(body)
         self._parts = [body[:HEAD_BYTES], body[-TAIL_BYTES:]]  # where the usage is told
@@ -302,7 +311,7 @@ class Attempt:
         if not is_whole or body.startswith(b'{"error"'):
             self._relay.attempt_failed(Failure.UNUSABLE)
         else:
-            self._relay.answered(200, body, [JSON_FIELD], Outcome.OK)
+            self._relay.answered(200, body, JSON_LINES, _OK)
 
     def _end_error(self) -> None:
         """The engine refused. Its decision is forwarded, unless it only said `not now`."""
@@ -313,9 +322,7 @@ class Attempt:
         if status in (429, 503) or (status in (502, 504) and engine_error(body) is None):
             self._relay.attempt_failed(Failure.UNAVAILABLE)
             return
-        fields: Fields = [JSON_FIELD]
         status, body = shape_error(status, body)
-        if status >= 500:
-            fields = [*fields, NO_RETRY]
+        lines = JSON_LINES if status < 500 else REFUSED_LINES
         outcome = Outcome.CLIENT_ERROR if self._status < 500 else Outcome.UPSTREAM_STATUS
-        self._relay.answered(status, body, fields, outcome)
+        self._relay.answered(status, body, lines, outcome)

@@ -9,26 +9,24 @@ from typing import Protocol
 
 import msgspec
 
-from hostler.app.auth import Scope, require
 from hostler.app.background import Background, begin
 from hostler.app.component import BaseComponent, ComponentType
 from hostler.app.config import Config
 from hostler.core.errors import (
     HostlerError,
-    InvalidAPIKey,
     Overloaded,
-    UnsupportedMediaType,
 )
 from hostler.core.request import Route, check_fields, read_model
 from hostler.core.snapshot import InstanceView, KeyView, ModelView, Snapshot
 from hostler.engines.counting import TokenQuestion, question
 from hostler.gateway import tokens
 from hostler.gateway.accounts import Accounts, Send
-from hostler.gateway.admission import Admission, Admitted
+from hostler.gateway.admission import Admission
 from hostler.gateway.answers import JSON_FIELD, own_error
 from hostler.gateway.controller import ControllerLine
 from hostler.gateway.detours import Detours
 from hostler.gateway.doubt import Doubts, Teller
+from hostler.gateway.front import Front, known
 from hostler.gateway.lanes import Lanes
 from hostler.gateway.metrics import CONTENT_TYPE, OTHER, GatewayMetrics
 from hostler.gateway.neighbours import Neighbours
@@ -40,7 +38,6 @@ from hostler.gateway.spans import Spans
 from hostler.gateway.table import gateway_table
 from hostler.routing.router import Router
 from hostler.wire.exchange import Exchange
-from hostler.wire.http1 import Head
 
 SWEEP_S = 1.0  # how exact deadlines of requests are kept
 QUESTIONS_MAX = 64  # token counts under way at the same time
@@ -48,9 +45,6 @@ COUNT_TIMEOUT_S = 10.0
 ENGINE_PREFIX = "/v1/engine"
 _NO_STORE = (b"cache-control", b"no-store")
 _OK = b'{"status":"ok"}'
-_SCOPES = {Auth.METRICS: Scope.METRICS, Auth.ADMIN: Scope.ADMIN}
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _NOT_READY = b'{"status":"not ready"}'
 _DEGRADED = b'{"status":"degraded"}'  # it serves, but no controller tells it news (F22)
 
@@ -66,7 +60,7 @@ class SnapshotSource(Protocol):
 
 
 class Gateway(BaseComponent):
-    """Answers users. Its `handle` and `judge_head` belong to one or more HttpServers."""
+    """Answers users. `judge_head` and `handle`, of its Front, belong to one or more HttpServers."""
 
     name = ComponentType.GATEWAY
 
@@ -100,16 +94,18 @@ class Gateway(BaseComponent):
         )
         if config.telemetry.otlp_endpoint:
             self.relays.spans = self.metrics.spans = Spans(config.telemetry)
+        self._front = Front(self._admission, self.metrics, self.relays, self._detours)
         self._sight = Sight(self.relays, siblings)
         self._controller = ControllerLine(admin_socket)
         self._doubts = Doubts(settings, self.router, self.relays, tell_doubt)
         self._tasks: asyncio.TaskGroup | None = None
         self._questions = 0
         self._sweep_s = min(SWEEP_S, settings.keep_alive_s or SWEEP_S)
-        self._admitted: tuple[Head, GatewayRoute, KeyView | None] | None = None
         self.metrics.gauges = self._gauges
         self.neighbours: Neighbours | None = None  # the other gateways of this machine
         self.table = RouteTable(self._routes())
+        self._front.table = self.table
+        self.judge_head, self.handle = self._front.judge_head, self._front.handle
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -150,29 +146,6 @@ class Gateway(BaseComponent):
             self.neighbours.keep_only(ids, (model.name for model in snapshot.models))
         self.router.update(snapshot)
 
-    # For HttpServer
-
-    def judge_head(self, head: Head) -> HostlerError | None:
-        """Say why a request is refused before its body is read: route, key, scope, media type."""
-        try:
-            self._admit(head)
-        except HostlerError as error:
-            self.metrics.refused(error.code)
-            return error
-        return None
-
-    def handle(self, exchange: Exchange) -> None:
-        """Serve a whole request."""
-        try:
-            admitted = self._admitted
-            if admitted is None or admitted[0] is not exchange.request:
-                admitted = self._admit(exchange.request)
-            self._admitted = None
-            admitted[1].handler(exchange, admitted[2])
-        except HostlerError as error:
-            self.metrics.refused(error.code)
-            exchange.send(*own_error(error))
-
     # Private
 
     def _routes(self) -> Iterable[GatewayRoute]:
@@ -180,13 +153,7 @@ class Gateway(BaseComponent):
             return GatewayRoute(method=method, path=path, handler=handler, auth=auth)  # type: ignore[arg-type]
 
         def work(path: str, kind: Route) -> GatewayRoute:
-            def handler(exchange: Exchange, key: KeyView | None) -> None:
-                job = self._admission.job(exchange.request, _known(key), kind)
-                if job.model.routing.split:
-                    job = self._detours.split(job)
-                self.relays.begin(exchange, job)
-
-            return route("POST", path, handler, Auth.INFERENCE)
+            return route("POST", path, self._front.work(kind), Auth.INFERENCE)
 
         for method in ("GET", "HEAD"):  # balancers and monitors ask with either
             yield route(method, "/health", self._health, Auth.OPEN)
@@ -206,32 +173,6 @@ class Gateway(BaseComponent):
         yield route("GET", f"{REQUESTS_PATH}/*", self._sight.show_request, Auth.ADMIN)
         for path in ("/api/v1", "/api/v1/*"):
             yield route("*", path, self._relay_to_controller, Auth.CONTROLLER)
-
-    def _admit(self, head: Head) -> tuple[Head, GatewayRoute, KeyView | None]:
-        """Find the route and judge who asks. Kept for `handle`, which mostly follows at once."""
-        judged = head.judged
-        if type(judged) is Admitted and self._admission.still_knows(judged):
-            self._admitted = (head, judged.route, judged.key)
-            return self._admitted
-        route = self.table.find(head.method, head.path)
-        key: KeyView | None = None
-        if route.auth is Auth.INFERENCE:
-            key = self._admission.identify(head)
-            require(key, Scope.INFERENCE)
-            if head.method == "POST":
-                check_media_type(head)
-            head.judged = self._admission.admitted(route, key)
-        elif route.auth in _SCOPES:
-            key = self._admission.identify(head)
-            require(key, _SCOPES[route.auth])
-        elif (
-            route.auth is Auth.CONTROLLER
-            and head.method not in _READING
-            and not head.fields.keys() & _CREDENTIALS
-        ):
-            raise InvalidAPIKey
-        self._admitted = (head, route, key)
-        return self._admitted
 
     def _health(self, exchange: Exchange, key: KeyView | None) -> None:
         exchange.send(200, _OK, [JSON_FIELD, _NO_STORE])
@@ -258,18 +199,18 @@ class Gateway(BaseComponent):
         exchange.send(200, msgspec.json.encode(table), [JSON_FIELD, _NO_STORE])
 
     def _list_models(self, exchange: Exchange, key: KeyView | None) -> None:
-        models = [describe_model(model) for model in self._admission.models_for(_known(key))]
+        models = [describe_model(model) for model in self._admission.models_for(known(key))]
         body = msgspec.json.encode({"object": "list", "data": models})
         exchange.send(200, body, [JSON_FIELD])
 
     def _show_model(self, exchange: Exchange, key: KeyView | None) -> None:
         name = exchange.request.path.removeprefix("/v1/models/")
-        model = self._admission.find(name, _known(key)).model
+        model = self._admission.find(name, known(key)).model
         exchange.send(200, msgspec.json.encode(describe_model(model)), [JSON_FIELD])
 
     def _engine(self, exchange: Exchange, key: KeyView | None) -> None:
         path = exchange.request.path.removeprefix(ENGINE_PREFIX)
-        job = self._admission.engine_job(exchange.request, _known(key), path)
+        job = self._admission.engine_job(exchange.request, known(key), path)
         self.relays.begin(exchange, job)
 
     def _relay_to_controller(self, exchange: Exchange, key: KeyView | None) -> None:
@@ -277,7 +218,7 @@ class Gateway(BaseComponent):
 
     def _tokenize(self, exchange: Exchange, key: KeyView | None) -> None:
         body = self._admission.body(exchange.request)
-        terms = self._admission.find(read_model(body), _known(key))
+        terms = self._admission.find(read_model(body), known(key))
         check_fields(
             body, terms.rules[Route.TOKENIZE], engine=terms.dialect.name, model=terms.model.name
         )
@@ -333,17 +274,6 @@ class Gateway(BaseComponent):
         )
 
 
-def check_media_type(head: Head) -> None:
-    """Refuse bodies that say they are something else than JSON (browsers send forms unasked).
-
-    Raises:
-        UnsupportedMediaType
-    """
-    kind = head.fields.get(b"content-type")
-    if kind is not None and kind[:16].lower() != b"application/json":
-        raise UnsupportedMediaType("the body must be JSON: send `content-type: application/json`")
-
-
 def describe_model(model: ModelView) -> dict[str, object]:
     """The OpenAI model object, with what is useful beyond it."""
     return {
@@ -355,13 +285,3 @@ def describe_model(model: ModelView) -> dict[str, object]:
         "aliases": list(model.aliases),
         "max_model_len": model.context_length,
     }
-
-
-# Private
-
-
-def _known(key: KeyView | None) -> KeyView:
-    """The key of a route that needs one: `_admit` has found it."""
-    if key is None:
-        raise InvalidAPIKey
-    return key

@@ -16,7 +16,7 @@ class Lane:
     """The way to one instance."""
 
     __slots__ = (
-        "_answer_fields",
+        "_answer_lines",
         "_heads",
         "_known_fields",
         "_known_head",
@@ -31,21 +31,23 @@ class Lane:
         self.pool = pool
         self.dialect = find_dialect(instance.engine)
         self.identity = instance.instance_id.encode()
-        self._answer_fields: dict[str, list[tuple[bytes, bytes]]] = {}
+        self._answer_lines: dict[str, bytes] = {}
         self._heads: dict[str, bytes] = {}
         self._known_fields: Fields = []
         self._known_head = AnswerHead(())
 
-    def answer_fields(self, policy: str) -> list[tuple[bytes, bytes]]:
-        """The headers that an answer carries to the client when this policy chose the instance."""
-        fields = self._answer_fields.get(policy)
-        if fields is None:
-            fields = self._answer_fields[policy] = [
-                (b"x-hostler-instance", self.identity),
-                (b"x-hostler-model", self.instance.model_name.encode()),
-                (b"x-hostler-policy", policy.encode()),
-            ]
-        return fields
+    def answer_lines(self, policy: str) -> bytes:
+        """The header lines that an answer carries to the client when this policy chose the instance."""
+        lines = self._answer_lines.get(policy)
+        if lines is None:
+            lines = self._answer_lines[policy] = field_lines(
+                [
+                    (b"x-hostler-instance", self.identity),
+                    (b"x-hostler-model", self.instance.model_name.encode()),
+                    (b"x-hostler-policy", policy.encode()),
+                ]
+            )
+        return lines
 
     def request(self, job: Job) -> bytes:
         """Build the whole request for the engine: its head is ours, framing included (F88)."""

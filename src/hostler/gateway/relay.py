@@ -7,12 +7,12 @@ failure is an error event and an unclean end, never another instance's text. Cop
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hostler.core.errors import HostlerError, WorkerLost
 from hostler.core.request import Route
 from hostler.core.serving import FallbackCause
-from hostler.gateway.answers import STREAM_FIELDS, Fields, own_error
+from hostler.gateway.answers import STREAM_LINES, own_error
 from hostler.gateway.attempt import Attempt
 from hostler.gateway.continuation import MARK, Continuation, can_continue
 from hostler.gateway.detours import Detour, cause_of, is_too_long
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hostler.gateway.relays import Relays
 
 KEEP_ALIVE = b": keep-alive\n\n"  # a comment: readers of events skip it
+_OK: Final = Outcome.OK  # as a plain name: see wire/phase.py
 # Of engines that answered: when all say `not now`, trying each triples the load. A worker that died
 # takes its requests' load with it.
 BUDGETED = frozenset({Failure.UNAVAILABLE, Failure.UNUSABLE})
@@ -117,12 +118,12 @@ class Relay:
         """
         if not self.is_open:
             self.is_open = True
-            self.exchange.start(200, STREAM_FIELDS, None)
+            self.exchange.start(200, (), None, STREAM_LINES)
         self.exchange.write(KEEP_ALIVE)
 
     # For the attempt
 
-    def start(self, fields: Fields, length: int | None) -> None:
+    def start(self, lines: bytes, length: int | None) -> None:
         """Send the head of the answer; from here on there is no other attempt."""
         self.is_started = True
         self.timeline.started(self._shared.clock())
@@ -130,34 +131,34 @@ class Relay:
         if attempt is not None:
             exchange.on_pause, exchange.on_resume = attempt.pause, attempt.resume
         if not self.is_open:
-            exchange.start(200, self._fields(fields), length)
+            exchange.start(200, (), length, lines + self._lines())
 
-    def answered(self, status: int, body: bytes, fields: Fields, outcome: Outcome) -> None:
-        """The engine answered, and this whole answer is what the client gets."""
+    def answered(self, status: int, body: bytes, lines: bytes, outcome: Outcome) -> None:
+        """The engine answered, and this whole answer is what the client gets. lines: of headers."""
         if outcome is Outcome.UPSTREAM_STATUS:
             self._shared.metrics.attempt_failed(self.job.model.name, Failure.ENGINE_ERROR.value)
             self.timeline.failed(Failure.ENGINE_ERROR.value, self._shared.clock())
             self._stop_attempt(outcome, self.job.fingerprint)
         else:
-            if outcome is Outcome.OK:
+            if outcome is _OK:
                 used = self._attempt.assembled() if self._attempt is not None else None
                 self.timeline.used = used = used or find_usage(body) or _untold(self.job)
                 if self._attempt is not None and used is not None and not used.is_estimated:
                     self._attempt.claim.answer_tokens = used.completion
             self._stop_attempt(outcome)
-            if outcome is Outcome.OK:
+            if outcome is _OK:
                 self._clear_suspicion()
-        if outcome is not Outcome.OK and _turns_away(
+        if outcome is not _OK and _turns_away(
             self,
             FallbackCause.CONTEXT_TOO_LONG if is_too_long(status, body) else None,
-            partial(_send, self, status, body, fields),
+            partial(_send, self, status, body, lines),
         ):
             return
-        _send(self, status, body, fields)
+        _send(self, status, body, lines)
 
     def succeeded(self) -> None:
         """What was started is complete."""
-        self._stop_attempt(Outcome.OK)
+        self._stop_attempt(_OK)
         self._clear_suspicion()
         self.exchange.end()
         self._finished(200)
@@ -285,14 +286,13 @@ class Relay:
         if self._shared.quarantine:
             self._shared.quarantine.note_success(self.job.fingerprint)
 
-    def _fields(self, first: Fields) -> Fields:
+    def _lines(self) -> bytes:
+        """The header lines that say who answered, and after how many attempts."""
         attempt = self._attempt
         if attempt is None:
-            return first
-        fields = first + attempt.lane.answer_fields(attempt.claim.policy)
-        if self._attempts > 1:
-            fields.append((b"x-attempts", b"%d" % self._attempts))
-        return fields
+            return b""
+        lines = attempt.lane.answer_lines(attempt.claim.policy)
+        return lines if self._attempts == 1 else b"%bx-attempts: %d\r\n" % (lines, self._attempts)
 
     def _fail(self, error: HostlerError) -> None:
         """No instance of the model served it: another model does, or the client is told."""
@@ -355,13 +355,13 @@ def _turns_away(relay: Relay, cause: FallbackCause | None, end: Callable[[], Non
     return shared.detours.go_on(relay, cause, told, partial(shared.spend, relay))
 
 
-def _send(relay: Relay, status: int, body: bytes, fields: Fields) -> None:
+def _send(relay: Relay, status: int, body: bytes, lines: bytes) -> None:
     """Send a whole answer of an engine, in whatever shape is still possible."""
     if relay.is_started:  # the rest of a stream was refused
         _tell(relay, WorkerLost())
         return
     if not relay.is_open:
-        relay.exchange.send(status, body, relay._fields(fields))
+        relay.exchange.send(status, body, (), lines + relay._lines())
     else:
         relay.exchange.write(data_event(body.replace(b"\r", b" ").replace(b"\n", b" ")))
         relay.exchange.abort()
@@ -373,7 +373,7 @@ def _tell(relay: Relay, error: HostlerError) -> None:
     exchange = relay.exchange
     if not relay.is_started and not relay.is_open:
         status, body, fields = own_error(error)
-        exchange.send(status, body, relay._fields(fields))
+        exchange.send(status, body, fields, relay._lines())
     else:
         if relay.job.stream:
             exchange.write(error_event(error))

@@ -182,11 +182,17 @@ class Timeline:
 
     def plain(self) -> str:
         """The same as text. Every text in it is an id, a name or a code: nothing to be escaped."""
-        return (
-            f"request_id={self.request_id} key_id={self.key_id} model={self.model} "
-            f"route={self.route} stream={self.stream} status={self.status} "
-            f"code={self.code or EMPTY} attempts={len(self.tries)} took_s={self.took_s or 0.0:.6f} "
-            f"first_byte_s={self.first_byte_s}"
+        return _PLAIN % (
+            self.request_id,
+            self.key_id,
+            self.model,
+            self.route,
+            self.stream,
+            self.status,
+            self.code or EMPTY,
+            len(self.tries),
+            self.took_s or 0.0,
+            self.first_byte_s,
         )
 
     # Private
@@ -223,6 +229,10 @@ class Ring:
 
 # Private
 
+_PLAIN = (
+    "request_id=%s key_id=%s model=%s route=%s stream=%s status=%s code=%s attempts=%s took_s=%.6f "
+    "first_byte_s=%s"
+)
 _NOBODY = frozenset({Overloaded.code, NoReadyInstance.code, ModelLoading.code, "draining"})
 
 

@@ -6,7 +6,7 @@ occur in generated text.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -37,12 +37,18 @@ def find_usage(body: bytes) -> Used | None:
     start = body.rfind(_MARK, max(0, len(body) - TAIL_BYTES))
     if start < 0:
         start = body.rfind(_MARK)
-    if start < 0 or (found := _OBJECT.match(body, start)) is None:
+    if start < 0:
         return None
-    told = _decoded(found[1])
+    end = body.find(b"}", start) + 1
+    if body.find(b"{", start + len(_MARK) + 2, end) >= 0:  # objects in it
+        found = _OBJECT.match(body, start)
+        end = found.end() if found is not None else 0
+    told = _decoded(body[start + len(_MARK) : end])
     used = read_usage(told) if told else None
-    if used is not None and not used.cached and (had := _CACHE_N.search(body, found.end())):
-        used.cached = min(int(had[1]), used.prompt)  # llama.cpp says it in `timings`
+    if used is not None and not used.cached and _TIMINGS in body[end:]:
+        had = _CACHE_N.search(body, end)
+        if had is not None:
+            used.cached = min(int(had[1]), used.prompt)  # llama.cpp says it in `timings`
     return used
 
 
@@ -84,17 +90,19 @@ def read_timings(told: Mapping[str, Any]) -> Used | None:
 
 # Private
 
-_MARK = b'"usage":'
+_decode: Final = msgspec.json.Decoder().decode
+_MARK: Final = b'"usage":'
 _OBJECT = re.compile(
     rb'"usage":\s*(\{[^{}]*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}[^{}]*)*\})'  # objects in it, two deep
 )
+_TIMINGS = b'"timings":'
 _CACHE_N = re.compile(rb'"timings":\s*\{[^{}]*"cache_n":\s*(\d{1,12})\b')
 _MOST = 2**40  # tokens; what is more is nonsense
 
 
 def _decoded(data: bytes) -> dict[str, Any] | None:
     try:
-        found = msgspec.json.decode(data)
+        found = _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return found if isinstance(found, dict) else None

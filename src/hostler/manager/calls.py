@@ -25,8 +25,8 @@ from hostler.manager.answers import decode_answer, error_of, json_or_none
 from hostler.routing.claim import Claim, Outcome
 from hostler.routing.router import Router
 from hostler.wire.client import fetch, stream
+from hostler.wire.sink import UpstreamLost, UpstreamStatus
 from hostler.wire.sse import EventCutter, split_events
-from hostler.wire.upstream import UpstreamLost, UpstreamStatus
 
 Body = Mapping[str, Any]
 COUNT_TIMEOUT_S = 30.0

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hostler.core.snapshot import InstanceView
 from hostler.routing.ask import Ask
 from hostler.routing.turns import Line, Turns
+
+if TYPE_CHECKING:
+    from hostler.routing.pool import ModelPool
 
 
 class Outcome(StrEnum):
@@ -36,7 +39,7 @@ class Claim:
     tokens: of its prompt, when they are counted.
     answer_tokens: set by its holder before the release, if known: fairness between keys counts them.
     back_off_s: set by its holder before a release with `busy`: so long the engine wants to be left alone.
-    bill: of a claim that came out of a queue.
+    bill: of a claim that came out of a queue. pool: the router's own, where the slot belongs.
     """
 
     __slots__ = (
@@ -47,6 +50,7 @@ class Claim:
         "bill",
         "instance",
         "policy",
+        "pool",
         "since_s",
         "tokens",
         "why",
@@ -71,6 +75,7 @@ class Claim:
         self.answer_tokens: int | None = None
         self.back_off_s = 0.0
         self.bill: Bill | None = None
+        self.pool: ModelPool | None = None
         self._take_back: Callable[[Claim, Outcome, bytes], None] | None = take_back
 
     def release(self, outcome: Outcome, *, witness: bytes = b"") -> None:

@@ -9,16 +9,16 @@ from hostler.routing.own import Guarded
 from hostler.routing.policies import (
     LeastInFlight,
     LeastTokens,
+    Policy,
     RandomTwo,
     RoundRobin,
-    RoutingPolicy,
     Weighted,
 )
 from hostler.routing.prefix import PrefixAware
 from hostler.routing.session import SessionAffinity
 
 
-def make_policy(model: ModelView) -> RoutingPolicy:
+def make_policy(model: ModelView) -> Policy:
     """Return the policy that a model's rules ask for."""
     named = model.routing.policy
     if named == "auto":
@@ -31,7 +31,7 @@ def make_policy(model: ModelView) -> RoutingPolicy:
 
 # Private
 
-_NAMED: dict[str, Callable[[], RoutingPolicy]] = {
+_NAMED: dict[str, Callable[[], Policy]] = {
     "round-robin": RoundRobin,
     "least-in-flight": LeastInFlight,
     "least-tokens": LeastTokens,

@@ -7,12 +7,13 @@ from hostler.app.telemetry import logger
 from hostler.core.errors import BadRequest
 from hostler.core.snapshot import InstanceView
 from hostler.routing.ask import Ask
-from hostler.routing.policies import LeastInFlight, Loads, RoutingPolicy
+from hostler.routing.policies import LeastInFlight, Loads, Policy
+from hostler.routing.policy import RoutingPolicy
 
 log = logger(__name__)
 
 
-def find_policy(named: str) -> type[RoutingPolicy]:
+def find_policy(named: str) -> type[RoutingPolicy] | type[Policy]:
     """Import the class called `package.module:Class`.
 
     Raises:
@@ -28,7 +29,7 @@ def find_policy(named: str) -> type[RoutingPolicy]:
             "Python that runs Hostler: install it there, or name its folder in PYTHONPATH",
             param="routing",
         ) from error
-    if not (isinstance(found, type) and issubclass(found, RoutingPolicy)):
+    if not (isinstance(found, type) and issubclass(found, RoutingPolicy | Policy)):
         raise BadRequest(
             f"routing.policy {named}: not a class that derives from hostler.RoutingPolicy",
             param="routing",
@@ -36,7 +37,7 @@ def find_policy(named: str) -> type[RoutingPolicy]:
     return found
 
 
-class Guarded(RoutingPolicy):
+class Guarded(Policy):
     """An operator's policy. Where it fails, least in flight takes its place, for that choice alone.
 
     The first failure is logged; `problem` keeps it for as long as the policy is in use.
@@ -46,7 +47,7 @@ class Guarded(RoutingPolicy):
         self._named = named
         self._model = model
         self._least = LeastInFlight()
-        self._own: RoutingPolicy | None = None
+        self._own: RoutingPolicy | Policy | None = None
         try:
             self._own = find_policy(named)()
         except BadRequest as error:

@@ -1,7 +1,7 @@
 """Which instance serves a request: one small class a policy, no I/O, no clock.
 
-Here: the interface, and the policies that look at loads and turns only. Not here: session.py,
-prefix.py, and classes of an operator's own (own.py).
+Here: those that look at loads and turns only. Not here: session.py, prefix.py, and classes of an
+operator's own (policy.py, own.py).
 """
 
 from bisect import bisect_right
@@ -25,13 +25,8 @@ class Loads:
         self.prompt_tokens: dict[str, int] = {}
 
 
-class RoutingPolicy:
-    """How a router picks. One object a model; a class of your own derives from this one.
-
-    name: what a client is told of it. why: what spoke for the last choice, in a few words: for the
-    request's timeline. wants_tokens: whether Loads.prompt_tokens must be kept. learns: whether
-    `taken` is to be called. problem: why it does not do what it should; "": it does.
-    """
+class Policy:
+    """What the policies that come with Hostler derive from: a RoutingPolicy by its shape (policy.py)."""
 
     name = "own"
     why = ""
@@ -40,20 +35,20 @@ class RoutingPolicy:
     problem = ""
 
     def choose(self, ready: Sequence[InstanceView], loads: Loads, ask: Ask) -> InstanceView:
-        """Pick one of `ready`: never empty, in the order of `update`, each with a free slot."""
+        """Pick one of `ready`."""
         raise NotImplementedError
 
     def taken(self, chosen: InstanceView, ask: Ask) -> None:
-        """The request goes there (a choice for a question takes no slot, and is not told)."""
+        """The request goes there."""
 
     def update(self, ready: Sequence[InstanceView]) -> None:
         """These are the model's ready instances from now on."""
 
     def forget(self, gone: Set[str]) -> None:
-        """The instances with these ids are no more, and will not come back."""
+        """The instances with these ids are no more."""
 
 
-class LeastInFlight(RoutingPolicy):
+class LeastInFlight(Policy):
     """The instance with the fewest requests in flight; ties take turns.
 
     When instances have different numbers of slots, the one with the smallest share of them in use.
@@ -81,7 +76,7 @@ class LeastInFlight(RoutingPolicy):
             if not best_load:
                 break
             other = ready[(turn + step) % count]
-            other_load: float = load.get(other.instance_id, 0)
+            other_load = float(load.get(other.instance_id, 0))
             if is_uneven:
                 other_load /= other.concurrency
             if other_load < best_load:
@@ -89,7 +84,7 @@ class LeastInFlight(RoutingPolicy):
         return best
 
 
-class RoundRobin(RoutingPolicy):
+class RoundRobin(Policy):
     """Each in its turn; one that is full when its turn comes is passed over."""
 
     name = "round-robin"
@@ -116,7 +111,7 @@ class RoundRobin(RoutingPolicy):
         return self._places.get(instance.instance_id, 0)
 
 
-class Weighted(RoutingPolicy):
+class Weighted(Policy):
     """Shares in proportion to weights, spread evenly: among requests numbered 1, 2, 3 … an instance
     of weight w is due at the times 1/2w, 3/2w, 5/2w …, and whoever is due first is next.
 
@@ -163,7 +158,7 @@ class Weighted(RoutingPolicy):
         return max(due, self._now)
 
 
-class LeastTokens(RoutingPolicy):
+class LeastTokens(Policy):
     """The instance with the fewest prompt tokens in flight; then the fewest requests, in turns."""
 
     name = "least-tokens"
@@ -187,7 +182,7 @@ class LeastTokens(RoutingPolicy):
         return self._least.choose(ready, loads, ask)
 
 
-class RandomTwo(RoutingPolicy):
+class RandomTwo(Policy):
     """Of two picked by chance, the one with the smaller share of its slots in use."""
 
     name = "random-two"
@@ -208,5 +203,5 @@ class RandomTwo(RoutingPolicy):
 
 def share(instance: InstanceView, loads: Loads, of_slots: bool) -> float:
     """How busy an instance is: its requests in flight, or the share of its slots that they use."""
-    in_flight = loads.in_flight.get(instance.instance_id, 0)
+    in_flight = float(loads.in_flight.get(instance.instance_id, 0))
     return in_flight / instance.concurrency if of_slots else in_flight

@@ -14,7 +14,7 @@ from hostler.core.lifecycle import State
 from hostler.core.snapshot import InstanceView, ModelView
 from hostler.routing.ask import ANYBODY, Ask
 from hostler.routing.peers import Peers
-from hostler.routing.policies import RoutingPolicy
+from hostler.routing.policies import Policy
 from hostler.routing.queue import Queue
 
 RETRY_AFTER_MAX_S = 60
@@ -47,7 +47,7 @@ class ModelPool:
         "slots",
     )
 
-    def __init__(self, model: ModelView, make_policy: Callable[[ModelView], RoutingPolicy]) -> None:
+    def __init__(self, model: ModelView, make_policy: Callable[[ModelView], Policy]) -> None:
         self.model = model
         self.policy = make_policy(model)
         self._make_policy = make_policy

@@ -12,7 +12,7 @@ from zlib import crc32
 
 from hostler.core.snapshot import InstanceView
 from hostler.routing.ask import Ask
-from hostler.routing.policies import LeastInFlight, Loads, RoutingPolicy, share
+from hostler.routing.policies import LeastInFlight, Loads, Policy, share
 
 BLOCK_BYTES = 512  # about 128 tokens: shorter beginnings are not worth a detour
 HEAD_BYTES = 32 * 1024  # of a prompt that is looked at
@@ -104,7 +104,7 @@ class PrefixTable:
                     del self._holders[block]
 
 
-class PrefixAware(RoutingPolicy):
+class PrefixAware(Policy):
     """The instance that read most of this prompt before; the least loaded one when none did, or when
     that one is busier than the least busy by more than half of its slots, or by 32 requests.
 

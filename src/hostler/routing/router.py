@@ -5,8 +5,8 @@ Snapshot → health → policy → slot. No I/O here; time comes from an injecte
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence, Set
-from functools import partial
 from time import monotonic
+from typing import Final
 
 from hostler.core.errors import HostlerError, ModelNotFound
 from hostler.core.snapshot import InstanceView, ModelView, Snapshot
@@ -15,11 +15,12 @@ from hostler.routing.claim import Claim, Outcome
 from hostler.routing.health import Health
 from hostler.routing.making import make_policy
 from hostler.routing.peers import Peers
-from hostler.routing.policies import Loads, RoutingPolicy
+from hostler.routing.policies import Loads, Policy
 from hostler.routing.pool import Busy, ModelPool
 from hostler.routing.queue import Done, Waiter
 
 NOBODY: frozenset[str] = frozenset()
+_OK: Final = Outcome.OK
 
 
 class Router:
@@ -28,7 +29,7 @@ class Router:
     def __init__(
         self,
         *,
-        make_policy: Callable[[ModelView], RoutingPolicy] = make_policy,
+        make_policy: Callable[[ModelView], Policy] = make_policy,
         queue_length: int = 128,
         queue_wait_s: float = 30.0,
         eject_s: float = 1.0,
@@ -53,7 +54,7 @@ class Router:
     def models(self) -> tuple[ModelView, ...]:
         return tuple(pool.model for pool in self._pools.values())
 
-    def policies(self) -> Mapping[str, RoutingPolicy]:
+    def policies(self) -> Mapping[str, Policy]:
         """What chooses, by model."""
         return {name: pool.policy for name, pool in self._pools.items()}
 
@@ -270,10 +271,14 @@ class Router:
             outstanding[instance_id] = outstanding.get(instance_id, 0) + tokens
         if policy.learns:
             policy.taken(chosen, ask)
-        give_back = partial(self._take_back, pool)
-        return Claim(chosen, ask, self.clock(), policy.name, policy.why, tokens, give_back)
+        now_s = self.clock()
+        claim = Claim(chosen, ask, now_s, policy.name, policy.why, tokens, self._take_back)
+        claim.pool = pool
+        return claim
 
-    def _take_back(self, pool: ModelPool, claim: Claim, outcome: Outcome, witness: bytes) -> None:
+    def _take_back(self, claim: Claim, outcome: Outcome, witness: bytes) -> None:
+        pool = claim.pool
+        assert pool is not None
         instance_id = claim.instance.instance_id
         load = self._loads.in_flight
         left = load[instance_id] - 1
@@ -292,12 +297,12 @@ class Router:
             outstanding[instance_id] -= claim.tokens
             if not outstanding[instance_id]:
                 del outstanding[instance_id]
-        if outcome is Outcome.OK:
+        if outcome is _OK:
             self.answered_s[instance_id] = now_s = self.clock()
             pool.note_service(now_s - claim.since_s)
         if pool.queue or claim.bill is not None:
             pool.queue.settle(claim)
-        if outcome is not Outcome.OK or self.health:
+        if outcome is not _OK or self.health:
             self._note(claim, pool, outcome, witness)
         if pool.queue:
             self._serve_queue(pool)

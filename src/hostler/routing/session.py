@@ -5,12 +5,12 @@ from hashlib import blake2b
 
 from hostler.core.snapshot import InstanceView
 from hostler.routing.ask import Ask
-from hostler.routing.policies import LeastInFlight, Loads, RoutingPolicy
+from hostler.routing.policies import LeastInFlight, Loads, Policy
 
 HOMES_MAX = 4096  # sessions whose first choice is remembered
 
 
-class SessionAffinity(RoutingPolicy):
+class SessionAffinity(Policy):
     """Each session ranks the instances in an order of its own; the first with a free slot serves.
 
     Rendezvous hashing (Thaler and Ravishankar 1998): when an instance goes, only its own sessions

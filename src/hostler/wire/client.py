@@ -10,8 +10,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from hostler.core.snapshot import Endpoint
 from hostler.wire.http1 import Fields, build_request
-from hostler.wire.pool import Collector, Pool, Proof, Response
-from hostler.wire.upstream import Call, PlainSink, Sink, UpstreamLost, UpstreamStatus
+from hostler.wire.pool import Pool, Proof
+from hostler.wire.sink import Collector, PlainSink, Response, Sink, UpstreamLost, UpstreamStatus
+from hostler.wire.upstream import Call
 
 __all__ = [
     "Call", "PlainSink", "Pool", "Proof", "Response", "Sink", "UpstreamLost", "UpstreamStatus",

@@ -14,7 +14,7 @@ from hostler.core.errors import HostlerError, Overloaded, RequestTooLarge, envel
 from hostler.wire import http1
 from hostler.wire.exchange import Exchange, Request, error_headers
 from hostler.wire.heads import HeadReader
-from hostler.wire.phase import LINGER_S, Phase, judge_slow
+from hostler.wire.phase import BODY, BUSY, HEAD, IDLE, LINGER, LINGER_S, Phase, judge_slow
 
 if TYPE_CHECKING:
     from hostler.wire.server import HttpServer
@@ -25,8 +25,11 @@ PIPELINE_BYTES = 64 * 1024  # of requests that wait for their turn; then reading
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class ServerConnection(asyncio.Protocol):
-    """One client's connection. Made by the server for each that is accepted."""
+class ServerConnection:
+    """One client's connection. Made by the server for each that is accepted.
+
+    An asyncio.Protocol by its methods, not by descent: a compiled class has no interpreted parent.
+    """
 
     __slots__ = (
         "_body",
@@ -57,7 +60,7 @@ class ServerConnection(asyncio.Protocol):
         self.server = server
         self.written = 0  # bytes given to the transport, ever
         self._drained = 0
-        self._phase = Phase.IDLE
+        self._phase: Phase = IDLE
         self._since_s = self._stalled_since_s = server.now_s
         self.client = ""
         self._buffer = b""
@@ -95,13 +98,13 @@ class ServerConnection(asyncio.Protocol):
             self._refuse(Overloaded("too many connections", retry_after_s=1))
 
     def data_received(self, data: bytes) -> None:
-        if self._phase is Phase.BUSY:
+        if self._phase is BUSY:
             self._buffer += data
             if len(self._buffer) > PIPELINE_BYTES and self._is_reading:
                 self._is_reading = False
                 self.transport.pause_reading()
             return
-        if self._phase is Phase.LINGER:
+        if self._phase is LINGER:
             return
         self._buffer = self._buffer + data if self._buffer else data
         self._advance()
@@ -114,7 +117,7 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._release()
-        self._phase = Phase.LINGER
+        self._phase = LINGER
         self._buffer = b""
         self._collected = bytearray()
         self._body = None
@@ -139,7 +142,7 @@ class ServerConnection(asyncio.Protocol):
         if not keep or (self.server.is_draining and not self.server.is_handing_over):
             self._close(linger=bool(self._buffer))
             return
-        self._phase = Phase.IDLE
+        self._phase = IDLE
         self._since_s = self.server.now_s
         if not self._is_reading:
             self._is_reading = True
@@ -149,17 +152,17 @@ class ServerConnection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """For draining: nothing of a request is here, so nothing is lost."""
-        if self._phase is Phase.IDLE:
+        if self._phase is IDLE:
             self._close(linger=False)
 
     @property
     def idle_since_s(self) -> float:
         """Since when it waits for a request's first byte; -1 when it does not."""
-        return self._since_s if self._phase is Phase.IDLE else -1.0
+        return self._since_s if self._phase is IDLE else -1.0
 
     def cut(self) -> None:
         """Close at once: it is idle, and its place is needed."""
-        self._phase = Phase.LINGER
+        self._phase = LINGER
         self.transport.abort()
 
     def check_deadlines(self, now_s: float, slack_s: float) -> None:
@@ -178,14 +181,14 @@ class ServerConnection(asyncio.Protocol):
             self.transport.abort()
             return
         age_s = now_s - self._since_s - slack_s
-        if self._phase is Phase.IDLE:
+        if self._phase is IDLE:
             if age_s > (limits.idle_timeout_s if self._served else limits.header_timeout_s):
                 self._close(linger=False)
-        elif self._phase is Phase.HEAD or self._phase is Phase.BODY:
+        elif self._phase is HEAD or self._phase is BODY:
             late = judge_slow(self._phase, age_s, self._received, limits)
             if late is not None:
                 self._refuse(late)
-        elif self._phase is Phase.LINGER and age_s > LINGER_S and not waiting:
+        elif self._phase is LINGER and age_s > LINGER_S and not waiting:
             end = self.transport.abort if self.transport.can_write_eof() else self.transport.close
             end()
 
@@ -197,8 +200,8 @@ class ServerConnection(asyncio.Protocol):
             return
         self._is_running = True
         try:
-            while self._phase <= Phase.BODY and self._buffer:
-                if self._phase is Phase.BODY:
+            while self._phase <= BODY and self._buffer:
+                if self._phase is BODY:
                     if not self._read_body():
                         break
                 elif not self._read_head():
@@ -225,7 +228,7 @@ class ServerConnection(asyncio.Protocol):
         refusal = server.judge(request)
         if refusal is not None:
             self._refuse_head(refusal, request, end)
-            return self._phase is Phase.IDLE
+            return self._phase is IDLE
         self._heads.accept(request)
         length = request.content_length
         if length is not None and len(buffer) - end >= length:
@@ -236,7 +239,7 @@ class ServerConnection(asyncio.Protocol):
             self._buffer = buffer[end:]
             self._hand_over(request)
             return True
-        self._phase = Phase.BODY
+        self._phase = BODY
         self._since_s = server.now_s
         self._received = 0
         self._buffer = buffer[end:]
@@ -255,8 +258,8 @@ class ServerConnection(asyncio.Protocol):
         too_large = http1.head_too_large(line_end, len(buffer), limits)
         if too_large is not None:
             raise too_large
-        if self._phase is Phase.IDLE:
-            self._phase = Phase.HEAD
+        if self._phase is IDLE:
+            self._phase = HEAD
             self._since_s = self.server.now_s
 
     def _read_body(self) -> bool:
@@ -297,7 +300,7 @@ class ServerConnection(asyncio.Protocol):
         self._held = 0
 
     def _hand_over(self, request: Request) -> None:
-        self._phase = Phase.BUSY
+        self._phase = BUSY
         self._request = None
         self._exchange = exchange = Exchange(self, request, self.client)
         try:
@@ -321,7 +324,7 @@ class ServerConnection(asyncio.Protocol):
             self._refuse(error)
             return
         self._buffer = self._buffer[end + (length or 0) :]
-        self._phase = Phase.BUSY
+        self._phase = BUSY
         self._request = None
         self._exchange = Exchange(self, request, self.client)
         self._exchange.send_error(error)
@@ -360,7 +363,7 @@ class ServerConnection(asyncio.Protocol):
         linger: the client may still be sending; closing at once would reset the connection and
             could destroy the answer before the client has read it.
         """
-        self._phase = Phase.LINGER
+        self._phase = LINGER
         self._since_s = self.server.now_s
         self._buffer = b""
         if not linger:

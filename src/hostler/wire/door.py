@@ -10,6 +10,7 @@ import resource
 import socket
 import ssl
 from collections.abc import Callable
+from typing import cast
 
 BACKLOG = 4096
 SHUT_AT, OPEN_AT = 0.9, 0.85  # of the files this process may open
@@ -19,18 +20,19 @@ CLOSE_S = 2.0  # how long the end of a TLS connection may take
 class Door:
     """One listening socket, TCP or Unix; it belongs to the door.
 
+    make: a new asyncio.Protocol, by its methods, for each connection.
     tls: None for plain HTTP. handshake_s: how long a handshake may take.
     """
 
     def __init__(
         self,
         sock: socket.socket,
-        make: Callable[[], asyncio.Protocol],
+        make: Callable[[], object],
         tls: ssl.SSLContext | None = None,
         handshake_s: float = 10.0,
     ) -> None:
         self._sock = sock
-        self._make = make
+        self._make = cast(Callable[[], asyncio.Protocol], make)
         self._tls = tls
         self._handshake_s = handshake_s
         self._server: asyncio.Server | None = None

@@ -11,9 +11,12 @@ if TYPE_CHECKING:
 
 
 class Request(Head):
-    """A whole request: its head, its body, and the id its answer will carry."""
+    """A whole request: its head, its body, and the id its answer will carry.
 
-    __slots__ = ("body", "request_id")
+    is_known: an equal head was judged good before, but for its length.
+    """
+
+    __slots__ = ("body", "is_known", "request_id")
 
     def __init__(
         self,
@@ -26,6 +29,7 @@ class Request(Head):
         super().__init__(method, target, version, headers, same)
         self.body = b""
         self.request_id = ""
+        self.is_known = same is not None
 
 
 class Exchange:
@@ -80,12 +84,21 @@ class Exchange:
         """Has a byte of the answer been sent?"""
         return self._started
 
-    def send(self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        """Send a whole answer. Length, date, request id and connection headers are added here."""
+    def send(
+        self,
+        status: int,
+        body: bytes,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        lines: bytes = b"",
+    ) -> None:
+        """Send a whole answer. Length, date, request id and connection headers are added here.
+
+        lines: more headers, as `field_lines` made them before.
+        """
         connection = self._connection
         if connection is None:
             return
-        head = self._head(connection, status, headers, len(body))
+        head = self._head(connection, status, headers, len(body), lines)
         data = head + b"\r\n" if self._bodiless else b"%b\r\n%b" % (head, body)
         connection.write(data)
         self._finish(connection, self._keep)
@@ -98,12 +111,16 @@ class Exchange:
         self.send(error.http_status, envelope(error), error_headers(error))
 
     def start(
-        self, status: int, headers: Sequence[tuple[bytes, bytes]], length: int | None
+        self,
+        status: int,
+        headers: Sequence[tuple[bytes, bytes]],
+        length: int | None,
+        lines: bytes = b"",
     ) -> None:
-        """Send the head of an answer whose body follows. length: None for chunks."""
+        """Send the head of an answer whose body follows. length: None for chunks. lines: as in `send`."""
         connection = self._connection
         if connection is not None:
-            connection.write(self._head(connection, status, headers, length) + b"\r\n")
+            connection.write(self._head(connection, status, headers, length, lines) + b"\r\n")
 
     def write(self, data: bytes) -> None:
         """Send a part of the body; framed when chunked."""
@@ -161,11 +178,13 @@ class Exchange:
         status: int,
         headers: Sequence[tuple[bytes, bytes]],
         length: int | None,
+        lines: bytes,
     ) -> bytes:
         """Return the head of the answer without its empty line, and note how the body is framed."""
         if self._started:
             raise RuntimeError("this answer has already been started")
-        lines = field_lines(headers) if headers else b""
+        if headers:
+            lines = field_lines(headers) + lines
         self._started = True
         request = self.request
         is_empty = status == 204 or status == 304

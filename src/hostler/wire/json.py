@@ -1,6 +1,6 @@
 """parse_json: strict JSON, and only what can be written again (F92)."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -8,6 +8,7 @@ from hostler.core.errors import InvalidJSON
 
 DEPTH = 64
 
+_decode: Final = msgspec.json.Decoder().decode
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _BRACES_TO_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
@@ -25,15 +26,25 @@ def parse_json(body: bytes, depth: int = DEPTH) -> Any:
             or a double; a lone surrogate; nested too deeply. Never anything else, and whatever is
             returned can be encoded again.
     """
+    value = parse_json_to_encode(body, depth)
+    if _LONG_NUMBER in body.translate(_DIGITS_TO_ZERO) and _has_large_integer(value):
+        raise large_integer()
+    return value
+
+
+def parse_json_to_encode(body: bytes, depth: int) -> Any:
+    """As `parse_json`, but an integer beyond 64 bits stands: to encode it raises OverflowError."""
     if body.count(b"[") + body.count(b"{") > depth and _is_deeper(body, depth):
         raise InvalidJSON(f"the body is nested more than {depth} deep")
     try:
-        value = msgspec.json.decode(body)
+        return _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise InvalidJSON(_reason(error)) from None
-    if _LONG_NUMBER in body.translate(_DIGITS_TO_ZERO) and _has_large_integer(value):
-        raise InvalidJSON("the body holds an integer that does not fit into 64 bits")
-    return value
+
+
+def large_integer() -> InvalidJSON:
+    """The error of a body with a number that no engine could be sent."""
+    return InvalidJSON("the body holds an integer that does not fit into 64 bits")
 
 
 # Private

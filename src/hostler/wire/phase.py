@@ -1,6 +1,7 @@
 """What a client's connection waits for, and how long that may take."""
 
 from enum import IntEnum
+from typing import Final
 
 from hostler.app.config import HttpLimits
 from hostler.core.errors import RequestTimeout
@@ -18,11 +19,19 @@ class Phase(IntEnum):
     LINGER = 4  # the end: everything is said, what still comes is dropped
 
 
+# The same as plain names: to compiled code a constant, where a member is a look-up each time.
+IDLE: Final = Phase.IDLE
+HEAD: Final = Phase.HEAD
+BODY: Final = Phase.BODY
+BUSY: Final = Phase.BUSY
+LINGER: Final = Phase.LINGER
+
+
 def judge_slow(
     phase: Phase, age_s: float, received: int, limits: HttpLimits
 ) -> RequestTimeout | None:
     """Say whether a head or a body comes too slowly (F90). received: bytes of the body so far."""
-    if phase is Phase.HEAD:
+    if phase is HEAD:
         if age_s > limits.header_timeout_s:
             return RequestTimeout("the request's head did not arrive in time")
         return None

@@ -7,13 +7,14 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable
+from typing import cast
 
 import msgspec
 
 from hostler.core.snapshot import Endpoint
-from hostler.wire.http1 import Fields
 from hostler.wire.reply import ReplyHead
-from hostler.wire.upstream import Call, Connection, PlainSink, Sink, UpstreamLost
+from hostler.wire.sink import Collector, Sink, UpstreamLost
+from hostler.wire.upstream import Call, Connection
 
 IDLE_CONNECTIONS = 256  # kept by one pool
 PROOF_BYTES = 1024 * 1024  # of a proof's answer
@@ -155,11 +156,12 @@ class Pool:
     async def _open(self) -> Connection:
         endpoint = self.endpoint
         connection = Connection(self)
+        protocol = cast(asyncio.Protocol, connection)
         if endpoint.socket:
-            await self._loop.create_unix_connection(lambda: connection, endpoint.socket)
+            await self._loop.create_unix_connection(lambda: protocol, endpoint.socket)
         else:
             await self._loop.create_connection(
-                lambda: connection,
+                lambda: protocol,
                 endpoint.host,
                 endpoint.port,
                 ssl=self._tls,
@@ -194,47 +196,3 @@ class Pool:
             connection.transport.abort()
         if self._idle and not self._is_closed:
             self._sweep_handle = self._loop.call_later(self._idle_s, self._sweep)
-
-
-class Response(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole answer."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first header of this lower-case name."""
-        return next((value for key, value in self.headers if key == name), None)
-
-
-class Collector(PlainSink):
-    """A sink that puts a whole answer into a future."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, most_bytes: int) -> None:
-        self.answer: asyncio.Future[Response] = loop.create_future()
-        self.call: Call | None = None
-        self._most_bytes = most_bytes
-        self._status = 0
-        self._headers: Fields = []
-        self._body = bytearray()
-
-    def on_head(self, status: int, headers: Fields, length: int | None) -> None:
-        told = [] if length is None else [(b"content-length", b"%d" % length)]
-        self._status, self._headers = status, headers + told
-
-    def on_data(self, data: bytes) -> None:
-        self._body += data
-        if len(self._body) > self._most_bytes and self.call is not None:
-            self.call.cancel()
-            self.on_lost(UpstreamLost("the answer is too long", sent_bytes=True, got_bytes=True))
-
-    def on_end(self) -> None:
-        if not self.answer.done():
-            self.answer.set_result(
-                Response(status=self._status, headers=self._headers, body=bytes(self._body))
-            )
-
-    def on_lost(self, error: UpstreamLost) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)

@@ -6,6 +6,7 @@ last one in its content-length alone is recognised and not read again.
 
 import re
 from enum import IntEnum
+from typing import Final
 
 import httptools
 
@@ -26,6 +27,13 @@ class Framing(IntEnum):
     LENGTH = 1  # after so many bytes
     CHUNKED = 2  # after the chunk of size 0
     CLOSE = 3  # with the connection
+
+
+# The same as plain names: see phase.py.
+NONE: Final = Framing.NONE
+LENGTH: Final = Framing.LENGTH
+CHUNKED: Final = Framing.CHUNKED
+CLOSE: Final = Framing.CLOSE
 
 
 class ReplyHead:
@@ -51,7 +59,7 @@ class ReplyHead:
         self.length = int(lengths.pop()) if lengths else 0
         self.keep = keep
         self.before, self.after = raw, b""
-        if framing is Framing.LENGTH:
+        if framing is LENGTH:
             found = _LENGTH.search(raw)
             if found is not None:
                 self.before, self.after = raw[: found.start(1)], raw[found.end(1) :]
@@ -77,15 +85,15 @@ def read_head(raw: bytes, *, is_for_head: bool) -> ReplyHead:
     names = [name for name, _ in headers]
     coded = b"transfer-encoding" in names
     if is_for_head or status < 200 or status in (204, 304):
-        return ReplyHead(raw, status, headers, Framing.NONE, keep)
+        return ReplyHead(raw, status, headers, NONE, keep)
     if coded:
         coding = next(value for name, value in headers if name == b"transfer-encoding")
         if coding.lower() != b"chunked" or names.count(b"transfer-encoding") > 1:
             raise BadReply("the answer has a transfer-encoding that is not `chunked`")
-        return ReplyHead(raw, status, headers, Framing.CHUNKED, keep)
+        return ReplyHead(raw, status, headers, CHUNKED, keep)
     if _LENGTH_NAME not in names:
-        return ReplyHead(raw, status, headers, Framing.CLOSE, keep=False)
-    return ReplyHead(raw, status, headers, Framing.LENGTH, keep)
+        return ReplyHead(raw, status, headers, CLOSE, keep=False)
+    return ReplyHead(raw, status, headers, LENGTH, keep)
 
 
 class ChunkReader:
@@ -190,7 +198,10 @@ def whole_chunks(data: bytes) -> tuple[int, int]:
 
 # Private
 
-_SIZE, _DATA, _DATA_END, _TRAILER = range(4)
+_SIZE: Final = 0
+_DATA: Final = 1
+_DATA_END: Final = 2
+_TRAILER: Final = 3
 _LENGTH_NAME = b"content-length"
 _LINE_BYTES = 4096  # of a chunk's size line or a trailer field
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]+)(?=[ \t]*\r\n)")

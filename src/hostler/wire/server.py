@@ -78,7 +78,7 @@ class HttpServer:
         self._unix_paths: list[tuple[Path, int]] = []  # with the inode of ours
         self._sweep_handle: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
-        self._id_prefix = secrets.token_hex(6)
+        self._id_prefix = f"{secrets.token_hex(6)}-"  # of this process, then a number
         self._id_count = 0
         shortest_s = min(
             limits.header_timeout_s,
@@ -190,10 +190,15 @@ class HttpServer:
         if given is not None and _REQUEST_ID.fullmatch(given) is not None:
             return given.decode()
         self._id_count += 1
-        return f"{self._id_prefix}{self._id_count:x}"
+        return self._id_prefix + str(self._id_count)
 
     def judge(self, head: Request) -> HostlerError | None:
         """Say why a request is refused before its body is read, if it is."""
+        if head.is_known:  # all but its length has been judged here
+            length = head.content_length
+            if length is not None and length > self.limits.body_bytes:
+                return check_declared_body(head, self.limits.body_bytes)
+            return self._on_head(head) if self._on_head is not None else None
         hosts = self._allowed_hosts
         if hosts is not None and not hosts.allows(head.fields[b"host"]):
             return MisdirectedRequest()

@@ -1,16 +1,19 @@
-"""Connection, Call and Sink: one exchange with an engine, seen from our side.
+"""Connection and Call: one exchange with an engine, seen from our side.
 
-How an answer is read is `wire/reply.py`. The sink is called once for all body bytes of a read; a sink
-that asks for it gets whole chunks as they were framed.
+How an answer is read is `wire/reply.py`; who gets it is `wire/sink.py`. The sink is called once for all
+body bytes of a read; a sink that asks for it gets whole chunks as they were framed.
 """
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
-from hostler.wire.http1 import Fields
 from hostler.wire.reply import (
+    CHUNKED,
+    CLOSE,
     HEAD_BYTES,
+    LENGTH,
+    NONE,
     BadReply,
     ChunkReader,
     Framing,
@@ -18,77 +21,12 @@ from hostler.wire.reply import (
     read_head,
     whole_chunks,
 )
+from hostler.wire.sink import Sink, UpstreamLost
 
 if TYPE_CHECKING:
     from hostler.wire.pool import Pool
 
 log = logging.getLogger(__name__)
-
-
-class UpstreamLost(Exception):
-    """The answer did not arrive, or not whole.
-
-    refused: no connection came about, so the request was certainly not seen.
-    sent_bytes: the server may have seen the request. got_bytes: a byte of the answer came.
-    timed_out: a deadline of ours passed.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        refused: bool = False,
-        sent_bytes: bool = False,
-        got_bytes: bool = False,
-        timed_out: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.refused = refused
-        self.sent_bytes = sent_bytes
-        self.got_bytes = got_bytes
-        self.timed_out = timed_out
-
-
-class UpstreamStatus(Exception):
-    """The server answered with an error status. `body` is what it said."""
-
-    def __init__(self, status: int, body: bytes, headers: Fields) -> None:
-        super().__init__(f"answered {status}")
-        self.status = status
-        self.body = body
-        self.headers = headers
-
-
-class Sink(Protocol):
-    """Who gets an answer: on_head, on_data..., then on_end or on_lost; nothing after `cancel`.
-
-    length: what content-length says, which is not among the headers.
-    takes_chunks: whole chunks of SSE events may come by `on_chunks`, as they were framed. It says
-        whether it took them; if not, the same bytes come by `on_data`, without their frames.
-    """
-
-    @property
-    def takes_chunks(self) -> bool: ...
-
-    def on_chunks(self, frames: bytes, count: int) -> bool: ...
-
-    def on_head(self, status: int, headers: Fields, length: int | None) -> None: ...
-
-    def on_data(self, data: bytes) -> None: ...
-
-    def on_end(self) -> None: ...
-
-    def on_lost(self, error: UpstreamLost) -> None: ...
-
-
-class PlainSink:
-    """The part of a Sink that cares for no frames."""
-
-    __slots__ = ()
-    takes_chunks = False
-
-    def on_chunks(self, frames: bytes, count: int) -> bool:
-        return False
 
 
 class Call:
@@ -156,8 +94,8 @@ class Call:
         )
 
 
-class Connection(asyncio.Protocol):
-    """One connection of a pool. Carries one call at a time."""
+class Connection:
+    """One connection of a pool. Carries one call at a time. An asyncio.Protocol by its methods."""
 
     __slots__ = (
         "_chunks",
@@ -226,8 +164,14 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         """The server closes; that ends an answer that has no other end."""
         call = self.call
-        if call is not None and self._framing is Framing.CLOSE:
+        if call is not None and self._framing is CLOSE:
             self._finish(call)
+
+    def pause_writing(self) -> None:
+        """A request is written whole, and waits in memory."""
+
+    def resume_writing(self) -> None:
+        """See pause_writing."""
 
     def connection_lost(self, error: Exception | None) -> None:
         self._pool.forget(self)
@@ -243,7 +187,7 @@ class Connection(asyncio.Protocol):
         known = self._pool.known_head
         if known is not None and data.startswith(known.before) and not call.is_for_head:
             end = len(known.before)
-            if known.framing is Framing.LENGTH:
+            if known.framing is LENGTH:
                 stop = data.find(b"\r", end, end + 20)
                 digits = data[end:stop]
                 if digits.isdigit() and data.startswith(known.after, stop):
@@ -267,25 +211,25 @@ class Connection(asyncio.Protocol):
                 break  # the others are interim answers
         if head.status == 200 and not call.is_for_head:
             self._pool.known_head = head
-        length = head.length if head.framing is Framing.LENGTH else 0
+        length = head.length if head.framing is LENGTH else 0
         return self._begin(call, head, length, data)
 
     def _begin(self, call: Call, head: ReplyHead, length: int, rest: bytes) -> bytes:
         self._framing = head.framing
         self._left = length
         self._keep = head.keep
-        if head.framing is Framing.CHUNKED:
+        if head.framing is CHUNKED:
             self._chunks = ChunkReader()
-        told = length if head.framing is not Framing.NONE else head.length
+        told = length if head.framing is not NONE else head.length
         call.sink.on_head(head.status, head.headers, told if head.has_length else None)
         return rest
 
     def _take_body(self, call: Call, data: bytes) -> None:
         framing = self._framing
-        if framing is Framing.CHUNKED:
+        if framing is CHUNKED:
             self._take_chunks(call, data)
             return
-        if framing is Framing.CLOSE:
+        if framing is CLOSE:
             if data:
                 call.sink.on_data(data)
             return

@@ -17,7 +17,7 @@ GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 PLAIN = (
-    rb"HTTP/1\.1 200 OK\r\nx-request-id: [0-9a-f]+\r\ncontent-length: %d\r\n"
+    rb"HTTP/1\.1 200 OK\r\nx-request-id: [0-9a-f]+-[0-9]+\r\ncontent-length: %d\r\n"
     rb"content-type: text/plain\r\n\r\n%b"
 )
 

@@ -33,6 +33,7 @@ class HeadReader:
             stop = buffer.find(b"\r", start, start + _DIGITS_MAX + 1)
             digits = buffer[start:stop]
             if stop > 0 and digits.isdigit() and buffer.startswith(self._after, stop):
+                self._fresh = b""  # of one that was refused meanwhile: no other may be taken for it
                 return _twin(known, digits), stop + len(self._after)
         end = buffer.find(b"\r\n\r\n") + 4
         if end == 3:
@@ -41,8 +42,10 @@ class HeadReader:
             too_large = head_too_large(buffer.find(b"\r\n"), end, limits)
             if too_large is not None:
                 raise too_large
-        self._fresh = raw = buffer[:end]
-        return parse_head(raw, limits.header_fields, Request), end
+        raw = buffer[:end]
+        request = parse_head(raw, limits.header_fields, Request)
+        self._fresh = raw
+        return request, end
 
     def accept(self, request: Request) -> None:
         """The last head that was read is good: recognise it when it comes again.

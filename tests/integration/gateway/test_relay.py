@@ -7,7 +7,7 @@ import msgspec
 
 from hostler.app.config import GatewayConfig
 from hostler.testing import fake_text
-from tests.integration.gateway.rig import OTHER_USER, error_of, rig, text_of
+from tests.integration.gateway.rig import OTHER_USER, USER, error_of, rig, text_of
 from tests.unit.routing.fleet import model
 
 
@@ -307,5 +307,32 @@ def test_F06_a_slow_worker_gets_its_share_and_is_not_put_out() -> None:
                     tasks.create_task(client(number))
             capacity = (1 / 400) / (1 / 400 + 2 / 40)
             assert 0 < counted[b"slow"] <= 2 * capacity * counted.total()
+
+    asyncio.run(main())
+
+
+def test_F88_of_two_clients_behind_one_connection_each_is_asked_for_its_own_key() -> None:
+    async def main() -> None:
+        async with rig() as ours:
+            await ours.start_engine("a")
+            ours.publish()
+            reader, writer = await asyncio.open_connection("127.0.0.1", ours.port)
+            body = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
+
+            async def asked_with(key: str) -> int:
+                writer.write(
+                    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+                    b"Authorization: Bearer %b\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\n\r\n%b" % (key.encode(), len(body), body)
+                )
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                await reader.readexactly(length)
+                return int(head.split()[1])
+
+            wrong = USER.plain[:-4] + "AAAA"
+            statuses = [await asked_with(key) for key in (USER.plain, wrong) * 3]
+            assert statuses == [200, 401] * 3
+            writer.close()
 
     asyncio.run(main())

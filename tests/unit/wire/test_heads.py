@@ -87,3 +87,24 @@ def test_a_head_that_was_not_accepted_is_not_known() -> None:
     again = reader.read(raw, LIMITS)
     assert again is not None
     assert again[0].judged is None
+
+
+def test_a_head_that_was_refused_is_never_taken_for_the_one_that_came_after_it() -> None:
+    reader = HeadReader()
+    good = START + b"Authorization: good\r\nContent-Length: 5\r\n\r\n"
+    bad = START + b"Authorization: bad\r\nContent-Length: 5\r\n\r\n"
+
+    def read(raw: bytes) -> Request:
+        found = reader.read(raw, LIMITS)
+        assert found is not None
+        return found[0]
+
+    first = read(good)
+    first.judged = "good"
+    reader.accept(first)
+    assert read(bad).judged is None  # refused: not accepted, and its connection may go on
+    again = read(good)
+    assert again.judged == "good"
+    reader.accept(again)
+    stranger = read(bad)
+    assert (stranger.judged, stranger.fields[b"authorization"]) == (None, b"bad")

@@ -1,15 +1,21 @@
 """StatePaths: where everything of one state folder lives, and who may read it."""
 
+import errno
 import hashlib
 import os
+import shutil
+import socket
 import stat
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from hostler.core.errors import StartupError
 
 # A Unix socket's path may have 107 bytes; a socket's name here has up to 32.
 _LONGEST_RUN_DIR = 70
+_STALE_S = 3600.0  # a folder outside in which nothing was made for so long may be nobody's
 
 
 class StatePaths:
@@ -51,11 +57,26 @@ class StatePaths:
                     "choose another with --state-dir"
                 ) from error
         self._check_owned(self.run_dir)
+        if self._is_outside:
+            _sweep(self.run_dir)
         if not os.access(self.state_dir, os.W_OK | os.X_OK):
             raise StartupError(
                 f"state folder {self.state_dir}: not writable by this user; "
                 "change its permissions or choose another with --state-dir"
             )
+
+    def leave(self, *, is_last: bool = False) -> None:
+        """Remove the run folder where it lies outside the state folder and nothing is in it any more.
+
+        is_last: whoever asks knows that no process of this state folder lives: files in it are stale.
+        """
+        if not self._is_outside:
+            return
+        if is_last:
+            shutil.rmtree(self.run_dir, ignore_errors=True)
+        else:
+            with suppress(OSError):  # not empty: somebody lives there
+                self.run_dir.rmdir()
 
     def gateway_socket_of(self, number: int) -> Path:
         """The own socket of one gateway of several; they are numbered from 1."""
@@ -84,12 +105,16 @@ class StatePaths:
 
     # Private
 
+    @property
+    def _is_outside(self) -> bool:
+        return self.run_dir.parent != self.state_dir
+
     def _run_dir(self) -> Path:
         inside = self.state_dir / "run"
         if len(os.fsencode(inside)) <= _LONGEST_RUN_DIR:
             return inside
         digest = hashlib.sha256(os.fsencode(self.state_dir)).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"hostler-{os.getuid()}-{digest}"
+        return Path(tempfile.gettempdir()) / f"{outside_name()}{digest}"
 
     @staticmethod
     def _check_owned(folder: Path) -> None:
@@ -99,3 +124,31 @@ class StatePaths:
             raise StartupError(f"run folder {folder}: not a folder of this user; remove it")
         if stat.S_IMODE(facts.st_mode) & 0o077:
             folder.chmod(0o700)
+
+
+def outside_name() -> str:
+    """How the names of run folders outside begin."""
+    return f"hostler-{os.getuid()}-"
+
+
+# Private
+
+
+def _sweep(ours: Path) -> None:
+    """Remove run folders like ours that a server left which was killed: old ones where nobody listens."""
+    for folder in ours.parent.glob(f"{outside_name()}*"):
+        with suppress(OSError):
+            facts = folder.lstat()
+            is_ours = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid()
+            is_old = facts.st_mtime < time.time() - _STALE_S
+            if folder != ours and is_ours and is_old and not any(map(_listens, folder.iterdir())):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _listens(path: Path) -> bool:
+    """Is this the socket of a process that lives, of whatever kind, answering or not?"""
+    if not path.is_socket():
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        return sock.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT)

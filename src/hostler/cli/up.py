@@ -110,9 +110,11 @@ async def _up(settings: Config, names: tuple[str, ...], load: Callable[[], Confi
             supervisor = Supervisor(paths, settings, socks, load)
             write_record(paths, url)
             try:
-                return await _serve(supervisor, settings, paths, url, began_s)
+                code = await _serve(supervisor, settings, paths, url, began_s)
             finally:
                 paths.up_record.unlink(missing_ok=True)
+            paths.leave(is_last=True)
+            return code
 
 
 async def _serve(

@@ -335,6 +335,7 @@ class LocalWorkerManager(DirectRequests):
     async def _run(self, up: asyncio.Future[None]) -> None:
         """Hold every part until asked to stop; in reverse order they end."""
         async with AsyncExitStack() as stack:
+            stack.callback(self.paths.leave)
             for running in (self.journal.running, self.writer.running, self.usage.running):
                 await stack.enter_async_context(running())
             await asyncio.to_thread(sweep, self.paths.models_dir)  # what a killed fetch left

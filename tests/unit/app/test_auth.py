@@ -7,7 +7,7 @@ import re
 import stat
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -204,10 +204,11 @@ def test_F111_no_secret_is_compared_with_an_operator() -> None:
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> StatePaths:
+def paths(tmp_path: Path) -> Iterator[StatePaths]:
     made = StatePaths(tmp_path / "state")
     made.create()
-    return made
+    yield made
+    made.leave()
 
 
 def admin_keys(store: MemoryStore) -> list[bool]:

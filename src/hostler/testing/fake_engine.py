@@ -7,13 +7,10 @@ Orders are in `fake_script`, answers in `fake_answers`. It must start quickly, s
 """
 
 import asyncio
-import contextlib
-import socket
 import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import uvloop
@@ -21,6 +18,7 @@ import uvloop
 from hostler.testing import fake_faults, fake_text
 from hostler.testing.executions import End, Execution, ExecutionLog
 from hostler.testing.fake_answers import CREATED, MAKERS, Answer, Refused, make_answer
+from hostler.testing.fake_door import Door
 from hostler.testing.fake_http import Connection, Request, whole
 from hostler.testing.fake_run import run_answer
 from hostler.testing.fake_script import Script, merge, parse_script
@@ -38,6 +36,7 @@ class FakeEngine:
         self.model = model
         self.script = script
         self.log = log
+        self.door: Door | None = None
         self.grandchildren: list[int] = []
         self._tasks = tasks
         self._prepared: dict[tuple[str, bytes], Answer] = {}
@@ -203,6 +202,9 @@ class FakeEngine:
             return _error(400, str(error), "invalid_value")
         self._prepared.clear()
         self._rate_debt = 0.0
+        if self.script.refuse_s and self.door is not None:
+            self._tasks.create_task(self.door.refuse(self.script.refuse_s))
+            self.script = merge(self.script, {"refuse_s": None})
         if self.script.grandchildren and not self.grandchildren:
             self.grandchildren = fake_faults.spawn_grandchildren()
         return _json(self.script)
@@ -233,18 +235,12 @@ async def serve(arguments: "Arguments") -> int:
         fake_faults.on_sigterm(loop, lambda: engine.script.sigterm, log, stop)
         if script.grandchildren:
             engine.grandchildren = fake_faults.spawn_grandchildren()
-        if arguments.socket:
-            with contextlib.suppress(FileNotFoundError):
-                Path(arguments.socket).unlink()
-            server = await loop.create_unix_server(engine.connect, arguments.socket, backlog=1024)
-        else:
-            listener = socket.create_server((arguments.host, arguments.port), backlog=1024)
-            sys.stderr.write(f"listening on {arguments.host}:{listener.getsockname()[1]}\n")
-            sys.stderr.flush()
-            server = await loop.create_server(engine.connect, sock=listener)
-        async with contextlib.AsyncExitStack() as stack:
-            stack.callback(server.close)
+        door = engine.door = Door(engine.connect, arguments.socket, arguments.host, arguments.port)
+        await door.open()
+        try:
             await stop.wait()
+        finally:
+            door.shut()
     return 0
 
 

@@ -3,6 +3,8 @@ so a fault there cannot hide itself here. It is strict about nothing: use it on 
 """
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import cast
@@ -120,10 +122,20 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.close()
 
-    def abort(self) -> None:
-        """Close at once, dropping what is not written yet."""
+    def reset(self) -> None:
+        """Break off: on TCP the client's next read is an error; a Unix socket just ends."""
         if self.transport is not None:
+            sock = self.transport.get_extra_info("socket")
+            if sock.family != socket.AF_UNIX:
+                at_once = struct.pack("ii", 1, 0)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
             self.transport.abort()
+
+    def leave(self) -> None:
+        """Close as soon as nothing is under way here."""
+        self._close_after = self._answers + 1
+        if not self._busy:
+            self.close()
 
     # Private
 

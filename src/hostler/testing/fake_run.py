@@ -7,6 +7,8 @@ from hostler.testing.executions import Execution, ExecutionLog
 from hostler.testing.fake_answers import Answer
 from hostler.testing.fake_http import Connection
 
+GARBAGE = b"\x16\x03\x01\x02\x00this is no HTTP\r\n\r\n"
+
 
 async def run_answer(
     connection: Connection, answer: Answer, execution: Execution, log: ExecutionLog
@@ -32,15 +34,18 @@ async def _run_whole(
     connection: Connection, answer: Answer, execution: Execution, log: ExecutionLog
 ) -> None:
     script = answer.script
+    head = answer.whole[: answer.whole.index(b"\r\n\r\n") + 4]
     if script.half_alive:
-        connection.send(answer.whole.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+        connection.send(head)
         await _for_ever()
     if script.delay_ms:
         await asyncio.sleep(script.delay_ms * answer.tokens / 1000)
     for place in (script.crash_at, script.hang_at):
         if place:  # in a whole answer any token is before the first byte
             await _point(place, connection, answer, execution, log)
-    if script.half_at is not None or script.ending in ("cut", "reset"):
+    if await _spoil_head(connection, answer, head):
+        return
+    if script.spoil or script.half_at is not None or script.ending in ("cut", "reset"):
         await _send(connection, answer, answer.whole[: len(answer.whole) // 2])
         await _stop_short(connection, answer, execution, log)
         return
@@ -53,7 +58,10 @@ async def _run_stream(
 ) -> None:
     script = answer.script
     kind = script.content_type or "text/event-stream; charset=utf-8"
-    connection.send(fake_http.head(200, "cache-control: no-cache\r\n", kind, None))
+    head = fake_http.head(200, "cache-control: no-cache\r\n", kind, None)
+    if await _spoil_head(connection, answer, head):
+        return
+    connection.send(head)
     if script.half_alive:
         await _for_ever()
     for event in answer.events:
@@ -61,6 +69,11 @@ async def _run_stream(
             await asyncio.sleep(script.delay_ms / 1000)
         if execution.tokens == script.half_at:
             await _send(connection, answer, fake_http.chunk(event[: len(event) // 2]))
+            await _stop_short(connection, answer, execution, log)
+            return
+        if script.spoil and 2 * execution.tokens >= len(answer.events):
+            frame = fake_http.chunk(event)
+            await _send(connection, answer, frame[: len(frame) // 2])
             await _stop_short(connection, answer, execution, log)
             return
         await _send(connection, answer, fake_http.chunk(event))
@@ -103,10 +116,29 @@ async def _stop_short(
     script = answer.script
     if script.half_at is not None:
         await _crash(script.crash_with, execution, log)
-    if script.ending == "reset":
-        connection.abort()
+    if script.ending == "reset" or script.spoil:
+        await _reset(connection)
     else:
         connection.close()
+
+
+async def _spoil_head(connection: Connection, answer: Answer, head: bytes) -> bool:
+    """Say half of a head, or what is none, if the script wants that; return whether it did."""
+    match answer.script.spoil:
+        case "head":
+            await _send(connection, answer, head[: len(head) // 2])
+            await _reset(connection)
+        case "garbage":
+            await _send(connection, answer, GARBAGE)
+            connection.close()
+        case _:
+            return False
+    return True
+
+
+async def _reset(connection: Connection) -> None:
+    await asyncio.sleep(0.01)  # what was written arrives first
+    connection.reset()
 
 
 async def _crash(how: str, execution: Execution, log: ExecutionLog) -> None:

@@ -35,6 +35,9 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     half_alive: bool = False  # sends the head of an answer, then nothing
     half_at: Count | None = None  # half an event after k tokens, then crash_with
     ending: Literal["done", "no_done", "no_finish", "cut", "reset"] = "done"
+    spoil: Literal["", "head", "chunk", "garbage"] = (
+        ""  # its bytes: see docs/reference/fake-engine.md
+    )
     status: int = 0  # answer with this one instead
     status_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0  # so often; evenly, not at random
     status_body: Literal["openai", "garbage", "empty", "too_long"] = "openai"
@@ -56,6 +59,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dump: str = ""  # path for its argv and environment, as JSON
     start_stdout_mb: Count = 0
     close_after: Count = 0  # closes a connection silently after so many answers
+    refuse_s: Seconds = 0.0  # when posted: does not listen for so long, and ends idle connections
 
 
 # What may not be changed for a single request.
@@ -71,6 +75,7 @@ PROCESS_FIELDS = frozenset(
         "dump",
         "start_stdout_mb",
         "close_after",
+        "refuse_s",
     ]
 )
 

@@ -208,6 +208,37 @@ def test_a_connection_is_dropped(start: Start) -> None:
     assert not fake.chat(stream=True)[1].endswith(b"0\r\n\r\n")
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_its_bytes_make_no_sense(start: Start, stream: bool) -> None:
+    fake = start().wait()
+    head, data = fake.chat("[[spoil=head]]", stream=stream)
+    assert head.removesuffix(b"RESET").startswith(b"HTTP/1.1 200 OK\r\ncontent-type")
+    assert data == b""
+    assert b"no HTTP" in fake.chat("[[spoil=garbage]]", stream=stream)[0]
+    head, data = fake.chat("[[spoil=chunk]] [[tokens=4]]", stream=stream)
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    if stream:
+        assert streamed_text(data).count(" ") == 2
+        assert b"\r\n" not in data[-20:]
+    else:
+        assert 0 < len(data) < int(head.rpartition(b"content-length: ")[2])
+
+
+def test_it_refuses_connections_for_a_while(start: Start) -> None:
+    fake = start().wait()
+    with socket.socket(socket.AF_UNIX) as idle:
+        idle.settimeout(5)
+        idle.connect(fake.socket)
+        idle.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert idle.recv(65536)
+        assert fake.post("/_fake/script", {"refuse_s": 0.3})[0].startswith(b"HTTP/1.1 200 ")
+        assert idle.recv(65536) == b""
+        with pytest.raises(OSError, match=r"No such file|refused"):
+            fake.chat()
+    time.sleep(0.4)
+    assert fake.chat()[0].startswith(b"HTTP/1.1 200 ")
+
+
 def test_statuses_come_by_script_by_prompt_and_by_rate(start: Start) -> None:
     fake = start().wait()
     head, data = fake.chat("[[status=429]] [[retry_after_s=2]]")

@@ -347,7 +347,7 @@ class LocalWorkerManager(DirectRequests):
             await stack.enter_async_context(opinion.running())
             if self._declare:
                 await self.wishes.declare(self._declared)
-            self._wished()
+            self._wished(self.servers.places(self.wishes.all()))
             # Only now may gateways look: what they see from the first moment is whole.
             await stack.enter_async_context(
                 RegistryServer(self.registry, self.paths.registry_socket, self.usage.take).running()
@@ -382,8 +382,8 @@ class LocalWorkerManager(DirectRequests):
                 self.journal.tell(given_up(after, len(crashes.at_s), self.paths))
         self.reconciler.wake()
 
-    def _wished(self) -> None:
-        self.registry.describe(self.wishes.views())
+    def _wished(self, given: Sequence[str] = ()) -> None:
+        self.registry.describe(self.wishes.views(), given=given)
         self.renewals.look()
         self.reconciler.wake()
 

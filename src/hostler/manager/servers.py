@@ -1,7 +1,7 @@
 """GivenServers: OpenAI servers that already run, given by URL. Probed here; nothing is started or ended."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -73,6 +73,19 @@ class GivenServers:
             upstream_model=deployment.upstream_model or deployment.name,
         )
 
+    def places(self, deployments: Iterable[Deployment]) -> list[str]:
+        """Return whom nobody should be told of before each was asked once (F25).
+
+        A gateway that outlived the controller before us knows that they serve; here they only begin to.
+        """
+        if self._registry.snapshot.incarnation < 2:  # there was none
+            return []
+        return [
+            _place(one.worker_key, replica)
+            for one in deployments
+            for replica in range(one.wanted_instances if one.urls else 0)
+        ]
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as tasks:
@@ -102,6 +115,7 @@ class GivenServers:
             instance_id = record.instance.instance_id
             log.error("server.probe_failed", instance_id=instance_id, error=error)
             self._registry.post(instance_id, Signal.LATE, "its probe failed")
+        self._registry.settle(_place(record.instance.worker_key, record.instance.replica))
 
     async def _probe(self, record: Record) -> None:
         instance_id = record.instance.instance_id
@@ -145,6 +159,10 @@ class GivenServers:
             return {str(model["id"]): _length(model) for model in listed}, None
         except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
             return {}, "its list of models cannot be read"
+
+
+def _place(worker_key: str, replica: int) -> str:
+    return f"{worker_key}#{replica}"
 
 
 def _length(model: Any) -> int | None:

@@ -121,16 +121,20 @@ class Registry:
         return self._news
 
     async def changed(self, version: int) -> Snapshot:
-        """Wait for a snapshot newer than `version`, and for the adopted workers to speak first."""
+        """Wait for a snapshot newer than `version`, and for who was here before to speak first."""
         while self.snapshot.version <= version or self._settling:
             await self._news.wait()
         return self.snapshot
 
     # Writing: what should be
 
-    def describe(self, models: Sequence[ModelView]) -> None:
-        """Take the models as the operator wishes them. Counts of states are filled in here."""
+    def describe(self, models: Sequence[ModelView], *, given: Iterable[str] = ()) -> None:
+        """Take the models as the operator wishes them. Counts of states are filled in here.
+
+        given: places that serve already: nobody is told anything before `settle` has named each.
+        """
         self._models = tuple(models)
+        self._settling.update(given)
         self._publish()
 
     def set_keys(self, keys: Sequence[KeyView]) -> None:
@@ -156,10 +160,11 @@ class Registry:
             self._settling.discard(instance_id)
             self._publish()
 
-    def settle(self) -> None:
-        """Stop waiting for adopted workers that have not spoken."""
-        if self._settling:
-            self._settling.clear()
+    def settle(self, place: str | None = None) -> None:
+        """Stop waiting for this one; for whatever has not spoken when none is named."""
+        left = self._settling - {place} if place else set()
+        if left != self._settling:
+            self._settling = left
             self._publish()
 
     def post(self, instance_id: str, signal: Signal, reason: str = "") -> Instance | None:

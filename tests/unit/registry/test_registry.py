@@ -195,6 +195,22 @@ def test_F25_an_adopted_worker_that_died_is_not_waited_for(registry: Registry) -
     assert not registry.unheard
 
 
+def test_F25_nobody_is_told_before_a_given_server_is_known(registry: Registry) -> None:
+    async def main() -> None:
+        registry.describe([], given=["given@llm#0"])
+        waiting = asyncio.ensure_future(registry.changed(-1))
+        launched(registry)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        registry.settle("another@llm#0")
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        registry.settle("given@llm#0")
+        assert len((await asyncio.wait_for(waiting, 1)).instances) == 1
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     ("silence_s", "signal"),
     [(2.4, Signal.SEEN), (2.5, Signal.LATE), (29.9, Signal.LATE), (30.0, Signal.LOST)],

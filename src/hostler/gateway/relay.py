@@ -34,7 +34,7 @@ KEEP_ALIVE = b": keep-alive\n\n"  # a comment: readers of events skip it
 _OK: Final = Outcome.OK  # as a plain name: see wire/phase.py
 # Of engines that answered: when all say `not now`, trying each triples the load. A worker that died
 # takes its requests' load with it.
-BUDGETED = frozenset({Failure.UNAVAILABLE, Failure.UNUSABLE})
+BUDGETED = frozenset({Failure.UNAVAILABLE, Failure.UNUSABLE, Failure.ENGINE_ERROR})
 
 
 class Relay:
@@ -49,6 +49,7 @@ class Relay:
         "_shared",
         "_timer",
         "_waiter",
+        "_word",
         "began_s",
         "detour",
         "exchange",
@@ -80,6 +81,7 @@ class Relay:
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
         self.is_budgeted = False  # it has made an attempt that counts against the budget
+        self._word: tuple[Attempt, int, bytes, bytes] | None = None  # of an engine that said 5xx
         self.began_s = shared.clock()
         self.timeline = Timeline(
             job.request_id, job.key_id, job.model.name, job.route_name, job.stream, self.began_s
@@ -134,20 +136,22 @@ class Relay:
             exchange.start(200, (), length, lines + self._lines())
 
     def answered(self, status: int, body: bytes, lines: bytes, outcome: Outcome) -> None:
-        """The engine answered, and this whole answer is what the client gets. lines: of headers."""
-        if outcome is Outcome.UPSTREAM_STATUS:
-            self._shared.metrics.attempt_failed(self.job.model.name, Failure.ENGINE_ERROR.value)
-            self.timeline.failed(Failure.ENGINE_ERROR.value, self._shared.clock())
-            self._stop_attempt(outcome, self.job.fingerprint)
-        else:
-            if outcome is _OK:
-                used = self._attempt.assembled() if self._attempt is not None else None
-                self.timeline.used = used = used or find_usage(body) or _untold(self.job)
-                if self._attempt is not None and used is not None and not used.is_estimated:
-                    self._attempt.claim.answer_tokens = used.completion
-            self._stop_attempt(outcome)
-            if outcome is _OK:
-                self._clear_suspicion()
+        """The engine answered, and this whole answer is what the client gets. lines: of headers.
+
+        But for a 5xx: another engine is asked, and this is told if none knows better.
+        """
+        if outcome is Outcome.UPSTREAM_STATUS and self._attempt is not None:
+            errors, self._word = 1 + bool(self._word), (self._attempt, status, body, lines)
+            self.attempt_failed(Failure.ENGINE_ERROR, errors=errors)
+            return
+        if outcome is _OK:
+            used = self._attempt.assembled() if self._attempt is not None else None
+            self.timeline.used = used = used or find_usage(body) or _untold(self.job)
+            if self._attempt is not None and used is not None and not used.is_estimated:
+                self._attempt.claim.answer_tokens = used.completion
+        self._stop_attempt(outcome)
+        if outcome is _OK:
+            self._clear_suspicion()
         if outcome is not _OK and _turns_away(
             self,
             FallbackCause.CONTEXT_TOO_LONG if is_too_long(status, body) else None,
@@ -169,8 +173,8 @@ class Relay:
         self.exchange.abort()
         self._finished(502, "upstream_error")
 
-    def attempt_failed(self, failure: Failure) -> None:
-        """Account for a failed attempt, then do what `judge` says."""
+    def attempt_failed(self, failure: Failure, *, errors: int = 1) -> None:
+        """Account for a failed attempt, then do what `judge` says. errors: see there."""
         shared, job, attempt = self._shared, self.job, self._attempt
         if attempt is None or attempt.is_over:
             return
@@ -192,6 +196,7 @@ class Relay:
             lost=self._lost,
             lost_max=shared.config.lost_max,
             started=self.is_started and not goes_on,
+            errors=errors,
         )
         if action is Action.RETRY and (failure not in BUDGETED or shared.spend(self)):
             shared.metrics.retried(job.model.name)
@@ -296,8 +301,12 @@ class Relay:
 
     def _fail(self, error: HostlerError) -> None:
         """No instance of the model served it: another model does, or the client is told."""
-        if not _turns_away(self, cause_of(error), partial(_tell, self, error)):
-            _tell(self, error)
+        cause, tell = cause_of(error), partial(_tell, self, error)
+        if self._word is not None and not self.is_started:
+            self._attempt, status, body, lines = self._word
+            cause, tell = None, partial(_send, self, status, body, lines)
+        if not _turns_away(self, cause, tell):
+            tell()
 
     def _gone(self) -> None:
         """The client left: nobody needs the answer any more."""
@@ -314,7 +323,7 @@ class Relay:
             self.timeline.used = self._attempt.used()
             self.timeline.events = self._attempt.events
         # they know each other: without this they would wait for the collector
-        self._attempt = self.detour = None
+        self._attempt = self.detour = self._word = None
         shared = self._shared
         shared.under_way.pop(self, None)
         if shared.deadlines:
@@ -334,6 +343,7 @@ _OUTCOMES = {
     Failure.WRONG_INSTANCE: Outcome.REFUSED,
     Failure.UNAVAILABLE: Outcome.BUSY,
     Failure.UNUSABLE: Outcome.UPSTREAM_STATUS,
+    Failure.ENGINE_ERROR: Outcome.UPSTREAM_STATUS,
 }
 
 

@@ -24,7 +24,7 @@ from hostler.wire.exchange import Exchange
 
 access = logger("hostler.gateway.access")
 
-RETRY_SHARE, RETRIES_FREE = 0.2, 3
+RETRY_SHARE, RETRIES_FREE, RETRIES_SAVED = 0.2, 3, 10.0
 
 
 class Relays:
@@ -56,6 +56,8 @@ class Relays:
         self.ring = Ring(config.timeline_requests)
         self.spans: Spans | None = None  # where they go, if anywhere
         self.retrying = 0  # of them, how many are in an attempt that counts against the budget
+        self._begun = self._begun_before = 0
+        self._saved = RETRIES_SAVED
 
     def begin(self, exchange: Exchange, job: Job) -> None:
         """Serve a judged request.
@@ -84,6 +86,7 @@ class Relays:
         if self.spans is not None:
             relay.timeline.trace = trace
         self.under_way[relay] = None
+        self._begun += 1
         if timeout_s:
             loop = asyncio.get_running_loop()
             self.deadlines[relay] = loop.call_later(timeout_s, relay.end, UpstreamTimeout())
@@ -141,11 +144,16 @@ class Relays:
         """Take another attempt from the budget, for as long as the request lives; False: it is spent.
 
         (F50; the share and the floor are Envoy's.) The share is of those on their first try: a share
-        of all would make attempts 1.25 times the requests, not 1.2.
+        of all would make attempts 1.25 times the requests, not 1.2. What earlier requests did not
+        use is saved, a little, for an instance that fails all it has at once; every attempt spends
+        of that, so both together allow no more.
         """
+        new, self._begun_before = self._begun - self._begun_before, self._begun
+        self._saved = min(RETRIES_SAVED, self._saved + RETRY_SHARE * new)
         first_tries = len(self.under_way) - self.retrying
-        if self.retrying >= max(RETRIES_FREE, RETRY_SHARE * first_tries):
+        if self._saved < 1 and self.retrying >= max(RETRIES_FREE, RETRY_SHARE * first_tries):
             return False
+        self._saved = max(0.0, self._saved - 1)
         if not relay.is_budgeted:
             relay.is_budgeted = True
             self.retrying += 1

@@ -11,6 +11,8 @@ from hostler.core.errors import (
     WorkerLost,
 )
 
+ERRORS_MAX = 2  # engines that answer 5xx to one request: then it is the request
+
 
 class Failure(StrEnum):
     """How an attempt failed."""
@@ -19,7 +21,7 @@ class Failure(StrEnum):
     LOST = "lost"  # the connection ended after request bytes left and before the answer was whole
     WRONG_INSTANCE = "wrong_instance"  # somebody else answered
     CLIENT_ERROR = "client_error"  # the engine said 4xx
-    ENGINE_ERROR = "engine_error"  # the engine said 5xx with an OpenAI error object
+    ENGINE_ERROR = "engine_error"  # the engine said 5xx, and not only `not now`
     UNAVAILABLE = "unavailable"  # 503; 502 or 504 without a reason of the engine's own
     UNUSABLE = "unusable"  # a status or content type that makes no sense
     SILENT = "silent"  # the deadline passed
@@ -43,22 +45,28 @@ def judge(
     lost: int,
     lost_max: int,
     started: bool,
+    errors: int = 1,
 ) -> Action:
     """Say what happens after an attempt failed.
 
     attempts: how many were made, this one included. lost: how many workers died with the request
-    on board, this one included. started: an answer byte has gone to the client.
+    on board, this one included. started: an answer byte has gone to the client. errors: how many
+    engines answered 5xx, this one included.
 
     The rules: a client that left gets nothing; an answer that has started is never continued by
-    another instance (F02); what the engine decided is forwarded, once (F08); a request is on at
-    most `lost_max` dying workers (F07); everything else is tried again while attempts last.
+    another instance (F02); a 4xx is the engine's decision and forwarded, a 5xx when a second
+    engine says so too (F08); a request is on at most `lost_max` dying workers (F07); everything
+    else is tried again while attempts last.
     """
     if failure is Failure.GONE:
         return Action.DROP
     if started or failure is Failure.SILENT:
         return Action.FAIL
-    if failure in (Failure.CLIENT_ERROR, Failure.ENGINE_ERROR):
+    if failure is Failure.CLIENT_ERROR:
         return Action.FORWARD
+    if failure is Failure.ENGINE_ERROR:
+        again = errors < ERRORS_MAX and attempts < attempts_max
+        return Action.RETRY if again else Action.FORWARD
     if failure is Failure.LOST and lost >= lost_max:
         return Action.FAIL
     return Action.RETRY if attempts < attempts_max else Action.FAIL

@@ -131,17 +131,38 @@ def test_F08_requests_that_an_engine_refuses_harm_nobody_else() -> None:
             for name in "ab":
                 await ours.start_engine(name)
             ours.publish()
-            for status in (400, 500):
-                for _ in range(30):
-                    bad = await ours.chat(f"[[status={status}]]")
+            for status, attempts in ((400, {None}), (500, {None, b"2"})):
+                for number in range(30):
+                    bad = await ours.chat(f"{number} [[status={status}]]")
                     assert bad.status == status
-                    assert bad.header(b"x-attempts") is None
-                    error_of(bad)
+                    assert bad.header(b"x-attempts") in attempts
+                    assert error_of(bad)["code"] == "fake_status"
             for number in range(100):
                 good = await ours.chat(f"good {number}", key=OTHER_USER.plain)
                 assert good.status == 200
             executions = [len((await e.ledger())["executions"]) for e in ours.engines.values()]
-            assert sum(executions) == 160  # nothing was tried twice
+            # A 4xx is not tried twice; a 5xx is, while the budget of retries lasts.
+            assert 160 < sum(executions) <= 160 + 10 + 30
+
+    asyncio.run(main())
+
+
+def test_F08_what_one_engine_answers_with_5xx_another_may_know() -> None:
+    async def main() -> None:
+        async with rig() as ours:
+            await ours.start_engine("a", status=500)
+            await ours.start_engine("b")
+            ours.publish()
+            seen = [await ours.chat(f"{number}") for number in range(8)]
+            assert {answer.status for answer in seen} == {200}
+            assert b"2" in {answer.header(b"x-attempts") for answer in seen}
+            # Nobody else can: it is the engine's own word that is told, not that nobody is there.
+            ours.engines["b"].kill()
+            for number in range(4):
+                alone = await ours.chat(f"alone {number}")
+                assert (alone.status, error_of(alone)["code"]) == (500, "fake_status")
+                assert alone.header(b"x-should-retry") == b"false"
+                assert alone.header(b"x-hostler-instance") == b"a"
 
     asyncio.run(main())
 
@@ -283,6 +304,19 @@ def test_F50_when_every_engine_says_not_now_the_load_is_not_multiplied() -> None
             # A fifth more, and the last few may always try again: a slow machine has many of these.
             assert 200 <= sum(attempts) <= 200 * 1.3, sum(attempts)
             assert ours.gateway.relays.retrying == 0
+
+    asyncio.run(main())
+
+
+def test_F50_one_engine_that_says_not_now_to_many_at_once_costs_nobody_anything() -> None:
+    async def main() -> None:
+        async with rig() as ours:
+            await ours.start_engine("a", status=503, first_delay_ms=50)
+            await ours.start_engine("b", first_delay_ms=50)
+            ours.publish(concurrency=100)
+            answers = await asyncio.gather(*(ours.chat(f"{n}") for n in range(20)))
+            assert {answer.status for answer in answers} == {200}
+            assert sum(answer.header(b"x-attempts") == b"2" for answer in answers) > 5
 
     asyncio.run(main())
 

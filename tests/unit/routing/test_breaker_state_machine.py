@@ -5,7 +5,7 @@ from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
 from hostler.routing.health import EJECT_MAX_S, FALL, RISE, Health
 from hostler.routing.quarantine import Quarantine
-from hostler.routing.verdict import Action, Failure, judge
+from hostler.routing.verdict import ERRORS_MAX, Action, Failure, judge
 from hostler.testing.clock import ManualClock
 from tests.machines import CountedMachine, machine_settings
 
@@ -25,6 +25,7 @@ class Request:
         self.body = body
         self.attempts = 0
         self.lost = 0
+        self.errors = 0
         self.started = False
 
 
@@ -124,6 +125,7 @@ class Breaker(CountedMachine):
                 self.answered_5xx(i, request.body, before)
             case Failure.CLIENT_ERROR:
                 self.succeeded(i)
+        request.errors += failure is Failure.ENGINE_ERROR
         if failure is Failure.LOST:
             request.lost += 1
             self.quarantine.note_loss(request.body, i)
@@ -138,6 +140,7 @@ class Breaker(CountedMachine):
             lost=request.lost,
             lost_max=LOST,
             started=request.started,
+            errors=request.errors,
         )
         assert (action is Action.DROP) == (failure is Failure.GONE)
         if action is not Action.RETRY:
@@ -145,7 +148,8 @@ class Breaker(CountedMachine):
         assert not request.started, "an answer that has begun is continued by another"
         assert request.attempts < ATTEMPTS
         assert request.lost < LOST
-        assert failure not in (Failure.CLIENT_ERROR, Failure.ENGINE_ERROR, Failure.SILENT)
+        assert failure not in (Failure.CLIENT_ERROR, Failure.SILENT)
+        assert failure is not Failure.ENGINE_ERROR or request.errors < ERRORS_MAX
         return True
 
     def succeeded(self, i: str) -> None:

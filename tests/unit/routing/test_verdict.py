@@ -6,16 +6,17 @@ from hostler.routing.quarantine import ENTRIES_MAX, Quarantine
 from hostler.routing.verdict import Action, Failure, final_error, judge
 
 RETRIED = {Failure.REFUSED, Failure.WRONG_INSTANCE, Failure.UNAVAILABLE, Failure.UNUSABLE}
-FORWARDED = {Failure.CLIENT_ERROR, Failure.ENGINE_ERROR}
 
 
-def expected(failure: Failure, attempts: int, lost: int, started: bool) -> Action:
+def expected(failure: Failure, attempts: int, lost: int, started: bool, errors: int) -> Action:
     if failure is Failure.GONE:
         return Action.DROP
     if started:
         return Action.FAIL
-    if failure in FORWARDED:
+    if failure is Failure.CLIENT_ERROR:
         return Action.FORWARD
+    if failure is Failure.ENGINE_ERROR:
+        return Action.RETRY if errors < 2 and attempts < 3 else Action.FORWARD
     if failure is Failure.LOST:
         return Action.RETRY if lost < 2 and attempts < 3 else Action.FAIL
     if failure in RETRIED:
@@ -27,13 +28,20 @@ def expected(failure: Failure, attempts: int, lost: int, started: bool) -> Actio
 @pytest.mark.parametrize("attempts", [1, 2, 3])
 @pytest.mark.parametrize("lost", [0, 1, 2])
 @pytest.mark.parametrize("started", [False, True])
+@pytest.mark.parametrize("errors", [1, 2])
 def test_F07_F08_every_failure_has_one_answer(
-    failure: Failure, attempts: int, lost: int, started: bool
+    failure: Failure, attempts: int, lost: int, started: bool, errors: int
 ) -> None:
     action = judge(
-        failure, attempts=attempts, attempts_max=3, lost=lost, lost_max=2, started=started
+        failure,
+        attempts=attempts,
+        attempts_max=3,
+        lost=lost,
+        lost_max=2,
+        started=started,
+        errors=errors,
     )
-    assert action is expected(failure, attempts, lost, started)
+    assert action is expected(failure, attempts, lost, started, errors)
 
 
 def test_every_failure_that_ends_a_request_has_an_error() -> None:

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from openai import AsyncOpenAI
+
 from hostler.app.process import tagged
 from hostler.testing.clients import Clients
 from hostler.testing.cluster import Cluster
 from hostler.testing.ledger import check_answers, check_ends, check_survival
 from hostler.testing.load import Outcome, Seen, Target, ask, chat_body
+from tests.chaos.sdk import ask_with_sdk, sdk_for
 
 
 def target_of(cluster: Cluster) -> Target:
@@ -23,7 +26,10 @@ def target_of(cluster: Cluster) -> Target:
 
 
 class Pressure(Clients):
-    """Closed-loop clients in a thread of their own; every other request is a stream."""
+    """Closed-loop clients in a thread of their own; every other request is a stream.
+
+    clients: on raw connections, a new one each time. sdk: so many more that are the OpenAI SDK.
+    """
 
     def __init__(
         self,
@@ -31,18 +37,26 @@ class Pressure(Clients):
         *,
         models: Sequence[str] = ("echo",),
         clients: int = 10,
+        sdk: int = 0,
         tokens: int = 6,
         pause_s: float = 0.01,
         name: str = "p",
     ) -> None:
-        super().__init__(clients)
+        super().__init__(clients + sdk)
         self.seen: list[Seen] = []
         self.ended_at_s: dict[str, float] = {}  # by request id
         self._target = target_of(cluster)
-        self._models = models
+        self._models, self._raw = models, clients
         self._tokens, self._pause_s, self._name = tokens, pause_s, name
 
     async def client(self, number: int) -> None:
+        if number < self._raw:
+            await self._ask_again_and_again(number, None)
+        else:
+            async with sdk_for(self._target) as sdk:
+                await self._ask_again_and_again(number, sdk)
+
+    async def _ask_again_and_again(self, number: int, sdk: AsyncOpenAI | None) -> None:
         turn = 0
         while not self.is_over:
             turn += 1
@@ -50,7 +64,11 @@ class Pressure(Clients):
             model = self._models[turn % len(self._models)]
             is_stream = (number // 2 + turn) % 2 == 0  # not in step with instances that take turns
             body = chat_body(model, request_id, is_stream, self._tokens)
-            self.seen.append(await ask(self._target, body, request_id=request_id))
+            if sdk is None:
+                one = await ask(self._target, body, request_id=request_id)
+            else:
+                one = await ask_with_sdk(sdk, body, request_id=request_id)
+            self.seen.append(one)
             self.ended_at_s[request_id] = time.monotonic()
             await asyncio.sleep(self._pause_s)
 

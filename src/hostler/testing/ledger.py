@@ -76,12 +76,17 @@ def assert_invariants(
 def check_answers(
     seen: Iterable[Seen], models: Mapping[str, str], tokens: int = fake_text.TOKENS
 ) -> list[str]:
-    """I03, I04: every text is the right one, or, where the request failed, its beginning."""
+    """I03, I04: every text is the right one, or, where the request failed, its beginning.
+
+    And the answer names the model that was asked.
+    """
     found: list[str] = []
     for one in seen:
         if "messages" not in one.body and "prompt" not in one.body:
             continue
         model = models.get(one.asked, one.asked)
+        if one.named not in ("", model):
+            found.append(f"I04 {one.request_id} (asked {one.asked!r}): says it is of {one.named!r}")
         right = fake_text.expected_texts(model, one.body, tokens)[0]
         if one.outcome is Outcome.OK:
             wrong = fake_text.difference(right, one.text)

@@ -35,6 +35,7 @@ class Seen(msgspec.Struct, kw_only=True):
     outcome: Outcome
     status: int = 0
     text: str = ""  # of the first choice
+    named: str = ""  # the model that the answer says it is of
     finish_reason: str = ""
     error_code: str = ""
     seconds: float = 0.0
@@ -84,6 +85,7 @@ async def ask(
     seen.seconds = time.monotonic() - began_s
     seen.status, seen.text, seen.headers = answer.status, answer.text, answer.headers
     seen.finish_reason, seen.error_code = answer.finish_reason, answer.error_code
+    seen.named = answer.named
     seen.first_byte_s = answer.first_byte_s
     return seen
 
@@ -149,6 +151,7 @@ class _Answer:
         self.whole = False
         self.body = b""
         self.text = ""
+        self.named = ""
         self.finish_reason = ""
         self.error_code = ""
         self.first_byte_s: float | None = None
@@ -213,6 +216,8 @@ class _Answer:
 
     def _read_choices(self, data: Any) -> None:
         choices = data.get("choices") if isinstance(data, dict) else None
+        if choices is not None:
+            self.named = str(data.get("model", ""))
         for choice in choices or ():
             if choice.get("index") == 0:
                 said = choice.get("message") or choice.get("delta") or choice

@@ -4,12 +4,10 @@ Used by the chaos tests (a few rounds) and by `make soak` (many). The seed makes
 """
 
 import asyncio
-import json
 import random
-import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,14 +15,13 @@ import msgspec
 import uvloop
 
 from hostler.app.process import tagged
+from hostler.testing.access import access_lines, in_flight
 from hostler.testing.cluster import Cluster, fake_model
 from hostler.testing.executions import read_executions
-from hostler.testing.ledger import AccessLine, assert_invariants
+from hostler.testing.ledger import assert_invariants
 from hostler.testing.load import Seen, Target, run_load
 
 MODELS = ("alpha", "beta")
-LOGGED_S = 5.0
-_IN_FLIGHT = re.compile(r"^hostler_in_flight(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,14 +76,14 @@ class Storm:
             40,
             f"every instance is ready again (round {self._number}, {name})",
         )
-        self._cluster.wait_for(lambda: self.in_flight() == 0, 5, "nothing is in flight")
+        self._cluster.wait_for(lambda: in_flight(self._cluster) == 0, 5, "nothing is in flight")
         self._cluster.assert_truth()
         executions = read_executions([self._cluster.root / f"{model}.jsonl" for model in MODELS])
         asked = {one.request_id for one in seen}
         assert_invariants(
             seen,
             [one for one in executions if one.request_id in asked],
-            self.access_lines(asked),
+            access_lines(self._cluster, asked),
             tokens=6,
             survivable=True,
         )
@@ -99,34 +96,7 @@ class Storm:
             recovered_s=round(recovered_s, 3),
         )
 
-    def in_flight(self) -> float:
-        """The gateway's own count of requests under way."""
-        _, _, text = self._cluster.request("GET", "/metrics")
-        values = _IN_FLIGHT.findall(text.decode())
-        assert values, "the gateway's /metrics has no hostler_in_flight"
-        return sum(float(value) for value in values)
-
-    def access_lines(self, asked: Set[str]) -> list[AccessLine]:
-        """What the gateway wrote down of these requests: it holds lines back to write many at once.
-
-        Waits for the lines that are missing, up to LOGGED_S; the oracle judges what has come.
-        """
-        ends_at_s = time.monotonic() + LOGGED_S
-        while True:
-            found = [line for line in self._logged() if line.request_id in asked]
-            if {line.request_id for line in found} >= asked or time.monotonic() > ends_at_s:
-                return found
-            time.sleep(0.05)
-
     # Private
-
-    def _logged(self) -> list[AccessLine]:
-        found = []
-        log = self._cluster.state_dir / "logs" / "gateway.log"
-        for line in log.read_text(errors="replace").splitlines():
-            if '"request_id"' in line and (fields := _fields(line)) is not None:
-                found.append(msgspec.convert(fields, AccessLine))
-        return found
 
     async def _load(self, fault: str, requests: int, clients: int) -> list[Seen]:
         address = urlsplit(self._cluster.url)
@@ -189,14 +159,3 @@ def run_storm(seconds: float, seed: int, tell: Callable[[Round], None]) -> list[
             rounds.append(storm.round())
             tell(rounds[-1])
     return rounds
-
-
-# Private
-
-
-def _fields(line: str) -> dict[str, Any] | None:
-    try:
-        found: Any = json.loads(line[line.index("{") :])
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) and "status" in found else None

@@ -181,7 +181,7 @@ class Arena(AbstractContextManager["Arena"]):
             AssertionError: a client saw an error it need not have seen, or the stories do not agree.
         """
         self._rounds += 1
-        told = f"{re.sub('[^a-z0-9]+', '-', name)}-{self._seed}-{self._rounds}"
+        told = f"{re.sub('[^A-Za-z0-9]+', '-', name)}-{self._seed}-{self._rounds}"
         self.settled()
         pressure = Pressure(
             self.cluster,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from tests.chaos.arena import Arena
+from tests.chaos.figures import IS_LONG
 
 Deed = Callable[[Arena], None]
 
@@ -17,13 +18,14 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """One fault.
 
     breaks_streams: a stream that has begun may end with an error; no request without a byte ever may.
-    within_s: no request lasts longer.
+    within_s: no request lasts longer. is_long: played in the long form alone.
     """
 
     name: str
     deed: Deed
     breaks_streams: bool = False
     within_s: float = FAST_S
+    is_long: bool = False
 
 
 def scripted(seconds: float, **changes: object) -> Deed:
@@ -64,9 +66,11 @@ def stopped(arena: Arena) -> None:
 
 def restart_storm(arena: Arena) -> None:
     """Whoever is back dies again, in turn."""
-    for turn in range(4):
-        for one in arena.victims(turn % 2):
-            one.hit(signal.SIGKILL)
+    for turn in range(12 if IS_LONG else 4):
+        own, given = arena.victims(turn % 2)
+        given.hit(signal.SIGKILL)
+        if IS_LONG or turn % 3 == 0:
+            own.hit(signal.SIGKILL)
         time.sleep(arena.random.uniform(0, 0.1))
         arena.settled()
 
@@ -89,7 +93,7 @@ def kill_controller(arena: Arena) -> None:
 FAULTS = (
     Fault(name="none", deed=lambda _: time.sleep(0.5)),
     Fault(name="kill -9", deed=kill, breaks_streams=True),
-    Fault(name="kill -9 of the worker", deed=kill_worker, breaks_streams=True),
+    Fault(name="kill -9 of the worker", deed=kill_worker, breaks_streams=True, is_long=True),
     Fault(name="SIGSTOP", deed=stopped, breaks_streams=True, within_s=HUNG_S),
     Fault(name="half-alive", deed=scripted(2.5, half_alive=True), within_s=HUNG_S),
     Fault(name="slow", deed=scripted(1.0, first_delay_ms=300)),
@@ -108,7 +112,7 @@ FAULTS = (
     ),
     Fault(name="503s", deed=scripted(1.0, status=503)),
     Fault(name="engine restart storm", deed=restart_storm, breaks_streams=True),
-    Fault(name="rolling restart", deed=restart_models),
+    Fault(name="rolling restart", deed=restart_models, is_long=True),
     Fault(name="gateway restart", deed=restart_gateway),
     Fault(name="kill -9 of the controller", deed=kill_controller),
 )

@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.arena import Arena
 from tests.chaos.faults import FAULTS, Fault
-from tests.chaos.figures import tell
+from tests.chaos.figures import IS_LONG, tell
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,11 @@ def arena() -> Iterator[Arena]:
         yield running
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
+@pytest.mark.parametrize(
+    "fault",
+    [fault for fault in FAULTS if IS_LONG or not fault.is_long],
+    ids=lambda fault: fault.name.replace(" ", "-"),
+)
 def test_F01_F02_F03_F04_F05_F06_F08_F25_F50_F57_F60_F61_F62_F65_no_fault_is_a_client_s(
     arena: Arena, fault: Fault
 ) -> None:

@@ -59,6 +59,7 @@ def test_an_alias_is_answered_by_its_model() -> None:
         (seen(), [execution()], [access("client_gone", 499)], "I02 r: the client saw ok"),
         (seen(outcome=Outcome.SILENT_END), [execution()], [access()], "I02 r: ended as silent"),
         (seen(outcome=Outcome.RESET), [execution()], [access()], "I02 r: ended as reset"),
+        (seen(named="n"), [execution()], [access()], "I04 r (asked 'm'): says it is of 'n'"),
         (seen(text=RIGHT[:-1]), [execution()], [access()], "I03"),
         (seen(text=RIGHT * 2), [execution()], [access()], "I03"),
         (seen(), [], [access()], "I03 r: answered, but no engine"),
@@ -86,6 +87,17 @@ def test_each_breach_is_named(
     with pytest.raises(AssertionError) as raised:
         assert_invariants([client], engines, lines)
     assert rule in str(raised.value)
+
+
+def test_what_a_stopped_engine_does_for_nobody_is_no_second_try() -> None:
+    done = execution(1, started_at_s=1.0, ended_at_s=2.0)
+    late = execution(2, started_at_s=3.0, ended_at_s=3.1, tokens=1, end=End.ABORTED)
+    others = [seen(request_id=f"x{n}") for n in range(9)]
+    works = [execution(n, request_id=one.request_id) for n, one in enumerate(others, 3)]
+    assert_invariants([seen(), *others], [done, late, *works])
+    early = execution(2, started_at_s=1.5, ended_at_s=3.1, tokens=1, end=End.ABORTED)
+    with pytest.raises(AssertionError, match="tried again after content"):
+        assert_invariants([seen(), *others], [done, early, *works])
 
 
 def test_a_failed_request_must_still_begin_right() -> None:

@@ -44,6 +44,7 @@ class Execution(msgspec.Struct, kw_only=True):
     body_keys: tuple[str, ...]
     stream: bool
     started_at_s: float
+    first_token_at_s: float | None = None  # of a stream
     ended_at_s: float | None = None
     prompt_tokens: int = 0  # read
     tokens: int = 0  # written to the client

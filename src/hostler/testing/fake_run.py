@@ -1,6 +1,7 @@
 """How the fake engine writes one answer that takes time or goes wrong half-way."""
 
 import asyncio
+import time
 
 from hostler.testing import fake_faults, fake_http
 from hostler.testing.executions import Execution, ExecutionLog
@@ -78,6 +79,8 @@ async def _run_stream(
             return
         await _send(connection, answer, fake_http.chunk(event))
         execution.tokens += 1
+        if execution.first_token_at_s is None:
+            execution.first_token_at_s = time.monotonic()
         await _point(execution.tokens, connection, answer, execution, log)
     if script.ending in ("cut", "reset"):
         await _stop_short(connection, answer, execution, log)

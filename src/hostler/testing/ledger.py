@@ -151,7 +151,7 @@ def check_executions(
             found.append(f"I07 {one.request_id}: retried after the engine refused it")
         if one.outcome is Outcome.OK and not mine:
             found.append(f"I03 {one.request_id}: answered, but no engine worked on it")
-        if one.text and sum(e.tokens > 0 for e in mine if e.stream and not _is_late(e, mine)) > 1:
+        if one.text and _began_again(mine):
             found.append(f"I06 {one.request_id}: tried again after content was forwarded")
     if seen and total > share * len(seen):
         found.append(f"I06 {total} executions of {len(seen)} requests: over {share:g} each")
@@ -200,13 +200,18 @@ def tally(seen: Iterable[Seen]) -> dict[str, int]:
 # Private
 
 
-def _is_late(execution: Execution, others: Iterable[Execution]) -> bool:
-    """Whether it began when another was done, for nobody: an engine that was stopped goes on reading."""
-    return execution.end is End.ABORTED and any(
-        other.end is End.DONE
-        and other.ended_at_s is not None
-        and other.ended_at_s <= execution.started_at_s
-        for other in others
+def _began_again(mine: Sequence[Execution]) -> bool:
+    """Whether a stream was begun after another of the same request had said something.
+
+    Not by an engine that was stopped: it goes on reading for nobody, long after somebody else is done.
+    """
+    dones = [one.ended_at_s for one in mine if one.end is End.DONE and one.ended_at_s is not None]
+    return any(
+        one.first_token_at_s is not None
+        and later.started_at_s > one.first_token_at_s
+        and not (later.end is End.ABORTED and any(at_s <= later.started_at_s for at_s in dones))
+        for one in mine
+        for later in mine
     )
 
 

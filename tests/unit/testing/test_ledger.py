@@ -71,7 +71,12 @@ def test_an_alias_is_answered_by_its_model() -> None:
             [access()],
             "I06 r: it was on 3 instances that died",
         ),
-        (seen(), [execution(1), execution(2)], [access()], "I06 r: tried again after content"),
+        (
+            seen(),
+            [execution(1, first_token_at_s=0.1), execution(2, started_at_s=0.2)],
+            [access()],
+            "I06 r: tried again after content",
+        ),
         (seen(), [execution(1, tokens=0), execution(2)], [access()], "I06 2 executions of 1"),
         (
             seen(),
@@ -90,14 +95,16 @@ def test_each_breach_is_named(
 
 
 def test_what_a_stopped_engine_does_for_nobody_is_no_second_try() -> None:
-    done = execution(1, started_at_s=1.0, ended_at_s=2.0)
-    late = execution(2, started_at_s=3.0, ended_at_s=3.1, tokens=1, end=End.ABORTED)
     others = [seen(request_id=f"x{n}") for n in range(9)]
     works = [execution(n, request_id=one.request_id) for n, one in enumerate(others, 3)]
-    assert_invariants([seen(), *others], [done, late, *works])
-    early = execution(2, started_at_s=1.5, ended_at_s=3.1, tokens=1, end=End.ABORTED)
+    done = execution(1, started_at_s=1.0, first_token_at_s=1.1, ended_at_s=2.0)
+    for began_s in (0.5, 3.0):  # it had read the request, or not
+        facts = {"started_at_s": began_s, "first_token_at_s": 3.1, "tokens": 1, "ended_at_s": 3.2}
+        late = execution(2, end=End.ABORTED, **facts)
+        assert_invariants([seen(), *others], [done, late, *works])
+    wrong = execution(2, started_at_s=1.5, tokens=1, end=End.ABORTED)
     with pytest.raises(AssertionError, match="tried again after content"):
-        assert_invariants([seen(), *others], [done, early, *works])
+        assert_invariants([seen(), *others], [done, wrong, *works])
 
 
 def test_a_failed_request_must_still_begin_right() -> None:

@@ -26,7 +26,7 @@ class Wish(StrEnum):
 
 
 class GatewayProcess(msgspec.Struct, frozen=True, kw_only=True):
-    """One gateway process. state: starting, serving, or leaving: it finishes what it has."""
+    """One gateway process. state: serving, or leaving: it finishes what it has."""
 
     number: int
     pid: int
@@ -55,11 +55,12 @@ async def ask_supervisor(path: Path, wish: Wish) -> Gateways:
     """Ask the supervisor that listens there.
 
     Raises:
-        Unavailable: nobody listens: this server was not started by `hostler up`.
+        Unavailable: nobody listens: this server was not started by `hostler up`; or it takes too long.
         Conflict: it cannot be done; the text says why, and what is true now.
     """
+    wait_s = _ASK_S if wish is Wish.LIST else _RENEW_S
     try:
-        async with asyncio.timeout(_ASK_S if wish is Wish.LIST else _RENEW_S):
+        async with asyncio.timeout(wait_s):
             reader, writer = await asyncio.open_unix_connection(str(path), limit=_LINE_BYTES)
             try:
                 writer.write(msgspec.json.encode(_Question(wish)) + b"\n")
@@ -67,7 +68,13 @@ async def ask_supervisor(path: Path, wish: Wish) -> Gateways:
             finally:
                 writer.close()
         answer = msgspec.json.decode(line, type=_Answer)
-    except (OSError, TimeoutError, ValueError, msgspec.MsgspecError) as error:
+    except TimeoutError as error:
+        raise Unavailable(
+            f"the supervisor has not answered within {wait_s:g} s; what was asked may still come: "
+            "`hostler gateway list` tells",
+            retry_after_s=5,
+        ) from error
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
         raise Unavailable(
             "no supervisor answers: gateways that `hostler up` did not start are restarted by what "
             "started them",

@@ -84,13 +84,23 @@ class Keeper:
         self._launch = launch
         self._gone = gone
         self._deaths = 0
+        self._refused = ""  # why it could not even be launched
         self._stopping = False
 
     async def run(self) -> None:
         """Keep it up until `stop`."""
         wait_s = RETRY_FIRST_S
         while not self._stopping:
-            handle = self._begin()
+            try:
+                handle = self._begin()
+            except StartupError as error:  # as when this user may start no more: it may pass
+                self._deaths += 1
+                self._refused = error.message
+                log.error(f"{self.name}.not_started", why=error.message, again_in_s=wait_s)
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, RETRY_LAST_S)
+                continue
+            self._refused = ""
             began_s = time.monotonic()
             code, is_sound = await self._attend(handle)
             while self.handle is not handle and self.handle is not None:  # another has its place
@@ -124,6 +134,7 @@ class Keeper:
             is_sound = await self._pulses.first(fresh, SOUND_S)
         except BaseException:  # boundary: whoever asked is gone; nothing half-started may stay
             fresh.kill()
+            self._gone(fresh)
             raise
         old = self.handle
         if not is_sound or old is None or self._stopping:
@@ -131,8 +142,8 @@ class Keeper:
             await wait_exit(fresh, timeout_s=END_S)
             self._gone(fresh)
             raise StartupError(
-                f"the new {self.name} did not serve within {SOUND_S:g} s, so the one before goes on: "
-                f"{self.last_words()}"
+                f"the new {self.name} ended, or did not serve within {SOUND_S:g} s, so the one before "
+                f"goes on: {self.last_words()}"
             )
         self.leaving[old] = self.since_s
         self.handle, self.since_s = fresh, time.time()
@@ -149,7 +160,6 @@ class Keeper:
         return found
 
     def kill(self) -> None:
-        self._stopping = True
         for handle in self.terminate():
             handle.kill()
 
@@ -158,7 +168,9 @@ class Keeper:
         return self.last_words() if self._deaths >= _DEATHS_TOLD else None
 
     def last_words(self) -> str:
-        """What it wrote at its end."""
+        """What it wrote at its end, or why there is none."""
+        if self._refused:
+            return self._refused
         lines = last_lines(self._output, _LINES_READ)
         told = [line for line in lines if line.startswith("hostler: ")]
         if told:

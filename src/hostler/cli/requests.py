@@ -42,7 +42,7 @@ def list_requests(
     since: str
         Only those that came after: `10m`, `2h`, a date in UTC, or Unix time.
     limit: int
-        So many at most.
+        So many at most; of those that are remembered, when more are followed.
     follow: bool
         Show each request when it ends, until Ctrl-C.
     """
@@ -52,7 +52,7 @@ def list_requests(
         query["since"] = moment_of(since, time.time(), "--since")
     with Client(find_target(common)) as client:
         if follow:
-            for one in _ended(client, {**query, "limit": _FOLLOWED}):
+            for one in _ended(client, query, limit):
                 print(_json(one) if common.json else request_line(one), flush=True)
             return Exit.OK
         found = client.get(_PATH, RequestList, **query, limit=limit)
@@ -114,7 +114,7 @@ def story(one: RequestView) -> Iterator[str]:
 
 _PATH = "/api/v1/requests"
 _BAR = 40
-_FOLLOWED = 1000
+_FOLLOWED = 1000  # that may come, or go on, between two looks
 _POLL_S = 0.5
 _COLUMNS = ("CAME", "REQUEST", "MODEL", "ROUTE", "KEY", "OUTCOME", "TRIES", "WAITED", "FIRST BYTE", "TOOK",
             "TOKENS")  # fmt: skip
@@ -182,21 +182,25 @@ def _span(seconds: float | None) -> str:
     return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:.0f} s"
 
 
-def _ended(client: Client, query: dict[str, str | int]) -> Iterator[RequestView]:
-    """Yield each request once, when it has ended; first those that are remembered."""
-    seen: dict[str, float] = {}
+def _ended(client: Client, query: dict[str, str | int], limit: int) -> Iterator[RequestView]:
+    """Yield each request once, when it has ended; first the newest that are remembered.
+
+    A look asks for what came since the oldest one that was still under way at the look before.
+    """
+    seen: set[str] = set()
+    asked = {**query, "limit": limit}
     while True:
-        found = [
-            one
-            for one in client.get(_PATH, RequestList, **query).requests
-            if one.outcome is not None
-        ]
-        for one in sorted(found, key=lambda one: one.at_s + one.took_s):
+        found = client.get(_PATH, RequestList, **asked).requests
+        ended = [one for one in found if one.outcome is not None]
+        for one in sorted(ended, key=lambda one: one.at_s + one.took_s):
             if one.request_id not in seen:
-                seen[one.request_id] = one.at_s
                 yield one
-        known = {one.request_id for one in found}
-        seen = {name: at_s for name, at_s in seen.items() if name in known}
+        seen = {one.request_id for one in ended}
+        if found:
+            newest_s = max(one.at_s for one in found)
+            oldest_s = min((one.at_s for one in found if one.outcome is None), default=newest_s)
+            asked["since"] = max(int(query.get("since", 0)), int(oldest_s) - 1)
+        asked["limit"] = _FOLLOWED
         time.sleep(_POLL_S)
 
 

@@ -186,6 +186,27 @@ def test_events_are_followed_until_ctrl_c(cluster: Cluster) -> None:
     assert (process.returncode, told) == (Exit.INTERRUPTED, "")
 
 
+def test_requests_are_followed_each_once_when_it_has_ended(cluster: Cluster) -> None:
+    name = "talker"
+    before = cluster.chat(name, "before")[1]["x-request-id"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "hostler", "requests", "-f", "--model", name, "--limit=1", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(cluster),
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        seen = [json.loads(process.stdout.readline())["request_id"]]
+        asked = [before, *(cluster.chat(name, f"{n}")[1]["x-request-id"] for n in range(3))]
+        seen += [json.loads(process.stdout.readline())["request_id"] for _ in range(3)]
+        time.sleep(1.2)  # two looks more
+        process.send_signal(signal.SIGINT)
+        rest, told = process.communicate(timeout=10)
+    assert (seen, rest) == (asked, "")
+    assert (process.returncode, told) == (Exit.INTERRUPTED, "")
+
+
 def test_ps_tells_the_truth_when_the_supervisor_was_killed() -> None:
     with Cluster("[life]\norphan_grace_s = 8\n" + fake_model("echo")) as cluster:
         workers = set(cluster.pids("worker"))

@@ -20,7 +20,8 @@ from hostler.core.model import ModelMetadata, WorkerType
 from hostler.core.snapshot import Endpoint
 from hostler.manager.plan import GONE
 from hostler.manager.reconcile import Reconciler
-from hostler.registry.registry import Expected, Registry
+from hostler.registry.expected import Expected
+from hostler.registry.registry import Registry
 from hostler.testing.clock import ManualClock
 
 Message = Registration | Beat | Departure

@@ -98,6 +98,8 @@ def story(one: RequestView) -> Iterator[str]:
     yield f"  {route}, model {one.model}{named}, key {one.key_id}, {at}"
     if one.completion_tokens is not None:
         yield f"  tokens: {_tokens(one)}"
+    if one.flight is not None and one.flight.followers:
+        yield f"  {one.flight.followers} other(s) waited for it to read what they begin with"
     yield ""
     steps = list(_steps(one))
     width = max(len(text) for text, _, _ in steps)
@@ -158,6 +160,11 @@ def _steps(one: RequestView) -> Iterator[tuple[str, float, float]]:
     """Each step: what, from when, to when."""
     if one.queued_s is not None:
         yield "waited for a slot", one.queued_s, one.queued_s + (one.waited_s or 0.0)
+    flight = one.flight
+    if flight is not None and flight.at_s is not None:
+        ended = f" ({flight.end.value})" if flight.end is not None else ""
+        text = f"waited for {flight.led_by} to read the same{ended}"
+        yield text, flight.at_s, flight.at_s + (flight.waited_s or 0.0)
     for number, attempt in enumerate(one.tries, 1):
         ended_s = one.took_s if attempt.ended_s is None else attempt.ended_s
         why = f" ({attempt.why})" if attempt.why else ""
@@ -169,7 +176,7 @@ def _steps(one: RequestView) -> Iterator[tuple[str, float, float]]:
             yield f"{pieces} from {attempt.instance_id}{failed}", one.first_byte_s, ended_s
         else:
             yield f"try {number} on {attempt.instance_id}{why}{failed}", attempt.at_s, ended_s
-    if one.queued_s is None and not one.tries:
+    if one.queued_s is None and flight is None and not one.tries:
         yield "no instance was asked", 0.0, one.took_s
 
 

@@ -19,6 +19,14 @@ class WorkerType(StrEnum):
     IMAGE = "image"
 
 
+class PrefixReach(StrEnum):
+    """How far it goes inside an instance, once one request has read the beginning of a prompt."""
+
+    SLOT = "slot"  # the slot that read it has it, no other
+    LENT = "lent"  # the same, but the worker can lend it to other slots when it is asked to
+    SHARED = "shared"  # every request there starts from it
+
+
 def worker_key(model_name: str, worker_type: WorkerType) -> str:
     """Return `name@type`, the key of all instances of one model."""
     return f"{model_name}@{worker_type.value}"
@@ -71,7 +79,7 @@ class ModelOutput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model is. Lengths are in tokens."""
+    """What a model is, and what its engine does with prompts that begin alike. Lengths are in tokens."""
 
     model: str
     label: str = ""
@@ -82,6 +90,7 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int | None = None
     capabilities: tuple[str, ...] = ()
     license: str | None = None
+    prefix_reach: PrefixReach = PrefixReach.SLOT
 
 
 class ParameterDescription(msgspec.Struct, frozen=True, kw_only=True):

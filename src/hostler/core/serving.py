@@ -64,9 +64,10 @@ class RoutingRules(
     queue_length, queue_wait_s: of this model; None: what `[gateway]` says.
     continue_streams: a stream whose worker died goes on at another instance, from what was already
         said (for engines that can continue a message).
-    single_flight: requests with the same long new prefix wait for the first to have read it.
+    single_flight: requests with the same long new prefix wait for the first to have read it, where the
+        engine shares what it reads.
     lend_prefix: llama.cpp: a prefix read in one slot is lent to the others through a file.
-        Neither is carried out yet: see docs/design/routing.md.
+        Not carried out yet: see docs/design/routing.md.
     stall_s: a stream that says nothing for so long is in doubt; None: what `[gateway]` says.
     """
 

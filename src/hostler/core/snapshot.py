@@ -6,7 +6,7 @@ The registry publishes it; gateways mirror it by watching and go on with the las
 import msgspec
 
 from hostler.core.lifecycle import State
-from hostler.core.model import WorkerType
+from hostler.core.model import PrefixReach, WorkerType
 from hostler.core.serving import Priority, RoutingRules
 
 # Of the words between processes: this module and core/fleet.py. One more when a reader of the one before
@@ -32,6 +32,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     tls: bool = False
     api_key_env: str = ""
 
+    @property
+    def agent(self) -> "Endpoint":
+        """Where the agent of an engine of ours answers: beside its engine."""
+        return Endpoint(socket=f"{self.socket.removesuffix('.sock')}.agent")
+
 
 class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     """One instance, as a router sees it."""
@@ -46,6 +51,7 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int = 1
     upstream_model: str = ""  # the name the engine knows the model by
     replica: int = 0  # its place among the copies of its model
+    prefix_reach: PrefixReach = PrefixReach.SLOT  # as its engine says
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,31 @@ class RequestOutcome(StrEnum):
     TIMEOUT = "timeout"
 
 
+class FlightEnd(StrEnum):
+    """Why a request waits no longer for another one to read the prompt they begin with."""
+
+    LANDED = "landed"  # it was read
+    LENT = "lent"  # it was read, and lent to the slot of this one
+    LED = "led"  # who read it has left, so this one reads it
+    LATE = "late"  # it took too long, so this one goes by itself
+    FAILED = "failed"  # who read it failed, so this one looks for an instance again
+    GONE = "gone"  # its client has left
+
+
+class FlightView(msgspec.Struct, frozen=True, kw_only=True):
+    """A request's part where several that begin alike have the beginning read once.
+
+    led_by: who reads it: a request's id; its own, if so many `followers` wait for it. at_s, waited_s:
+    since when and for how long it waited itself. end: None while it waits, and of one that only leads.
+    """
+
+    led_by: str
+    followers: int = 0
+    at_s: float | None = None
+    waited_s: float | None = None
+    end: FlightEnd | None = None
+
+
 class TryView(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt. Times are seconds since the request came.
 
@@ -39,6 +64,7 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     it began to wait for a slot, waited_s: for how long in all; None: it did not. first_byte_s: of a
     stream, or of a long answer. took_s: until now, or to its last byte. events: pieces of a stream.
     The tokens are None as long as nobody has told them; estimated: what was delivered is counted.
+    flight: None when it shared the reading of its prompt with nobody.
     """
 
     request_id: str
@@ -61,6 +87,7 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int | None = None
     completion_tokens: int | None = None
     estimated: bool = False
+    flight: FlightView | None = None
 
 
 class RequestList(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import msgspec
 
 from hostler.core.errors import BadRequest
 from hostler.core.fleet import WorkerSpec
-from hostler.core.model import ModelMetadata, WorkerType
+from hostler.core.model import ModelMetadata, PrefixReach, WorkerType
 from hostler.engines.command import Command, option
 from hostler.engines.parameters import FakeParameters
 from hostler.engines.process import ProcessEngine
@@ -49,6 +49,7 @@ def fake_command(spec: WorkerSpec) -> Command:
             worker_type=spec.worker_type,
             context_length=4096 if spec.worker_type is WorkerType.LLM else None,
             dimensions=_DIMENSIONS if spec.worker_type is WorkerType.TEXT2VEC else None,
+            prefix_reach=PrefixReach(given.prefix_reach),
         ),
         busy_path="/metrics",
         busy_metric="fake:requests_running",

@@ -222,7 +222,16 @@ class PythonParameters(ModelParameters, frozen=True, kw_only=True):
 
 
 class UrlParameters(ModelParameters, frozen=True, kw_only=True):
-    """A server that already runs: nothing to set, its URL is in the deployment."""
+    """A server that already runs; its URL is in the deployment."""
+
+    prefix_reach: Annotated[
+        Literal["slot", "shared"],
+        Meta(
+            title="Prefix reach",
+            description="shared: its requests share what one of them has read of a prompt, so equal "
+            "beginnings are worth waiting for. vLLM and SGLang are known by their list of models.",
+        ),
+    ] = "slot"
 
 
 class FakeParameters(ModelParameters, frozen=True, kw_only=True):
@@ -273,6 +282,13 @@ class FakeParameters(ModelParameters, frozen=True, kw_only=True):
             extra={"unit": "bytes"},
         ),
     ] = 0
+    prefix_reach: Annotated[
+        Literal["slot", "shared"],
+        Meta(
+            title="Prefix reach",
+            description="What it says of prompts that begin alike; see the field `read_ms` of the script.",
+        ),
+    ] = "slot"
     ledger: Annotated[
         str,
         Meta(

@@ -281,6 +281,8 @@ class Attempt:
             events = self._cutter.feed(data)
             if events:
                 self._assembly.take(events)
+                if self._relay.ticket is not None and PROGRESS not in events:
+                    self._relay.ticket.landed()
         except UpstreamError:
             self._relay.attempt_failed(Failure.UNUSABLE)
 

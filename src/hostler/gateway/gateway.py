@@ -26,6 +26,7 @@ from hostler.gateway.answers import JSON_FIELD, own_error
 from hostler.gateway.controller import ControllerLine
 from hostler.gateway.detours import Detours
 from hostler.gateway.doubt import Doubts, Teller
+from hostler.gateway.flights import Flights
 from hostler.gateway.front import Front, known
 from hostler.gateway.lanes import Lanes
 from hostler.gateway.metrics import CONTENT_TYPE, OTHER, GatewayMetrics
@@ -89,8 +90,16 @@ class Gateway(BaseComponent):
         self._admission = Admission(config.limits.json_depth, asks_usage=settings.ask_usage)
         self._lanes = Lanes(settings, identity_proof)
         self._detours = Detours(self._admission, self.router, self.metrics)
+        self._flights = Flights(self.router, self.metrics, settings.stall_s)
         self.relays = Relays(
-            settings, self.router, self._lanes, self.metrics, self.accounts, self._detours, clock
+            settings,
+            self.router,
+            self._lanes,
+            self.metrics,
+            self.accounts,
+            self._detours,
+            self._flights,
+            clock,
         )
         if config.telemetry.otlp_endpoint:
             self.relays.spans = self.metrics.spans = Spans(config.telemetry)
@@ -145,6 +154,7 @@ class Gateway(BaseComponent):
             ids = (instance.instance_id for instance in snapshot.instances)
             self.neighbours.keep_only(ids, (model.name for model in snapshot.models))
         self.router.update(snapshot)
+        self._flights.update(snapshot)
 
     # Private
 

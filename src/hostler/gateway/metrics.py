@@ -18,6 +18,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from hostler.app.telemetry import dropped_log_lines
+from hostler.core.timeline import FlightEnd
 from hostler.gateway.spans import Spans
 from hostler.gateway.timeline import Timeline
 from hostler.wire.server import HttpServer
@@ -84,6 +85,7 @@ class GatewayMetrics(Collector):
         self.failures: dict[tuple[str, str], int] = {}  # model, kind of failed attempt
         self.retries: dict[str, int] = {}
         self.fallbacks: dict[tuple[str, str], int] = {}  # model that was asked, cause
+        self.flights: dict[tuple[str, FlightEnd], int] = {}  # model, how a wait ended
         self.refusals: dict[str, int] = {}  # code
         self.models: dict[str, ModelCounts] = {}
         self.gauges: Callable[[], Iterable[tuple[str, str, Mapping[str, float]]]] = tuple
@@ -125,6 +127,10 @@ class GatewayMetrics(Collector):
         """A request goes on to another model than the one asked."""
         self.fallbacks[model, cause] = self.fallbacks.get((model, cause), 0) + 1
 
+    def flown(self, model: str, end: FlightEnd) -> None:
+        """A request has waited for another one to read what both begin with."""
+        self.flights[model, end] = self.flights.get((model, end), 0) + 1
+
     def refused(self, code: str) -> None:
         """A request was refused before it reached a model."""
         self.refusals[code] = self.refusals.get(code, 0) + 1
@@ -148,6 +154,12 @@ class GatewayMetrics(Collector):
             "Requests sent on to another model, by the one asked.",
             ("model", "cause"),
             self.fallbacks,
+        )
+        yield _counter(
+            "hostler_flight_waits",
+            "Requests that waited for another one to read what both begin with, by how that ended.",
+            ("model", "end"),
+            self.flights,
         )
         yield _counter("hostler_retries", "Attempts after the first.", ("model",), self.retries)
         yield _counter(

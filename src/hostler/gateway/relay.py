@@ -4,12 +4,12 @@ Until the first byte has gone to the client a failed attempt can be made again e
 failure is an error event and an unclean end, never another instance's text. Copying is Attempt's.
 """
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from hostler.core.errors import HostlerError, WorkerLost
+from hostler.core.model import PrefixReach
 from hostler.core.request import Route
 from hostler.core.serving import FallbackCause
 from hostler.gateway.answers import STREAM_LINES, own_error
@@ -17,21 +17,23 @@ from hostler.gateway.attempt import Attempt
 from hostler.gateway.continuation import MARK, Continuation, can_continue
 from hostler.gateway.detours import Detour, cause_of, is_too_long
 from hostler.gateway.job import Job
+from hostler.gateway.place import Place
 from hostler.gateway.timeline import CLIENT_GONE, Timeline
 from hostler.gateway.usage import Used, find_usage
 from hostler.routing.claim import Claim, Outcome
 from hostler.routing.pool import Busy
-from hostler.routing.queue import Waiter
 from hostler.routing.router import NOBODY
 from hostler.routing.verdict import Action, Failure, explain, final_error, judge
 from hostler.wire.exchange import Exchange
 from hostler.wire.sse import data_event, error_event
 
 if TYPE_CHECKING:
+    from hostler.gateway.flights import Ticket
     from hostler.gateway.relays import Relays
 
 KEEP_ALIVE = b": keep-alive\n\n"  # a comment: readers of events skip it
-_OK: Final = Outcome.OK  # as a plain name: see wire/phase.py
+_OK: Final = Outcome.OK  # as plain names: see wire/phase.py
+_SLOT: Final = PrefixReach.SLOT
 # Of engines that answered: when all say `not now`, trying each triples the load. A worker that died
 # takes its requests' load with it.
 BUDGETED = frozenset({Failure.UNAVAILABLE, Failure.UNUSABLE, Failure.ENGINE_ERROR})
@@ -46,18 +48,19 @@ class Relay:
         "_exclude",
         "_is_over",
         "_lost",
+        "_place",
         "_shared",
-        "_timer",
-        "_waiter",
         "_word",
         "began_s",
         "detour",
         "exchange",
         "is_budgeted",
         "is_open",
+        "is_owed",
         "is_started",
         "job",
         "said",
+        "ticket",
         "timeline",
         "turns",
     )
@@ -77,9 +80,10 @@ class Relay:
         self._attempts = 0
         self._lost = 0
         self._exclude: frozenset[str] = NOBODY
-        self._waiter: Waiter | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._place: Place | None = None  # in a queue
         self._is_over = False
+        self.ticket: Ticket | None = None  # of a flight (flights.py)
+        self.is_owed = False  # it gave a slot back for others
         self.is_budgeted = False  # it has made an attempt that counts against the budget
         self._word: tuple[Attempt, int, bytes, bytes] | None = None  # of an engine that said 5xx
         self.began_s = shared.clock()
@@ -95,6 +99,7 @@ class Relay:
         return self._attempt
 
     def begin(self) -> None:
+        """Look for a slot."""
         self._seek(None)
 
     def end(self, error: HostlerError) -> None:
@@ -129,6 +134,8 @@ class Relay:
         """Send the head of the answer; from here on there is no other attempt."""
         self.is_started = True
         self.timeline.started(self._shared.clock())
+        if self.ticket is not None:
+            self.ticket.landed()
         exchange, attempt = self.exchange, self._attempt
         if attempt is not None:
             exchange.on_pause, exchange.on_resume = attempt.pause, attempt.resume
@@ -220,35 +227,37 @@ class Relay:
 
     def _queue(self, after: Failure | None) -> None:
         shared = self._shared
-        is_answered = False
 
         def done(result: Claim | HostlerError) -> None:
-            nonlocal is_answered
-            is_answered = True
-            self._waiter = None
-            self._stop_timer()
+            self._place = None
             if isinstance(result, HostlerError):
                 self._fail(explain(result, after))
             else:
                 self._try(result)
 
+        wait_s = shared.router.wait_s(self.job.model.name)
+        if self.detour is not None:  # in all it waits no longer than for one model
+            wait_s = max(0.0, wait_s - (shared.clock() - self.began_s))
         try:
-            waiter = shared.router.enqueue(
-                self.job.model.name, self.job, exclude=self._exclude, done=done
-            )
+            shared.flights.make_room(self.job.model.name)
+            place = Place(shared.router, self, self._exclude, wait_s, done)
         except HostlerError as error:
             self._fail(explain(error, after))
             return
-        if not is_answered:
-            self._waiter = waiter
-            loop = asyncio.get_running_loop()
-            wait_s = shared.router.wait_s(self.job.model.name)
-            if self.detour is not None:  # in all it waits no longer than for one model
-                wait_s = max(0.0, wait_s - (shared.clock() - self.began_s))
-            self._timer = loop.call_later(wait_s, waiter.expire)
+        if place.is_taken:
+            self._place = place
             self.timeline.queued(shared.clock())
 
     def _try(self, claim: Claim) -> None:
+        """Ask the instance, now or after another request that reads the same."""
+        if (
+            claim.instance.prefix_reach is _SLOT
+            or self.is_started
+            or not self._shared.flights.boards(self, claim)
+        ):
+            self.depart(claim)
+
+    def depart(self, claim: Claim) -> None:
         self._attempts += 1
         turn = "goes on there" if self.is_started else self.job.turn
         why = f"{turn}: {claim.why}" if turn else claim.why
@@ -275,17 +284,15 @@ class Relay:
         attempt = self._attempt
         if attempt is not None and not attempt.is_over:
             attempt.stop(outcome, witness)
+            if self.ticket is not None:
+                self.ticket.ended(outcome)
 
     def _leave_queue(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            waiter.cancel()
-        self._stop_timer()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self.ticket is not None:
+            self.ticket.leave()
+        place, self._place = self._place, None
+        if place is not None:
+            place.leave()
 
     def _clear_suspicion(self) -> None:
         if self._shared.quarantine:

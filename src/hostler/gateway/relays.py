@@ -10,6 +10,7 @@ from hostler.app.telemetry import logger
 from hostler.core.errors import BadRequest, HostlerError, RequestQuarantined, UpstreamTimeout
 from hostler.gateway.accounts import Accounts
 from hostler.gateway.detours import Detours
+from hostler.gateway.flights import Flights
 from hostler.gateway.job import Job
 from hostler.gateway.lanes import Lanes
 from hostler.gateway.metrics import GatewayMetrics
@@ -38,6 +39,7 @@ class Relays:
         metrics: GatewayMetrics,
         accounts: Accounts,
         detours: Detours,
+        flights: Flights,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.config = config
@@ -46,6 +48,7 @@ class Relays:
         self.metrics = metrics
         self.accounts = accounts
         self.detours = detours
+        self.flights = flights
         self.clock = clock
         self.quarantine = Quarantine(
             lost_max=config.lost_max, hold_s=config.quarantine_s, clock=clock

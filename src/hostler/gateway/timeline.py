@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 
 from hostler.core.errors import ModelLoading, NoReadyInstance, Overloaded, UpstreamTimeout
-from hostler.core.timeline import RequestOutcome, RequestView, TryView
+from hostler.core.timeline import FlightEnd, FlightView, RequestOutcome, RequestView, TryView
 from hostler.gateway.trace import Trace
 from hostler.gateway.usage import Used
 
@@ -28,6 +28,19 @@ class Try:
         self.failure = ""
 
 
+class Flown:
+    """Its part in a flight (gateway/flights.py). since_s: monotonic; None: it leads and does not wait."""
+
+    __slots__ = ("end", "followers", "led_by", "since_s", "waited_s")
+
+    def __init__(self, led_by: str, since_s: float | None) -> None:
+        self.led_by = led_by
+        self.since_s = since_s
+        self.followers = 0
+        self.waited_s: float | None = None
+        self.end: FlightEnd | None = None
+
+
 class Timeline:
     """One request. The relay writes it down as it goes.
 
@@ -42,6 +55,8 @@ class Timeline:
         "code",
         "events",
         "first_byte_s",
+        "flight",
+        "flown_s",
         "key_id",
         "model",
         "queued_s",
@@ -76,6 +91,8 @@ class Timeline:
         self.trace: Trace | None = None  # only when spans are exported
         self.events = 0  # pieces of a stream
         self.used: Used | None = None  # its tokens, once they are known
+        self.flight: Flown | None = None  # the last one
+        self.flown_s = 0.0  # waited for others that read the same, in all
 
     def queued(self, now_s: float) -> None:
         """It waits for a slot from now on."""
@@ -94,6 +111,25 @@ class Timeline:
         if self.tries:
             self.tries[-1].failure = failure
             self.tries[-1].ended_s = now_s - self.began_s
+
+    def led(self, followers: int) -> None:
+        """So many wait for it to read what they begin with."""
+        if self.flight is None or self.flight.led_by != self.request_id:
+            self.flight = Flown(self.request_id, None)
+        self.flight.followers = followers
+
+    def follows(self, led_by: str, now_s: float) -> None:
+        """It waits for that request to read what both begin with."""
+        if self._waits_since_s is not None:
+            self._stop_waiting(now_s)
+        self.flight = Flown(led_by, now_s)
+
+    def flown(self, end: FlightEnd, now_s: float) -> None:
+        """It waits for that no longer."""
+        flight = self.flight
+        if flight is not None and flight.since_s is not None and flight.end is None:
+            flight.end, flight.waited_s = end, now_s - flight.since_s
+            self.flown_s += flight.waited_s
 
     def started(self, now_s: float) -> None:
         """The first byte goes to the client."""
@@ -163,6 +199,7 @@ class Timeline:
             cached_tokens=used.cached if used else None,
             completion_tokens=used.completion if used else None,
             estimated=used is not None and used.is_estimated,
+            flight=self._flight_view(now_s),
         )
 
     def fields(self) -> Mapping[str, object]:
@@ -200,6 +237,21 @@ class Timeline:
     def _stop_waiting(self, now_s: float) -> None:
         since_s, self._waits_since_s = self._waits_since_s or now_s, None
         self.waited_s = (self.waited_s or 0.0) + now_s - since_s
+
+    def _flight_view(self, now_s: float) -> FlightView | None:
+        flight = self.flight
+        if flight is None:
+            return None
+        since_s, waited_s = flight.since_s, flight.waited_s
+        if since_s is not None and waited_s is None:
+            waited_s = now_s - since_s
+        return FlightView(
+            led_by=flight.led_by,
+            followers=flight.followers,
+            at_s=_rounded(None if since_s is None else since_s - self.began_s),
+            waited_s=_rounded(waited_s),
+            end=flight.end,
+        )
 
     def _try_views(self) -> Iterator[TryView]:
         for one in self.tries:

@@ -8,7 +8,7 @@ from hostler.app.faults import CrashPoint, crash_point
 from hostler.app.telemetry import logger
 from hostler.core.errors import InsufficientStorage, StorageBusy, StorageFailed
 from hostler.core.launch import Launch
-from hostler.registry.registry import Expected
+from hostler.registry.expected import Expected
 from hostler.storage.store import Store
 from hostler.storage.writer import Writer, told
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -14,14 +14,17 @@ from hostler.app.telemetry import logger
 from hostler.core.deployment import Deployment
 from hostler.core.errors import BadRequest
 from hostler.core.lifecycle import Signal
-from hostler.core.model import ModelMetadata
+from hostler.core.model import ModelMetadata, PrefixReach
 from hostler.core.snapshot import Endpoint
-from hostler.registry.registry import Expected, Record, Registry
+from hostler.registry.expected import Expected
+from hostler.registry.registry import Record, Registry
 from hostler.wire.client import UpstreamLost, fetch
 
 log = logger(__name__)
 
 FALL = 2  # failed probes in a row before a server is suspect
+# Who signs the list of models, of servers whose requests share what one has read of a prompt (their default).
+SHARING = frozenset({"vllm", "sglang"})
 
 
 def endpoint_of(url: str, api_key_env: str = "") -> Endpoint:
@@ -71,6 +74,7 @@ class GivenServers:
             concurrency=deployment.concurrency,
             endpoint=endpoint_of(deployment.urls[replica], deployment.api_key_env),
             upstream_model=deployment.upstream_model or deployment.name,
+            prefix_reach=PrefixReach(deployment.params.get("prefix_reach", PrefixReach.SLOT)),
         )
 
     def places(self, deployments: Iterable[Deployment]) -> list[str]:
@@ -125,11 +129,8 @@ class GivenServers:
             why = f"it serves {', '.join(sorted(models)[:5]) or 'nothing'}, not {wanted!r}"
         if why is None:
             self._failed[instance_id] = 0
-            record.metadata = record.metadata or ModelMetadata(
-                model=record.instance.model_name,
-                worker_type=record.expected.worker_type,
-                context_length=models[wanted],
-            )
+            if record.metadata is None:
+                self._describe(record, models[wanted])
             self._registry.post(instance_id, Signal.LOADED)
             self._registry.post(instance_id, Signal.SEEN)
             return
@@ -137,8 +138,19 @@ class GivenServers:
         if self._failed[instance_id] >= FALL:
             self._registry.post(instance_id, Signal.LATE, why)
 
-    async def _models(self, endpoint: Endpoint) -> tuple[dict[str, int | None], str | None]:
-        """Return the models a server names with their context lengths, or why it names none."""
+    def _describe(self, record: Record, listed: "_Listed") -> None:
+        """Write down what a server's list of models says."""
+        reach = PrefixReach.SHARED if listed.owner in SHARING else record.expected.prefix_reach
+        record.expected = msgspec.structs.replace(record.expected, prefix_reach=reach)
+        record.metadata = ModelMetadata(
+            model=record.instance.model_name,
+            worker_type=record.expected.worker_type,
+            context_length=listed.length,
+            prefix_reach=reach,
+        )
+
+    async def _models(self, endpoint: Endpoint) -> tuple[dict[str, "_Listed"], str | None]:
+        """Return the models a server names, or why it names none."""
         headers: list[tuple[bytes, bytes]] = []
         if endpoint.api_key_env and (key := environment(endpoint.api_key_env)):
             headers.append((b"authorization", b"Bearer " + key.encode()))
@@ -156,7 +168,7 @@ class GivenServers:
             return {}, f"it answers {answer.status} when asked for its models"
         try:
             listed: Any = msgspec.json.decode(answer.body)["data"]
-            return {str(model["id"]): _length(model) for model in listed}, None
+            return {str(model["id"]): _listed(model) for model in listed}, None
         except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
             return {}, "its list of models cannot be read"
 
@@ -165,6 +177,14 @@ def _place(worker_key: str, replica: int) -> str:
     return f"{worker_key}#{replica}"
 
 
-def _length(model: Any) -> int | None:
-    found = model.get("max_model_len") or (model.get("meta") or {}).get("n_ctx")
-    return found if isinstance(found, int) else None
+class _Listed(NamedTuple):
+    """One model of a list: its context length, and who signs."""
+
+    length: int | None
+    owner: str
+
+
+def _listed(model: Any) -> _Listed:
+    length = model.get("max_model_len") or (model.get("meta") or {}).get("n_ctx")
+    owner = str(model.get("owned_by"))
+    return _Listed(length if isinstance(length, int) else None, owner)

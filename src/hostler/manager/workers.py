@@ -29,7 +29,8 @@ from hostler.manager.logs import LogKeeper, error_told, exit_reason, last_lines
 from hostler.manager.memory import Memory
 from hostler.manager.servers import GivenServers
 from hostler.manager.telling import Telling
-from hostler.registry.registry import Expected, Record, Registry
+from hostler.registry.expected import Expected
+from hostler.registry.registry import Record, Registry
 
 log = logger(__name__)
 

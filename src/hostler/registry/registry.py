@@ -18,37 +18,21 @@ from hostler.app.telemetry import logger
 from hostler.core.errors import Conflict, StaleEpoch, UnknownInstance
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration
 from hostler.core.lifecycle import ALIVE, Event, Instance, Signal, State, advance
-from hostler.core.model import ModelMetadata, WorkerType
+from hostler.core.model import ModelMetadata
 from hostler.core.snapshot import (
     PROTOCOL,
-    Endpoint,
-    InstanceView,
     KeyView,
     ModelView,
     Snapshot,
 )
 from hostler.registry.doubts import ReportedDoubts
+from hostler.registry.expected import Expected
 from hostler.registry.liveness import is_mass_loss, judge_heartbeat, own_pause_s
 
 log = logger(__name__)
 
 LOADING = frozenset({State.PENDING, State.FETCHING, State.STARTING})
 _LOOK_EVERY_S = 0.25
-
-
-class Expected(msgspec.Struct, frozen=True, kw_only=True):
-    """What the launcher knows of an instance before it says a word.
-
-    secret_hash: hex SHA-256 of what the process must show; "" for a server given by URL, which never
-        registers.
-    """
-
-    worker_type: WorkerType
-    engine: str
-    secret_hash: str = ""
-    concurrency: int = 1
-    endpoint: Endpoint = Endpoint()
-    upstream_model: str = ""
 
 
 class Record:
@@ -69,7 +53,7 @@ class Record:
         self.pid: int | None = None
         self.draining = False
         self.error_code = ""  # of what ended it, if it said
-        self.view = _view(instance, expected)
+        self.view = expected.view(instance)
 
 
 Moved = Callable[[Instance, Instance], None]
@@ -153,7 +137,7 @@ class Registry:
         record = self._records[instance_id]
         record.expected = expected
         record.instance = msgspec.structs.replace(record.instance, epoch=epoch)
-        record.view = _view(record.instance, expected)
+        record.view = expected.view(record.instance)
 
     def forget(self, instance_id: str) -> None:
         if self._records.pop(instance_id, None) is not None:
@@ -185,7 +169,7 @@ class Registry:
         )
         if after is not before:
             record.instance = after
-            record.view = _view(after, record.expected)
+            record.view = record.expected.view(after)
             if after.state not in ALIVE:
                 self._settling.discard(instance_id)
             _note_renewal(after, self.instances(), self._renewing)
@@ -215,8 +199,9 @@ class Registry:
             record.expected,
             endpoint=registration.endpoint,
             upstream_model=registration.upstream_model or record.instance.model_name,
+            prefix_reach=registration.metadata.prefix_reach,
         )
-        record.view = _view(record.instance, record.expected)
+        record.view = record.expected.view(record.instance)
         self._settling.discard(registration.instance_id)
         if registration.draining:
             _drain(self, record)
@@ -382,19 +367,4 @@ def _model_view(model: ModelView, counts: Counter[str], records: Iterable[Record
         states=tuple(sorted(counts.items())),
         loading=any(counts.get(state.value) for state in LOADING),
         context_length=lengths[0] if lengths else model.context_length,
-    )
-
-
-def _view(instance: Instance, expected: Expected) -> InstanceView:
-    return InstanceView(
-        instance_id=instance.instance_id,
-        epoch=instance.epoch,
-        model_name=instance.model_name,
-        worker_type=expected.worker_type,
-        engine=expected.engine,
-        state=instance.state,
-        endpoint=expected.endpoint,
-        concurrency=expected.concurrency,
-        upstream_model=expected.upstream_model,
-        replica=instance.replica,
     )

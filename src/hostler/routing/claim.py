@@ -22,6 +22,7 @@ class Outcome(StrEnum):
     UPSTREAM_STATUS = "upstream_status"
     REFUSED = "refused"
     LOST = "lost"
+    UNUSED = "unused"  # its holder has asked nothing of the instance
 
 
 class Bill(NamedTuple):

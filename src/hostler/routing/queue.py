@@ -124,6 +124,11 @@ class Queue:
         elif spent is not None:
             bill.turns.charge(bill.line, cost - bill.tokens)
 
+    def refund(self, claim: Claim) -> None:
+        """A slot is back that was not used: it costs nothing."""
+        if claim.bill is not None:
+            claim.bill.turns.charge(claim.bill.line, -claim.bill.tokens)
+
     # For one who wants to wait
 
     def who_makes_room(self, ask: Ask) -> Waiter | None:

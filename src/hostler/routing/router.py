@@ -149,9 +149,17 @@ class Router:
         return self._take(pool, ask, exclude)
 
     def enqueue(
-        self, model: str, ask: Ask = ANYBODY, *, exclude: Set[str] = NOBODY, done: Done
+        self,
+        model: str,
+        ask: Ask = ANYBODY,
+        *,
+        exclude: Set[str] = NOBODY,
+        done: Done,
+        is_owed: bool = False,
     ) -> Waiter:
         """Stand in the model's queue; `done` may be called before this returns.
+
+        is_owed: it gave a slot back for others, so a full queue has a place for it.
 
         A full queue makes room for a key with less than its share, or of a higher class: the newest
         waiter of the key that has most waiting is told so in its place.
@@ -162,6 +170,8 @@ class Router:
         pool = self._pool(model)
         queue, told = pool.queue, pool.model.routing.queue_length
         length = self._queue_length if told is None else told
+        if is_owed:
+            length = max(length, len(queue) + 1)
         displaced = None
         if len(queue) >= length:
             displaced = queue.who_makes_room(ask) if length else None
@@ -300,7 +310,9 @@ class Router:
         if outcome is _OK:
             self.answered_s[instance_id] = now_s = self.clock()
             pool.note_service(now_s - claim.since_s)
-        if pool.queue or claim.bill is not None:
+        if outcome is Outcome.UNUSED:
+            pool.queue.refund(claim)
+        elif pool.queue or claim.bill is not None:
             pool.queue.settle(claim)
         if outcome is not _OK or self.health:
             self._note(claim, pool, outcome, witness)

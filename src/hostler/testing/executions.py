@@ -46,7 +46,8 @@ class Execution(msgspec.Struct, kw_only=True):
     started_at_s: float
     first_token_at_s: float | None = None  # of a stream
     ended_at_s: float | None = None
-    prompt_tokens: int = 0  # read
+    prompt_tokens: int = 0
+    read_tokens: int = 0  # of them, where the script lets reading take time
     tokens: int = 0  # written to the client
     status: int = 200
     end: End = End.RUNNING

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from hostler.testing import fake_http, fake_text
+from hostler.testing.fake_memory import blocks_of
 from hostler.testing.fake_script import Script, script_for
 
 CREATED = 1_700_000_000  # answers are pure functions of the request, so is their time
@@ -28,6 +29,7 @@ class Answer:
 
     __slots__ = (
         "asked",
+        "blocks",
         "body_keys",
         "digest",
         "events",
@@ -48,6 +50,7 @@ class Answer:
         self.body_keys = keys
         self.script = script
         self.digest = ""
+        self.blocks: tuple[int, ...] = ()  # of the prompt, where reading it takes time
         self.prompt_tokens = 0
         self.tokens = 0
         self.skipped = 0  # tokens that were said before, in another answer
@@ -63,6 +66,7 @@ def needs_task(script: Script) -> bool:
     return bool(
         script.first_delay_ms
         or script.delay_ms
+        or script.read_ms
         or script.half_alive
         or script.drip_bytes
         or script.stdout_mb
@@ -96,6 +100,8 @@ def make_answer(path: str, raw: bytes, model: str, script: Script) -> Answer:
         answer = Answer(path, asked, tuple(sorted(body)), script)
         answer.skipped = skipped
         answer.digest = fake_text.digest(prompts[0] if prompts else "", body)
+        if script.read_ms and prompts:
+            answer.blocks = blocks_of(prompts[0])
         MAKERS[path](answer, body, model, claimed)
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise Refused(400, f"bad request: {type(error).__name__}", "invalid_value") from error

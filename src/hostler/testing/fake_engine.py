@@ -20,6 +20,7 @@ from hostler.testing.executions import End, Execution, ExecutionLog
 from hostler.testing.fake_answers import CREATED, MAKERS, Answer, Refused, make_answer
 from hostler.testing.fake_door import Door
 from hostler.testing.fake_http import Connection, Request, whole
+from hostler.testing.fake_memory import Memory
 from hostler.testing.fake_run import run_answer
 from hostler.testing.fake_script import Script, merge, parse_script
 
@@ -39,6 +40,7 @@ class FakeEngine:
         self.door: Door | None = None
         self.grandchildren: list[int] = []
         self._tasks = tasks
+        self._memory = Memory()
         self._prepared: dict[tuple[str, bytes], Answer] = {}
         self._rate_debt = 0.0
         self._numbers = 0
@@ -110,7 +112,7 @@ class FakeEngine:
         self, connection: Connection, request: Request, answer: Answer, execution: Execution
     ) -> None:
         try:
-            await run_answer(connection, answer, execution, self.log)
+            await run_answer(connection, answer, execution, self.log, self._memory)
         except asyncio.CancelledError:
             self.log.end(execution, End.ABORTED)
             if connection.transport is not None:

@@ -7,12 +7,13 @@ from hostler.testing import fake_faults, fake_http
 from hostler.testing.executions import Execution, ExecutionLog
 from hostler.testing.fake_answers import Answer
 from hostler.testing.fake_http import Connection
+from hostler.testing.fake_memory import Memory
 
 GARBAGE = b"\x16\x03\x01\x02\x00this is no HTTP\r\n\r\n"
 
 
 async def run_answer(
-    connection: Connection, answer: Answer, execution: Execution, log: ExecutionLog
+    connection: Connection, answer: Answer, execution: Execution, log: ExecutionLog, memory: Memory
 ) -> None:
     """Send the answer as its script says. Cancelled when the client leaves."""
     script = answer.script
@@ -20,6 +21,10 @@ async def run_answer(
     held = [b"x" * 1_000_000 for _ in range(script.allocate_mb)]
     if script.first_delay_ms:
         await asyncio.sleep(script.first_delay_ms / 1000)
+    if script.read_ms:
+        execution.read_tokens = memory.missing(answer.blocks, answer.prompt_tokens)
+        await asyncio.sleep(execution.read_tokens * script.read_ms / 1000)
+        memory.keep(answer.blocks)
     await _point(0, connection, answer, execution, log)
     if answer.stream:
         await _run_stream(connection, answer, execution, log)

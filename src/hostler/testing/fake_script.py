@@ -29,6 +29,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tool_calls: Count = 0  # a chat calls so many tools instead of saying anything
     first_delay_ms: Seconds = 0.0  # before the first byte
     delay_ms: Seconds = 0.0  # before each token
+    read_ms: Seconds = 0.0  # for each token of the prompt that no request before it has read
     crash_at: Count | None = None
     crash_with: str = "SIGKILL"
     hang_at: Count | None = None

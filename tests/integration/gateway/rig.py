@@ -17,6 +17,7 @@ import msgspec
 
 from hostler.app.auth import new_key
 from hostler.app.config import Config, GatewayConfig, TelemetryConfig
+from hostler.core.model import PrefixReach
 from hostler.core.serving import Priority
 from hostler.core.snapshot import Endpoint, InstanceView, KeyView, ModelView, Snapshot
 from hostler.gateway.gateway import Gateway
@@ -115,13 +116,25 @@ class Rig:
             await asyncio.sleep(0.025)
         raise AssertionError("the fake engine did not come up")
 
-    def publish(self, *, concurrency: int = 8, models: Sequence[ModelView] | None = None) -> None:
+    def publish(
+        self,
+        *,
+        concurrency: int = 8,
+        models: Sequence[ModelView] | None = None,
+        prefix_reach: PrefixReach = PrefixReach.SLOT,
+    ) -> None:
         """Make every engine a ready instance of model `m` (or of the only other model given)."""
         names = models or [model("m")]
         self.source.publish(
             names,
             [
-                instance(i, names[0].name, concurrency=concurrency, endpoint=e.endpoint)
+                instance(
+                    i,
+                    names[0].name,
+                    concurrency=concurrency,
+                    endpoint=e.endpoint,
+                    prefix_reach=prefix_reach,
+                )
                 for i, e in self.engines.items()
                 if e.process.poll() is None
             ],

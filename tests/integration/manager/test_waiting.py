@@ -18,7 +18,8 @@ from hostler.manager.progress import Progress
 from hostler.manager.reconcile import Reconciler
 from hostler.manager.waiting import Waiting
 from hostler.manager.wishes import Wishes
-from hostler.registry.registry import Expected, Registry
+from hostler.registry.expected import Expected
+from hostler.registry.registry import Registry
 from hostler.storage.memory import MemoryStore
 from hostler.storage.writer import Writer
 

@@ -20,7 +20,8 @@ from hostler.core.fleet import WorkerSpec
 from hostler.core.lifecycle import Instance, Signal, State
 from hostler.core.model import WorkerType
 from hostler.core.snapshot import Endpoint
-from hostler.registry.registry import Expected, Record, Registry
+from hostler.registry.expected import Expected
+from hostler.registry.registry import Record, Registry
 from hostler.registry.server import RegistryServer
 from hostler.wire.client import fetch
 

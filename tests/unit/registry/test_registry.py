@@ -12,8 +12,9 @@ from hostler.core.fleet import Beat, Departure, Registration
 from hostler.core.lifecycle import Instance, Signal, State
 from hostler.core.model import ModelMetadata, WorkerType
 from hostler.core.snapshot import Endpoint, ModelView
+from hostler.registry.expected import Expected
 from hostler.registry.liveness import judge_heartbeat, own_pause_s
-from hostler.registry.registry import Expected, Registry
+from hostler.registry.registry import Registry
 from hostler.testing.clock import ManualClock
 
 SECRET = "s3"

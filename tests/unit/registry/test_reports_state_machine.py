@@ -17,7 +17,8 @@ from hostler.core.fleet import Beat, Departure, Registration
 from hostler.core.lifecycle import ALIVE, Instance, Signal, State
 from hostler.core.model import ModelMetadata, WorkerType
 from hostler.core.snapshot import Endpoint
-from hostler.registry.registry import Expected, Registry
+from hostler.registry.expected import Expected
+from hostler.registry.registry import Registry
 from hostler.testing.clock import ManualClock
 from tests.machines import CountedMachine, machine_settings
 

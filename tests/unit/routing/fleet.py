@@ -3,7 +3,7 @@
 from typing import Any
 
 from hostler.core.lifecycle import State
-from hostler.core.model import WorkerType
+from hostler.core.model import PrefixReach, WorkerType
 from hostler.core.serving import Priority, RoutingRules
 from hostler.core.snapshot import Endpoint, InstanceView, ModelView, Snapshot
 from hostler.routing.ask import Ask
@@ -49,6 +49,7 @@ def instance(
     engine: str = "fake",
     replica: int = 0,
     epoch: int = 1,
+    prefix_reach: PrefixReach = PrefixReach.SLOT,
 ) -> InstanceView:
     return InstanceView(
         instance_id=instance_id,
@@ -60,6 +61,7 @@ def instance(
         state=state,
         endpoint=endpoint or Endpoint(socket=f"/nowhere/{instance_id}.sock"),
         concurrency=concurrency,
+        prefix_reach=prefix_reach,
     )
 
 

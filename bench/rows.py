@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.figures import Part
@@ -20,12 +20,14 @@ ROWS = (
     ("F83", "tests/chaos/test_background.py", "every task of the controller, under load"),
     ("F86", "tests/chaos/test_sinks.py", "30 s of load on a log that hangs"),
 )
-_FIGURE = re.compile(r"F\d+\b.*: .+|(?:controller|gateway|worker) [\w.]+: .+")
+_FIGURE = re.compile(r"(?:F\d+|llama)\b.*: .+|(?:controller|gateway|worker) [\w.]+: .+")
 
 
-def run_rows(part: Part, tell: Callable[[str], None]) -> None:
+def run_rows(
+    part: Part, tell: Callable[[str], None], rows: Sequence[tuple[str, str, str]] = ROWS
+) -> None:
     """Add one figure a row: how many of its tests failed. tell: takes what they measured."""
-    for row, path, what in ROWS:
+    for row, path, what in rows:
         began_s = time.monotonic()
         argv = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"]
         ran = subprocess.run(

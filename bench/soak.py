@@ -1,7 +1,7 @@
 """`make soak`: everything that takes long: storms, times to truth, state machines, kills between writes,
 faults at full length.
 
-    python -m bench.soak --seed 7                  # all six parts, some two hours
+    python -m bench.soak --seed 7                  # all parts, some two hours
     python -m bench.soak --storm --minutes 30      # one of them
     python -m bench.soak --json                    # the figures for programs; progress goes to stderr
 
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from bench import truth
+from bench.chaos import run_chaos
 from bench.figures import Figure, Part, as_json, table
 from bench.fuzz import run_fuzz
 from bench.rows import run_rows
@@ -22,7 +23,7 @@ from bench.stateful import run_stateful
 from hostler.testing.durability import Durability, run_kills
 from hostler.testing.storm import Round, run_storm
 
-PARTS = ("storm", "truth", "stateful", "durability", "fuzz", "rows")
+PARTS = ("storm", "chaos", "truth", "stateful", "durability", "fuzz", "rows")
 Tell = Callable[[str], None]
 
 
@@ -63,6 +64,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--storm", action="store_true", help="load and random faults, every round judged"
     )
+    parser.add_argument(
+        "--chaos", action="store_true", help="every fault of engines, under the SDK and raw clients"
+    )
     parser.add_argument("--truth", action="store_true", help="B14, B15, B16, B24 and their kin")
     parser.add_argument("--stateful", action="store_true", help="B29: the state machines")
     parser.add_argument(
@@ -73,6 +77,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--fuzz", action="store_true", help="B25, B27: bytes of clients and engines"
     )
     parser.add_argument("--minutes", type=float, default=30.0, help="of the storm")
+    parser.add_argument("--seeds", type=int, default=5, help="of --chaos: each fault once a seed")
     parser.add_argument("--sequences", type=int, default=500, help="of each state machine")
     parser.add_argument("--kills", type=int, default=100, help="between admin writes")
     parser.add_argument("--cases", type=int, default=4_000_000, help="of the fuzzers together")
@@ -85,6 +90,8 @@ def _run(part: Part, options: argparse.Namespace, tell: Tell) -> None:
     match part.name:
         case "storm":
             _storm(part, options.minutes, options.seed, tell)
+        case "chaos":
+            run_chaos(part, options.seeds, options.seed, tell)
         case "truth":
             truth.measure(part)
         case "stateful":

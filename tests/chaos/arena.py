@@ -120,10 +120,13 @@ Victim = Own | Given
 class Arena(AbstractContextManager["Arena"]):
     """The server, the engines, and rounds of load with one fault each."""
 
-    def __init__(self, seed: int = 1, *, raw: int = 10, sdk: int = 6) -> None:
-        """raw, sdk: clients of each kind."""
+    def __init__(
+        self, seed: int = 1, *, raw: int = 10, sdk: int = 6, is_long: bool = False
+    ) -> None:
+        """raw, sdk: clients of each kind. is_long: faults last longer, and the load goes on after them."""
         self.cluster = Cluster()
         self.random = random.Random(seed)
+        self.is_long = is_long
         self._seed, self._raw, self._sdk = seed, raw, sdk
         self._ledgers = [self.cluster.root / f"{name}.jsonl" for name in MODELS]
         self._given = [Given(self._ledgers[1], number) for number in range(2)]
@@ -194,7 +197,7 @@ class Arena(AbstractContextManager["Arena"]):
         with pressure:
             time.sleep(HEARD_S)
             deed(self)
-            time.sleep(HEARD_S)
+            time.sleep(5 * HEARD_S if self.is_long else HEARD_S)
         self.settled()
         return self._judge(name, pressure.seen, breaks_streams, within_s)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import msgspec
 
 from tests.chaos.arena import Arena
-from tests.chaos.figures import IS_LONG
 
 Deed = Callable[[Arena], None]
 
@@ -66,10 +65,10 @@ def stopped(arena: Arena) -> None:
 
 def restart_storm(arena: Arena) -> None:
     """Whoever is back dies again, in turn."""
-    for turn in range(12 if IS_LONG else 4):
+    for turn in range(12 if arena.is_long else 4):
         own, given = arena.victims(turn % 2)
         given.hit(signal.SIGKILL)
-        if IS_LONG or turn % 3 == 0:
+        if arena.is_long or turn % 3 == 0:
             own.hit(signal.SIGKILL)
         time.sleep(arena.random.uniform(0, 0.1))
         arena.settled()

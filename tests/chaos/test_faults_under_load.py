@@ -18,7 +18,7 @@ SEED = 20261128
 
 @pytest.fixture(scope="module")
 def arena() -> Iterator[Arena]:
-    with Arena(SEED) as running:
+    with Arena(SEED, is_long=IS_LONG) as running:
         yield running
 
 

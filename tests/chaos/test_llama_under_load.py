@@ -1,4 +1,4 @@
-"""Two replicas of a real model in llama.cpp, and a fake one beside them: what breaks one of them no client sees."""
+"""Two replicas of a real model in llama.cpp, a fake one beside them: what breaks one no client sees."""
 
 import asyncio
 import signal

@@ -1,6 +1,7 @@
 """Networks that lose packets, and ports that change hands: servers given by URL, in namespaces."""
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
@@ -19,6 +20,7 @@ from hostler.testing.cluster import Cluster, is_root
 from hostler.testing.ledger import check_answers, check_ends, tally
 from hostler.testing.load import Outcome, Target, run_load
 from hostler.wire.client import UpstreamLost, fetch
+from tests.chaos.figures import IS_LONG, tell
 from tests.chaos.pressure import Pressure
 from tests.integration.gateway.rig import USER, Rig, rig
 from tests.integration.gateway.test_identity import free_port, publish_urls
@@ -26,6 +28,8 @@ from tests.integration.gateway.test_identity import free_port, publish_urls
 pytestmark = pytest.mark.slow
 
 PORT = 9000
+LOSSY_S = 60.0 if IS_LONG else 3.0
+LOSSES = [(0.3, ("OUTPUT",)), (0.3, ("INPUT",)), (0.1, ("INPUT", "OUTPUT"))]
 
 
 class Host:
@@ -62,6 +66,12 @@ class Host:
         """Lose every packet that goes in or out there. ways: INPUT, OUTPUT."""
         for way in ways:
             run("ip", "netns", "exec", self.name, "iptables", "-I", way, "-j", "DROP")
+
+    def lose(self, share: float, *ways: str) -> None:
+        """Lose this share of the packets that go in or out there."""
+        chance = ["-m", "statistic", "--mode", "random", "--probability", str(share)]
+        for way in ways:
+            run("ip", "netns", "exec", self.name, "iptables", "-I", way, *chance, "-j", "DROP")
 
     def heal(self) -> None:
         run("ip", "netns", "exec", self.name, "iptables", "-F")
@@ -145,6 +155,75 @@ def test_F19_F20_a_server_behind_a_cut_network_costs_no_request(
     kinds = [event["kind"] for event in moves if event["kind"].startswith("instance.")]
     assert kinds == ["instance.suspect", "instance.ready"]  # once out, once back
     sys.stderr.write(f"{ways}: slowest {pressure.slowest_s:.2f} s, {tally(pressure.seen)}\n")
+
+
+@pytest.mark.parametrize(("share", "ways"), LOSSES if IS_LONG else LOSSES[:1])
+def test_F21_packets_that_get_lost_put_no_server_out_for_good_and_cost_no_request(
+    cluster: Cluster, hosts: list[Host], share: float, ways: tuple[str, ...]
+) -> None:
+    cluster.wait_for(lambda: len(cluster.ready("echo")) == 2, 15, "both are there")
+    with Pressure(cluster, clients=20, name=f"loss-{'-'.join(ways)}") as pressure:
+        try:
+            for host in hosts:
+                try:
+                    host.lose(share, *ways)
+                except subprocess.CalledProcessError as error:
+                    pytest.skip(f"iptables cannot lose packets here: {error.stderr.decode()}")
+            seen = watched(cluster, LOSSY_S)
+        finally:
+            for host in hosts:
+                host.heal()
+        cluster.wait_for(lambda: len(cluster.ready("echo")) == 2, 15, "both are back")
+    judge_loss(f"F21 {share:.0%} of {'+'.join(ways)}", pressure, seen)
+
+
+def test_F21_a_network_that_delays_puts_no_server_out(tmp_path: Path) -> None:
+    """By a proxy of ours: 0 to 200 ms each way, and now and then 600."""
+    source = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    null = subprocess.DEVNULL
+    with ExitStack() as stack:
+
+        def start(*argv: str) -> None:
+            argv = (sys.executable, "-m", *argv)
+            process = subprocess.Popen(argv, env=source, stderr=null, cwd=Path(__file__).parents[2])
+            stack.callback(process.wait, 10)
+            stack.callback(process.kill)
+
+        ports = [free_port() for _ in range(4)]
+        for number, (near, far) in enumerate(zip(ports[:2], ports[2:], strict=True)):
+            script = '{"tokens": 6, "delay_ms": 5}'
+            start(
+                "hostler.testing.fake_engine", f"--port={far}", "--model=echo", "--script", script
+            )
+            start(
+                "tests.chaos.jitter", f"--port={near}", f"--to=127.0.0.1:{far}", f"--seed={number}"
+            )
+        urls = ", ".join(f'"http://127.0.0.1:{port}/v1"' for port in ports[:2])
+        model = f'[[models]]\nname = "echo"\nengine = "openai"\nconcurrency = 32\nurls = [{urls}]\n'
+        running = stack.enter_context(Cluster(model))
+        with Pressure(running, clients=12, name="jitter") as pressure:
+            seen = watched(running, LOSSY_S)
+        judge_loss("F21 jitter", pressure, seen)
+
+
+def watched(cluster: Cluster, seconds: float) -> list[int]:
+    """Look ten times a second how many servers may be asked."""
+    found, end_s = [], time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        _, _, data = cluster.request("GET", "/status")
+        found.append(sum(row["routable"] for row in json.loads(data)["instances"]))
+        time.sleep(0.1)
+    return found
+
+
+def judge_loss(name: str, pressure: Pressure, routable: list[int]) -> None:
+    pressure.assert_true(at_least=50)
+    failed = [one for one in pressure.seen if one.outcome is not Outcome.OK]
+    worst = f"{sum(count < 2 for count in routable)} of {len(routable)} looks saw one server out"
+    told = f"{len(failed)} of {len(pressure.seen)} failed, slowest {pressure.slowest_s:.2f} s"
+    tell(f"{name}: {told}, {worst}")
+    assert min(routable) >= 1, "all servers were put out"
+    assert len(failed) <= len(pressure.seen) / 1000, pressure.failed[:5]
 
 
 def test_F27_two_thousand_requests_while_a_port_changes_hands(tmp_path: Path) -> None:

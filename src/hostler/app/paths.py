@@ -65,6 +65,33 @@ class StatePaths:
                 "change its permissions or choose another with --state-dir"
             )
 
+    def claim(self) -> None:
+        """As `create`, for a worker manager: one at a time serves a state folder.
+
+        Raises:
+            StartupError: another does now; or as `create`.
+        """
+        self.create()
+        if _listens(self.registry_socket):
+            raise StartupError(
+                f"state folder {self.state_dir}: another controller or worker manager serves it now "
+                "(`hostler up` runs one); stop that, or choose another folder (--state-dir, "
+                "Config.state_dir)"
+            )
+
+    def claim_gateway(self, number: int) -> None:
+        """As `create`, for a gateway that nobody supervises.
+
+        Raises:
+            StartupError: another one of this number serves now; or as `create`.
+        """
+        self.create()
+        if _listens(self.gateway_socket_of(number)):
+            raise StartupError(
+                f"state folder {self.state_dir}: gateway {number} serves already (`hostler gateway list` "
+                "shows it); one beside it needs a --number, and in its --config a [server] port, of its own"
+            )
+
     def leave(self, *, is_last: bool = False) -> None:
         """Remove the run folder where it lies outside the state folder and nothing is in it any more.
 

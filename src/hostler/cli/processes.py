@@ -81,7 +81,11 @@ def gateway(
     from hostler.gateway.process import Place, run_gateway
 
     settings = load_config(config, {"state_dir": state_dir})
-    paths = _paths(settings)
+    paths = StatePaths(_state_dir(settings))
+    if supervised:
+        paths.create()
+    else:
+        paths.claim_gateway(number)
     sock = socket.socket(fileno=0) if inherit else listening_socket(settings.server)
 
     place = Place(number=number, is_successor=successor, column=column)
@@ -111,12 +115,6 @@ def worker(*, spec: Annotated[Path, Parameter(help="JSON file written by a contr
 # Private
 
 Main = Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]
-
-
-def _paths(settings: Config) -> StatePaths:
-    paths = StatePaths(_state_dir(settings))
-    paths.create()
-    return paths
 
 
 def _run(

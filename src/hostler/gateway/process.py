@@ -11,6 +11,7 @@ from hostler.app.auth import is_loopback
 from hostler.app.config import Config
 from hostler.app.paths import StatePaths
 from hostler.app.tasks import first_of
+from hostler.app.telemetry import logger
 from hostler.core.errors import Draining
 from hostler.gateway.board import Board
 from hostler.gateway.gateway import Gateway
@@ -22,6 +23,8 @@ from hostler.wire.door import raise_most_files
 from hostler.wire.hosts import HostPolicy
 from hostler.wire.server import FILES_A_REQUEST, HttpServer
 from hostler.wire.tls import Certificates
+
+log = logger(__name__)
 
 # Objects made between two looks for cycles: with 700, as Python has it, looking took 3 % of the CPU.
 GARBAGE_OBJECTS = 20_000
@@ -90,6 +93,7 @@ async def run_gateway(
             await servers[0].listen(sock, certificates)
             await servers[1].listen_unix(paths.gateway_socket_of(place.number))
             place.serves.set()
+            log.info("gateway.serves", number=place.number, address=_address(sock))
             gc.freeze()  # what lives now lives to the end; requests leave no cycles behind
             gc.set_threshold(GARBAGE_OBJECTS, 20, 20)
             await first_of(stop.wait(), place.leave.wait())
@@ -121,6 +125,11 @@ class Place:
 
 
 # Private
+
+
+def _address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"{host}:{port}"
 
 
 @asynccontextmanager

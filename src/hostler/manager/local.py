@@ -93,7 +93,7 @@ class LocalWorkerManager(DirectRequests):
     async def start(self) -> None:
         if self._main is not None:
             raise StartupError("this worker manager is running already")
-        self.paths.create()
+        self.paths.claim()
         await self._build()
         up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stop_asked = asyncio.Event()

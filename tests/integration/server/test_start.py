@@ -1,5 +1,6 @@
 """How a server starts, and what it says when it cannot."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from hostler.app.config import Config, child_environment
+from hostler.core.errors import StartupError
+from hostler.manager.local import LocalWorkerManager
 from hostler.testing.cluster import Cluster, fake_model
 
 
@@ -92,3 +96,28 @@ def test_with_json_every_line_is_one_and_the_key_is_in_none() -> None:
     (ready,) = [line for line in told if line["event"] == "up.ready"]
     assert (ready["ready"], ready["wanted"]) == (1, 1)
     assert "instance.ready" in {line["event"] for line in told}
+
+
+def test_a_second_process_of_a_state_folder_is_refused_and_harms_nothing() -> None:
+    with Cluster(fake_model("echo")) as cluster:
+        before = cluster.ready("echo")[0]["instance_id"]
+        for role in ("controller", "gateway"):
+            told = subprocess.run(
+                [sys.executable, "-m", "hostler", role, f"--state-dir={cluster.state_dir}"],
+                env=child_environment(),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            assert told.returncode != 0
+            assert "serves" in told.stderr.splitlines()[-1]
+            assert "Traceback" not in told.stderr
+
+        async def main() -> None:
+            manager = LocalWorkerManager(Config(state_dir=str(cluster.state_dir)), models=())
+            with pytest.raises(StartupError, match="serves it now"):
+                await manager.start()
+
+        asyncio.run(main())
+        assert cluster.chat("echo", "hi")[1]["x-hostler-instance"] == before

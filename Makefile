@@ -11,13 +11,16 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 BASE    := $(VENV)/stamp.venv
 RUNTIME := $(VENV)/stamp.cpu
 DEV     := $(VENV)/stamp.dev
+FAST    := $(VENV)/stamp.fast
+RUN     := $(if $(wildcard $(FAST)),$(FAST),$(RUNTIME))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install up test check bench soak clean
+.PHONY: help install fast up test check bench soak clean
 
 help:
 	@echo "make install   make $(VENV) with Hostler and the CPU engines, versions and hashes locked"
+	@echo "make fast      the same with the data plane compiled; needs a C compiler, takes a minute or two"
 	@echo "make up        start the server and the default models   PORT=8100 STATE=folder"
 	@echo "make test      every test, the quick ones first          ARGS='-k name'"
 	@echo "make check     format, lint, types, house rules"
@@ -25,21 +28,28 @@ help:
 	@echo "make soak      storms, times to truth, state machines    ARGS=..."
 	@echo "make clean     remove $(VENV) and caches; never a state folder"
 
+# The package from this folder, as it is. Tests run the sources, so they come back here after `make fast`.
 install: $(RUNTIME)
+ifneq ($(wildcard $(FAST)),)
+	@rm -f $(FAST)
+	$(install_editable)
+endif
 
-up: $(RUNTIME)
+fast: $(FAST)
+
+up: $(RUN)
 	@$(BIN)/hostler up $(if $(PORT),--port $(PORT)) $(if $(STATE),--state-dir $(STATE)) $(ARGS)
 
-test: $(DEV)
+test: install $(DEV)
 	@VENV=$(VENV) scripts/test $(ARGS)
 
 check: $(DEV)
 	@VENV=$(VENV) scripts/check
 
-bench: $(RUNTIME)
+bench: $(RUN)
 	@$(BIN)/python -m bench $(ARGS)
 
-soak: $(DEV)
+soak: $(RUN) $(DEV)
 	@$(BIN)/python -m bench.soak $(ARGS)
 
 clean:
@@ -57,16 +67,35 @@ $(BASE):
 	@touch $@
 
 # The build backend is hash-locked too and used from a folder of its own, so it does not stay installed.
+define install_editable
+@echo "installing hostler from this folder"
+@rm -rf $(VENV)/build
+@$(PIP) install -qq --no-compile --require-hashes --target $(VENV)/build -r requirements/build.txt
+@PYTHONPATH=$(VENV)/build $(PIP) install -qq --no-index --no-deps --no-build-isolation -e .
+@rm -rf $(VENV)/build
+endef
+
 $(RUNTIME): $(BASE) requirements/cpu.txt requirements/build.txt pyproject.toml
 	@echo "installing $$(grep -c '==' requirements/cpu.txt) locked packages (hashes checked)"
 	@$(PIP) install -qq --no-compile --require-hashes -r requirements/cpu.txt
-	@rm -rf $(VENV)/build
-	@$(PIP) install -qq --no-compile --require-hashes --target $(VENV)/build -r requirements/build.txt
-	@echo "installing hostler from this folder"
-	@PYTHONPATH=$(VENV)/build $(PIP) install -qq --no-index --no-deps --no-build-isolation -e .
-	@rm -rf $(VENV)/build
+	$(install_editable)
 	@touch $@
 	@echo "ready: $(BIN)/hostler"
+
+# A wheel with the modules of scripts/compiled.py as C. Made again by `make up` when a source is newer.
+$(FAST): $(RUNTIME) requirements/compile.txt hatch_build.py $(shell find src scripts/compiled.py -name '*.py')
+	@command -v $${CC:-cc} >/dev/null || \
+	  { echo "make: no C compiler; on Debian: apt install gcc. Without one, make up runs the sources" >&2; exit 1; }
+	@$(BIN)/python -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' || \
+	  { echo "make: Python.h is missing; on Debian: apt install python3-dev" >&2; exit 1; }
+	@echo "compiling the data plane (a minute or two)"
+	@rm -rf $(VENV)/build
+	@$(PIP) install -qq --no-compile --require-hashes --target $(VENV)/build -r requirements/build.txt -r requirements/compile.txt
+	@HOSTLER_COMPILE=1 PYTHONPATH=$(VENV)/build \
+	  $(PIP) install -qq --no-index --no-deps --no-build-isolation --force-reinstall .
+	@rm -rf $(VENV)/build
+	@touch $@
+	@echo "ready: $(BIN)/hostler, compiled"
 
 $(DEV): $(RUNTIME) requirements/dev.txt
 	@echo "installing the tools for tests and checks"

@@ -1,6 +1,8 @@
-"""Which version of a package is installed."""
+"""Which version of a package is installed; whether the data plane is compiled."""
 
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 
 def package_version(name: str) -> str | None:
@@ -14,3 +16,9 @@ def package_version(name: str) -> str | None:
 def installed_version() -> str:
     """The version of Hostler."""
     return package_version("hostler") or "unknown"
+
+
+def is_compiled() -> bool:
+    """Are the modules that each request passes compiled to C (`make fast`, or a wheel for this platform)?"""
+    found = find_spec("hostler.wire.http1")
+    return found is not None and str(found.origin).endswith(tuple(EXTENSION_SUFFIXES))

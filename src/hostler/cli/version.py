@@ -4,7 +4,7 @@ import platform
 
 import msgspec
 
-from hostler.app.version import installed_version, package_version
+from hostler.app.version import installed_version, is_compiled, package_version
 from hostler.cli.target import NO_OPTIONS, Common
 
 
@@ -17,10 +17,12 @@ def version(*, common: Common = NO_OPTIONS) -> int:
         "hostler": installed_version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "data_plane": "compiled" if is_compiled() else "python",
         "engines": {name: package_version(name) for name in ("xllamacpp", "onnxruntime")},
     }
     if common.json:
         print(msgspec.json.format(msgspec.json.encode(facts)).decode())
     else:
-        print(f"hostler {facts['hostler']} (Python {facts['python']})")
+        told = "compiled" if is_compiled() else "not compiled"
+        print(f"hostler {facts['hostler']} (Python {facts['python']}, data plane {told})")
     return 0

@@ -9,12 +9,13 @@ from hostler.core.snapshot import KeyView, ModelView
 from hostler.engines.assembly import with_progress
 from hostler.engines.dialect import Dialect
 from hostler.gateway.prompts import prompt_head, prompt_tokens, session_of
-from hostler.routing.ask import Ask
 from hostler.routing.prefix import HEAD_BYTES, hash_blocks
 
 
-class Job(Ask):
-    """What is asked, of which model, by whom. Holds the parsed body: what was judged is what is sent.
+class Job:
+    """What is asked, of which model, by whom: an Ask by its shape.
+
+    Holds the parsed body: what was judged is what is sent.
 
     route_name: for metrics and logs. path: of the engine, if it is not the route's own.
     choices: how many choices a stream owes. key: who asks. fields: the headers it came with.

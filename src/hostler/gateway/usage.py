@@ -43,6 +43,8 @@ def find_usage(body: bytes) -> Used | None:
     if body.find(b"{", start + len(_MARK) + 2, end) >= 0:  # objects in it
         found = _OBJECT.match(body, start)
         end = found.end() if found is not None else 0
+    if end <= start:
+        return None
     told = _decoded(body[start + len(_MARK) : end])
     used = read_usage(told) if told else None
     if used is not None and not used.cached and _TIMINGS in body[end:]:

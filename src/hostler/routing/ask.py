@@ -1,14 +1,16 @@
 """Ask: what a request says about itself that decides who serves it, and when."""
 
+from typing import Protocol
+
 from hostler.core.serving import Priority
 
 __all__ = ["ANYBODY", "Ask", "Priority"]
 
 
-class Ask:
-    """One request, as routing sees it. This one says nothing: it is anybody's.
+class Ask(Protocol):
+    """One request, as routing sees it. Derive from it, and say what there is to say.
 
-    The gateway's Job says more; it computes what it is asked for and no more.
+    The gateway's Job is one by its shape; it computes what it is asked for and no more.
 
     key_id: whose it is, for fairness. weight: the share of that key in a queue.
     session: requests with the same one like the same instance; b"": none.
@@ -44,4 +46,10 @@ class Ask:
         return ()
 
 
-ANYBODY = Ask()
+class _Anybody(Ask):
+    """It says nothing."""
+
+    __slots__ = ()
+
+
+ANYBODY: Ask = _Anybody()

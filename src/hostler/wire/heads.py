@@ -31,10 +31,11 @@ class HeadReader:
         if known is not None and buffer.startswith(self._before):
             start = len(self._before)
             stop = buffer.find(b"\r", start, start + _DIGITS_MAX + 1)
-            digits = buffer[start:stop]
-            if stop > 0 and digits.isdigit() and buffer.startswith(self._after, stop):
-                self._fresh = b""  # of one that was refused meanwhile: no other may be taken for it
-                return _twin(known, digits), stop + len(self._after)
+            if stop > 0 and buffer.startswith(self._after, stop):
+                digits = buffer[start:stop]
+                if digits.isdigit():
+                    self._fresh = b""  # of one refused meanwhile: no other may be taken for it
+                    return _twin(known, digits), stop + len(self._after)
         end = buffer.find(b"\r\n\r\n") + 4
         if end == 3:
             return None

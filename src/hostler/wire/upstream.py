@@ -189,9 +189,11 @@ class Connection:
             end = len(known.before)
             if known.framing is LENGTH:
                 stop = data.find(b"\r", end, end + 20)
-                digits = data[end:stop]
-                if digits.isdigit() and data.startswith(known.after, stop):
-                    return self._begin(call, known, int(digits), data[stop + len(known.after) :])
+                if stop > 0 and data.startswith(known.after, stop):
+                    digits = data[end:stop]
+                    if digits.isdigit():
+                        rest = data[stop + len(known.after) :]
+                        return self._begin(call, known, int(digits), rest)
             else:
                 return self._begin(call, known, 0, data[end:])
         while True:

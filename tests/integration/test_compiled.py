@@ -1,0 +1,66 @@
+"""The compiled data plane passes the tests of its sources."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from hostler.app.version import is_compiled
+
+ROOT = Path(__file__).parents[2]
+HAS_COMPILER = shutil.which(os.environ.get("CC", "cc")) is not None and (
+    Path(sysconfig.get_path("include"), "Python.h").exists()
+)
+TESTED = (
+    "unit/wire",
+    "unit/routing",
+    "unit/gateway",
+    "integration/gateway/test_assembly.py",
+    "integration/gateway/test_framing.py",
+    "integration/gateway/test_relay.py",
+    "integration/gateway/test_streams.py",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C compiler, or no Python.h")
+@pytest.mark.skipif(is_compiled(), reason="what is tested is compiled already")
+def test_compiled_modules_do_what_their_sources_do(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "scripts" / "compiled.py"), str(tmp_path), "0"]
+    made = subprocess.run(script, capture_output=True, text=True, timeout=400, check=False)
+    assert made.returncode == 0, made.stderr
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+    ]
+    command += ["-o", f"pythonpath={tmp_path} {ROOT}"]
+    command += [str(ROOT / "tests" / name) for name in TESTED]
+    plain = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=plain | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    again = [sys.executable, "-m", "hostler", "version"]
+    told = subprocess.run(
+        again, env=plain | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True,
+        timeout=30, check=True,
+    )  # fmt: skip
+    assert "data plane compiled" in told.stdout

@@ -1,6 +1,7 @@
 """What `hostler up` says: bars and a banner for people, JSON lines for programs (`--json`)."""
 
 import sys
+from shlex import quote
 from types import TracebackType
 from typing import Self
 
@@ -78,12 +79,13 @@ def _banner(url: str, paths: StatePaths, arrival: Arrival, took_s: float) -> Non
     for name, reason in arrival.failed.items():
         print(f"  {name} failed: {reason}")
     print(f"Key: {shown}\n")
-    where = f" --state-dir {paths.state_dir}" if not arrival.is_default_state else ""
+    where = f" --state-dir {quote(str(paths.state_dir))}" if not arrival.is_default_state else ""
     print("Try, in another terminal:")
     print(f'  hostler chat{where} {chat} "What is a hostler?"')
     print(f"  hostler ps{where}")
+    bearer = f"Authorization: Bearer $(cat {quote(str(paths.admin_key))})"
     print(
-        f"  curl {url}/v1/chat/completions -H \"Authorization: Bearer $(cat '{paths.admin_key}')\" \\\n"
+        f'  curl {url}/v1/chat/completions -H "{bearer}" \\\n'
         f'    -H \'Content-Type: application/json\' -d \'{{"model": "{chat}", "temperature": 0.2, '
         '"messages": [{"role": "user", "content": "Say hello."}]}\''
     )

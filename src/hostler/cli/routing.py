@@ -99,10 +99,13 @@ def _each(option: str, form: str, texts: Iterable[str]) -> list[tuple[str, str]]
 def _pairs(
     option: str, form: str, texts: Iterable[str], read: Callable[[str], object]
 ) -> dict[str, object]:
-    try:
-        return {name: read(value) for name, value in _each(option, form, texts)}
-    except ValueError as error:
-        raise CommandFailed(f"{option}: need {form}: {error}", Exit.USAGE) from error
+    found = {}
+    for name, value in _each(option, form, texts):
+        try:
+            found[name] = read(value)
+        except ValueError as error:
+            raise CommandFailed(f"{option} {name}={value}: need {form}", Exit.USAGE) from error
+    return found
 
 
 def _percent(text: str) -> float:

@@ -137,6 +137,7 @@ class Supervisor:
                 for keeper in keepers:
                     keeper.cancel()
                 self.kill()
+                self._paths.leave(is_last=True)
 
     def failing(self, role: str) -> str | None:
         """Return the last words of a process that dies each time it is started; None while all live."""

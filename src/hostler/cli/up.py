@@ -110,11 +110,9 @@ async def _up(settings: Config, names: tuple[str, ...], load: Callable[[], Confi
             supervisor = Supervisor(paths, settings, socks, load)
             write_record(paths, url)
             try:
-                code = await _serve(supervisor, settings, paths, url, began_s)
+                return await _serve(supervisor, settings, paths, url, began_s)
             finally:
                 paths.up_record.unlink(missing_ok=True)
-            paths.leave(is_last=True)
-            return code
 
 
 async def _serve(

@@ -148,7 +148,9 @@ def detour_notes(asked: Deployment, known: Iterable[Deployment]) -> tuple[str, .
         found = names.get(other)
         if found is None:
             near = get_close_matches(other, names.keys() - own, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "`hostler model list` says what does"
+            hint = (
+                f"did you mean {near[0]!r}?" if near else "`hostler model list` shows what there is"
+            )
             notes.append(
                 f"routing: model {other[:96]!r} does not exist yet, and is passed over until it is "
                 f"started; {hint}"

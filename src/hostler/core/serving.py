@@ -4,7 +4,7 @@ Policies themselves are routing's business; here is what an operator may say.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from enum import IntEnum, StrEnum
 from typing import Any, Literal
@@ -84,10 +84,8 @@ class RoutingRules(
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES and _CLASS.fullmatch(self.policy) is None:
-            near = get_close_matches(self.policy, POLICIES, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(POLICIES)}"
             raise BadRequest(
-                f"routing.policy: no policy is called {self.policy[:96]!r}; {hint} "
+                f"routing.policy: no policy is called {_unknown(self.policy, POLICIES)} "
                 "A class of your own is named package.module:Class",
                 param="routing",
             )
@@ -105,9 +103,8 @@ class RoutingRules(
             "need shares above 0 percent, together 100 at most",
         )
         strangers = self.fallbacks.keys() - set(FallbackCause)
-        _need(
-            not strangers, "fallbacks", f"{', '.join(strangers)}: known: {', '.join(FallbackCause)}"
-        )
+        for stranger in strangers:
+            _need(False, "fallbacks", f"no cause is called {_unknown(stranger, FallbackCause)}")
         _need(
             all(len(models) <= FALLBACKS_MAX for models in self.fallbacks.values()),
             "fallbacks",
@@ -140,16 +137,16 @@ def read_rules(given: Mapping[str, Any] | None, old: RoutingRules | None = None)
     known = RoutingRules.__struct_fields__
     for name in given:
         if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise BadRequest(f"routing: there is no rule {name[:64]!r}; {hint}", param="routing")
+            raise BadRequest(f"routing: there is no rule {_unknown(name, known)}", param="routing")
     values = {**msgspec.to_builtins(old), **given}
     try:
         return msgspec.convert(
             {name: value for name, value in values.items() if value is not None}, RoutingRules
         )
     except msgspec.ValidationError as error:
-        raise BadRequest(f"routing: {error}", param="routing") from None
+        what, at, where = str(error).partition(" - at `$.")
+        place = f"routing.{where.rstrip('`')}" if at else "routing"
+        raise BadRequest(f"{place}: {what[:1].lower()}{what[1:]}", param="routing") from None
 
 
 # Private
@@ -161,3 +158,11 @@ _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 def _need(is_so: bool, name: str, told: str) -> None:
     if not is_so:
         raise BadRequest(f"routing.{name}: {told}", param="routing")
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    """A name that is none of these, with the nearest one, or all."""
+    names = [str(one) for one in known]
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}."
+    return f"{name[:96]!r}; {hint}"

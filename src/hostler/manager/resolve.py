@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from hostler.app.config import ModelConfig, environment
+from hostler.catalog.address import parse_source
 from hostler.catalog.catalog import Catalog, CatalogEntry
 from hostler.core.deployment import PROCESS_FIELDS, Deployment, Wish, check_name, difference
 from hostler.core.errors import AlreadyRunning, BadRequest, ModelNotFound
@@ -123,11 +124,12 @@ def check_source(kind: EngineKind, source: str) -> None:
     """Return when an engine's files can come from there, as far as that can be said by looking.
 
     Raises:
-        BadRequest: it has no files, or the source is empty.
+        BadRequest: it has no files, or the source is empty, or none.
     """
     if not kind.needs_files or not source:
         why = "need wheel:, hf:, https: or a path" if kind.needs_files else "it has no files"
         raise BadRequest(f"source {source!r} for engine {kind.name!r}: {why}", param="source")
+    parse_source(source)
 
 
 def check_rules(rules: RoutingRules) -> RoutingRules:
@@ -205,6 +207,8 @@ def _check(deployment: Deployment, kind: EngineKind) -> None:
             f"model {name!r}: engine {kind.name!r} needs a source (wheel:, hf:, https: or a path)",
             param="source",
         )
+    if kind.needs_files:
+        parse_source(deployment.source)
     if kind.name == "openai" and not deployment.urls:
         raise BadRequest(f"model {name!r}: engine 'openai' needs urls", param="urls")
     for url in deployment.urls:

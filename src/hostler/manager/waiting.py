@@ -6,7 +6,7 @@ from collections.abc import Callable
 from hostler.app.config import LifeConfig
 from hostler.catalog.needs import size_bytes
 from hostler.core.deployment import Deployment, Wish
-from hostler.core.errors import Conflict, UpstreamTimeout
+from hostler.core.errors import BadRequest, Conflict, UpstreamTimeout
 from hostler.core.lifecycle import State
 from hostler.manager.files import ModelFiles
 from hostler.manager.launching import load_deadline_s
@@ -38,10 +38,10 @@ class Waiting:
 
     def start_limit_s(self, deployment: Deployment) -> float:
         """How long its processes may take to be ready, once its files are here: by their size."""
-        path = self._files.present(deployment)
         try:
+            path = self._files.present(deployment)
             return load_deadline_s(self._life, size_bytes(path) if path else 0)
-        except OSError:  # they were deleted meanwhile
+        except (OSError, BadRequest):  # deleted meanwhile; written down before sources were read
             return load_deadline_s(self._life, 0)
 
     async def until_ready(self, deployment: Deployment, timeout_s: float | None = None) -> None:

@@ -89,8 +89,9 @@ class HttpLimits(Section, frozen=True, kw_only=True):
     connections: int = 4096  # at once; the one idle longest goes for a new one
     connections_per_client: int = 512  # of one address that is not this machine's; 0: any number
     requests_per_connection: int = 0  # then it is closed; 0: any number
-    stream_buffer_bytes: int = 256 * 1024
-    socket_send_bytes: int = 128 * 1024
+    # What a slow reader may hold: here, and in the kernel, which counts twice as much (B20).
+    stream_buffer_bytes: int = 64 * 1024
+    socket_send_bytes: int = 32 * 1024
 
 
 class GatewayConfig(Section, frozen=True, kw_only=True):

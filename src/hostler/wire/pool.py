@@ -5,6 +5,7 @@ Which instance to ask, and whether to ask another, is for the gateway.
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import Callable
 from typing import cast
@@ -18,6 +19,8 @@ from hostler.wire.upstream import Call, Connection
 
 IDLE_CONNECTIONS = 256  # kept by one pool
 PROOF_BYTES = 1024 * 1024  # of a proof's answer
+# What the kernel takes of an answer that nobody reads on; by itself it lets that grow to megabytes (B20).
+RECEIVE_BYTES = 32 * 1024
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,6 +170,8 @@ class Pool:
                 ssl=self._tls,
                 server_hostname=endpoint.host if self._tls else None,
             )
+            sock = connection.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         self._connections.add(connection)
         return connection
 

@@ -18,12 +18,13 @@ from bench import truth
 from bench.chaos import run_chaos
 from bench.figures import Figure, Part, as_json, table
 from bench.fuzz import run_fuzz
+from bench.readers import run_readers
 from bench.rows import run_rows
 from bench.stateful import run_stateful
 from hostler.testing.durability import Durability, run_kills
 from hostler.testing.storm import Round, run_storm
 
-PARTS = ("storm", "chaos", "truth", "stateful", "durability", "fuzz", "rows")
+PARTS = ("storm", "chaos", "readers", "truth", "stateful", "durability", "fuzz", "rows")
 Tell = Callable[[str], None]
 
 
@@ -67,6 +68,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--chaos", action="store_true", help="every fault of engines, under the SDK and raw clients"
     )
+    parser.add_argument(
+        "--readers", action="store_true", help="B08, B20: clients that leave, and that do not read"
+    )
     parser.add_argument("--truth", action="store_true", help="B14, B15, B16, B24 and their kin")
     parser.add_argument("--stateful", action="store_true", help="B29: the state machines")
     parser.add_argument(
@@ -92,6 +96,8 @@ def _run(part: Part, options: argparse.Namespace, tell: Tell) -> None:
             _storm(part, options.minutes, options.seed, tell)
         case "chaos":
             run_chaos(part, options.seeds, options.seed, tell)
+        case "readers":
+            run_readers(part, options.seed)
         case "truth":
             truth.measure(part)
         case "stateful":

@@ -40,7 +40,7 @@ SETTINGS = (
     "[gateway]\nstall_s = 1.0\ncanary_timeout_s = 1.0\n"
 )
 SLOTS = 32  # of an engine: one of two has room for all
-HEARD_S = 0.3  # for the load to begin, and to see what a fault left
+HEARD_S = 0.2  # of load before a fault, and after it
 
 
 class Story(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +69,10 @@ class Own:
 
     def kill_worker(self) -> None:
         self._cluster.kill_pid(self.row["pid"])
+
+    def is_gone(self) -> bool:
+        ready = self._cluster.ready(MODELS[0])
+        return self.row["instance_id"] not in {one["instance_id"] for one in ready}
 
     def script(self, **changes: object) -> None:
         order(Endpoint(socket=self.row["address"].removeprefix("unix:")), changes)
@@ -112,9 +116,6 @@ class Given:
         if self._process is not None:
             self._process.kill()
             self._process.wait(10)
-
-
-Victim = Own | Given
 
 
 class Arena(AbstractContextManager["Arena"]):
@@ -162,10 +163,10 @@ class Arena(AbstractContextManager["Arena"]):
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def victims(self, place: int | None = None) -> list[Victim]:
+    def victims(self, place: int | None = None) -> tuple[Own, Given]:
         """One engine of each model. place: which of the two, by chance when left out."""
         picked = self.random.randrange(2) if place is None else place
-        return [Own(self.cluster, picked), self._given[picked]]
+        return Own(self.cluster, picked), self._given[picked]
 
     def settled(self) -> None:
         """Wait until everyone runs, and may be asked."""
@@ -195,6 +196,8 @@ class Arena(AbstractContextManager["Arena"]):
             name=told,
         )
         with pressure:
+            begun = self._raw + self._sdk
+            self.cluster.wait_for(lambda: len(pressure.seen) >= begun, 20, "the load has begun")
             time.sleep(HEARD_S)
             deed(self)
             time.sleep(5 * HEARD_S if self.is_long else HEARD_S)

@@ -41,6 +41,15 @@ def scripted(seconds: float, **changes: object) -> Deed:
     return deed
 
 
+def half_alive(arena: Arena) -> None:
+    """Heads of answers and nothing else. The server's own is replaced; the given one recovers."""
+    own, given = arena.victims()
+    for one in (own, given):
+        one.script(half_alive=True)
+    arena.cluster.wait_for(own.is_gone, 20, "it is found and replaced")
+    given.script(half_alive=None)
+
+
 def kill(arena: Arena) -> None:
     for one in arena.victims():
         one.hit(signal.SIGKILL)
@@ -94,7 +103,7 @@ FAULTS = (
     Fault(name="kill -9", deed=kill, breaks_streams=True),
     Fault(name="kill -9 of the worker", deed=kill_worker, breaks_streams=True, is_long=True),
     Fault(name="SIGSTOP", deed=stopped, breaks_streams=True, within_s=HUNG_S),
-    Fault(name="half-alive", deed=scripted(2.5, half_alive=True), within_s=HUNG_S),
+    Fault(name="half-alive", deed=half_alive, within_s=HUNG_S),
     Fault(name="slow", deed=scripted(1.0, first_delay_ms=300)),
     Fault(name="refuse", deed=scripted(1.5, refuse_s=1.0)),
     Fault(name="reset mid-headers", deed=scripted(1.0, spoil="head")),

@@ -120,6 +120,10 @@ class StatePaths:
     def agent_socket(self, instance_id: str) -> Path:
         return self.run_dir / f"{instance_id}.agent"
 
+    def slots_dir(self, instance_id: str) -> Path:
+        """Where llama.cpp saves slots for the moment in which they are lent."""
+        return self.run_dir / f"{instance_id}.slots"
+
     def worker_spec(self, instance_id: str) -> Path:
         return self.run_dir / f"{instance_id}.json"
 

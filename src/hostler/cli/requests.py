@@ -164,6 +164,8 @@ def _steps(one: RequestView) -> Iterator[tuple[str, float, float]]:
     if flight is not None and flight.at_s is not None:
         ended = f" ({flight.end.value})" if flight.end is not None else ""
         text = f"waited for {flight.led_by} to read the same{ended}"
+        if flight.led_by == one.request_id:
+            text = f"had its prompt read for all of them{ended}"
         yield text, flight.at_s, flight.at_s + (flight.waited_s or 0.0)
     for number, attempt in enumerate(one.tries, 1):
         ended_s = one.took_s if attempt.ended_s is None else attempt.ended_s

@@ -66,8 +66,7 @@ class RoutingRules(
         said (for engines that can continue a message).
     single_flight: requests with the same long new prefix wait for the first to have read it, where the
         engine shares what it reads.
-    lend_prefix: llama.cpp: a prefix read in one slot is lent to the others through a file.
-        Not carried out yet: see docs/design/routing.md.
+    lend_prefix: llama.cpp: in such a flight a prefix that one slot has read is lent to the others.
     stall_s: a stream that says nothing for so long is in doubt; None: what `[gateway]` says.
     """
 

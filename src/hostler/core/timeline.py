@@ -24,6 +24,7 @@ class FlightEnd(StrEnum):
 
     LANDED = "landed"  # it was read
     LENT = "lent"  # it was read, and lent to the slot of this one
+    UNLENT = "unlent"  # it could not be lent, so this one reads for itself
     LED = "led"  # who read it has left, so this one reads it
     LATE = "late"  # it took too long, so this one goes by itself
     FAILED = "failed"  # who read it failed, so this one looks for an instance again

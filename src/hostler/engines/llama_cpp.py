@@ -20,11 +20,13 @@ from typing import Any
 import msgspec
 import xllamacpp
 
-from hostler.core.errors import EngineError, IdentityMismatch, ModelFormatError
+from hostler.core.errors import EngineError, IdentityMismatch, ModelFormatError, NotFound
 from hostler.core.fleet import WorkerSpec
-from hostler.core.model import ModelMetadata
+from hostler.core.model import ModelMetadata, PrefixReach
 from hostler.core.snapshot import Endpoint
 from hostler.engines.base import Started, check_parameters, find_engine
+from hostler.engines.lending import LendOrder, PrefixLent, PrefixRead, ReadOrder
+from hostler.engines.llama_slots import SlotFiles, make_folder, remove_folder
 from hostler.engines.parameters import LlamaParameters
 from hostler.engines.threads import thread_count
 from hostler.wire.client import UpstreamLost, fetch
@@ -44,6 +46,8 @@ class LlamaEngine:
     def __init__(self) -> None:
         self._server: xllamacpp.Server | None = None
         self._endpoint = Endpoint()
+        self._folder: Path | None = None  # where slots are saved
+        self._loans: SlotFiles | None = None
         self._busy: int | None = None
         self._ask_loop_at_s = 0.0
         self._loop_answered_at_s = time.monotonic()
@@ -56,6 +60,10 @@ class LlamaEngine:
         socket = Path(spec.engine_socket)
         socket.unlink(missing_ok=True)
         options = native_options(parameters, spec, model)
+        folder = socket.with_suffix(".slots")
+        if spec.concurrency > 1 and make_folder(folder):
+            options.slot_save_path, options.endpoint_slots = f"{folder}/", True
+            self._folder = folder
         try:
             self._server = await asyncio.to_thread(xllamacpp.Server, options)
         except RuntimeError as error:
@@ -66,6 +74,8 @@ class LlamaEngine:
         socket.chmod(0o600)
         self._loop_answered_at_s = time.monotonic()
         self._endpoint = Endpoint(socket=str(socket))
+        if self._folder is not None:
+            self._loans = SlotFiles(self._endpoint, self._folder)
         metadata = await self._describe(spec, parameters)
         return Started(metadata=metadata, endpoint=self._endpoint, upstream_model=spec.model_name)
 
@@ -97,6 +107,16 @@ class LlamaEngine:
                     await asyncio.sleep(_DRAIN_POLL_S)
         if self._endpoint.socket:
             Path(self._endpoint.socket).unlink(missing_ok=True)
+        if self._folder is not None:
+            remove_folder(self._folder)
+
+    # As an engines.lending.PrefixLender
+
+    async def read_prefix(self, order: ReadOrder) -> PrefixRead:
+        return await self._lender().read(order)
+
+    async def lend_prefix(self, order: LendOrder) -> PrefixLent:
+        return await self._lender().lend(order)
 
     async def exited(self) -> str:
         """Never returns: a crash of the native code ends the whole worker process."""
@@ -104,6 +124,11 @@ class LlamaEngine:
         raise AssertionError
 
     # Private
+
+    def _lender(self) -> SlotFiles:
+        if self._loans is None:
+            raise NotFound("one slot has nobody to lend to, or its run folder cannot be written")
+        return self._loans
 
     async def _count_busy(self) -> int | None:
         """Ask the inference loop how many requests it has; None when it does not answer now."""
@@ -135,6 +160,7 @@ class LlamaEngine:
             context_length=context_length,
             max_output_length=context_length,
             capabilities=capabilities(properties, parameters),
+            prefix_reach=PrefixReach.SLOT if self._loans is None else PrefixReach.LENT,
         )
 
     async def _ask(self, path: str) -> dict[str, Any]:

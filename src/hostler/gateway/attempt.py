@@ -116,6 +116,16 @@ class Attempt:
             claim.answer_tokens = used.completion  # it stood in a queue, and others may still
         claim.release(outcome, witness=witness)
 
+    def recall(self) -> Claim:
+        """Take it back, as if it had not been made: the engine's connection is cut, the slot stays lent."""
+        self.is_over = True
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+        self._relay.attempts -= 1
+        self._relay.timeline.recalled()
+        return self.claim
+
     @property
     def events(self) -> int:
         """The pieces of a stream that were forwarded."""

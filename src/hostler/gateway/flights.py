@@ -9,21 +9,25 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from hostler.app.telemetry import logger
 from hostler.core.model import PrefixReach
 from hostler.core.request import Route
-from hostler.core.snapshot import Snapshot
+from hostler.core.snapshot import InstanceView, Snapshot
 from hostler.core.timeline import FlightEnd
 from hostler.engines.assembly import can_assemble
 from hostler.engines.dialect import find_dialect
 from hostler.gateway.job import Job
+from hostler.gateway.loans import Loans
 from hostler.gateway.metrics import GatewayMetrics
 from hostler.routing.claim import Claim, Outcome
-from hostler.routing.flights import NEW_BLOCKS, NEW_BYTES, FlightTable, Passage
+from hostler.routing.flights import NEW_BLOCKS, NEW_BYTES, Flight, FlightTable, Passage
 from hostler.routing.prefix import BLOCK_BYTES
 from hostler.routing.router import Router
 
 if TYPE_CHECKING:
     from hostler.gateway.relay import Relay
+
+log = logger(__name__)
 
 # A request is late when it has waited so long, or as long as it may stand in a queue: 4,000 tokens take a
 # small CPU less. It is half of what makes a silent engine suspect, so one that hangs is found out as before.
@@ -67,14 +71,19 @@ class Flights:
     """Those of one gateway."""
 
     def __init__(self, router: Router, metrics: GatewayMetrics, stall_s: float) -> None:
+        self.tasks: asyncio.TaskGroup | None = None  # where loans are made
         self._router = router
         self._metrics = metrics
         self._stall_s = stall_s
+        self._loans = Loans(metrics, router.clock)
+        self._loaning: dict[Flight[Relay], asyncio.Task[None]] = {}
         self._table: FlightTable[Relay] = FlightTable()
         self._holding: dict[str, dict[Ticket, None]] = {}  # by model: who holds a slot and waits
 
     def update(self, snapshot: Snapshot) -> None:
-        self._table.keep_only(i.instance_id for i in snapshot.instances)
+        ids = [instance.instance_id for instance in snapshot.instances]
+        self._table.keep_only(ids)
+        self._loans.keep_only(ids)
 
     def boards(self, relay: "Relay", claim: Claim) -> bool:
         """Does this request wait before it goes to its instance? Then it is told when to go."""
@@ -82,7 +91,10 @@ class Flights:
         rules = job.model.routing
         if not rules.single_flight or len(relay.exchange.request.body) < NEW_BYTES:
             return False
-        if instance.prefix_reach is not PrefixReach.SHARED or not _has_prefix(job):
+        is_lent = instance.prefix_reach is PrefixReach.LENT
+        if is_lent and not (rules.lend_prefix and self._loans.allows(instance.instance_id)):
+            return False
+        if not _has_prefix(job):
             return False
         wait_s = self._wait_s(job) - relay.timeline.flown_s
         passage = self._table.board(
@@ -101,7 +113,15 @@ class Flights:
         leader.timeline.led(len(flight.followers))
         relay.timeline.follows(leader.job.request_id, self._router.clock())
         self._hold(ticket, claim, wait_s)
+        if is_lent and not flight.is_lent:
+            self._lend(flight, wait_s)
         return True
+
+    def close(self) -> None:
+        """Begin no loan any more, and give up those under way."""
+        self.tasks = None
+        for task in self._loaning.values():
+            task.cancel()
 
     def make_room(self, model: str) -> None:
         """A request of this model finds no slot: who holds one and waits gives it back, the last first."""
@@ -116,7 +136,8 @@ class Flights:
     def ended(self, ticket: Ticket, outcome: Outcome) -> None:
         """See Ticket."""
         passage, flight = ticket.passage, ticket.passage.flight
-        ticket.relay.ticket = None
+        relay = ticket.relay
+        relay.ticket = None
         if flight is not None:
             if outcome is Outcome.OK:
                 self._set_off(self._table.landed(passage), FlightEnd.LANDED)
@@ -124,7 +145,11 @@ class Flights:
                 self._pass_on(passage)
             else:
                 self._set_off(self._table.given_up(flight)[1:], FlightEnd.FAILED)
-        self._table.ended(passage)
+        share = _cached_share(relay) if outcome is Outcome.OK else None
+        is_right = self._table.ended(passage, share)
+        told = relay.timeline.flight
+        if not is_right and told is not None and told.end is FlightEnd.LENT and relay.attempt:
+            self._loans.in_vain(relay.attempt.claim.instance)
 
     def leave(self, ticket: Ticket) -> None:
         """See Ticket."""
@@ -136,6 +161,50 @@ class Flights:
     def _wait_s(self, job: Job) -> float:
         stall_s = job.model.routing.stall_s or self._stall_s
         return min(WAIT_S, self._router.wait_s(job.model.name), stall_s / 2)
+
+    def _lend(self, flight: "Flight[Relay]", wait_s: float) -> None:
+        """Have the leader's prompt read on nobody's behalf: the slot of an answer cannot be lent."""
+        leader = flight.leader.who
+        ticket, attempt = leader.ticket, leader.attempt
+        if self.tasks is None or ticket is None or attempt is None or attempt.is_over:
+            return
+        flight.is_lent = True
+        instance = attempt.claim.instance
+        ticket.claim = attempt.recall()
+        ticket.timer = asyncio.get_running_loop().call_later(wait_s, self._late, ticket)
+        leader.timeline.follows(leader.job.request_id, self._router.clock())
+        leader.timeline.led(len(flight.followers))
+        held = sum(
+            1
+            for one in self._holding.get(instance.model_name, ())
+            if one.claim is not None and one.claim.instance.instance_id == instance.instance_id
+        )
+        others = max(0, self._router.load.get(instance.instance_id, 0) - held - 1)
+        work = self._carry(flight, instance, leader.job, others, wait_s)
+        self._loaning[flight] = self.tasks.create_task(work, name="loan")
+
+    async def _carry(
+        self, flight: "Flight[Relay]", instance: InstanceView, job: Job, others: int, wait_s: float
+    ) -> None:
+        """Carry a loan out; then all go, whatever came of it."""
+
+        def copies() -> int:
+            tickets = [one.who.ticket for one in flight.followers]
+            return sum(1 for one in tickets if one is not None and one.claim is not None)
+
+        slots = 0
+        try:
+            slots = await self._loans.lend(
+                instance, job, others=others, copies=copies, timeout_s=wait_s
+            )
+        except Exception as error:  # boundary: one loan; its requests go as without it
+            log.error("loan.broken", instance_id=instance.instance_id, error=error)
+        finally:
+            del self._loaning[flight]
+            if slots:
+                self._set_off(self._table.lent(flight, slots), FlightEnd.LENT)
+            else:
+                self._set_off(self._table.given_up(flight), FlightEnd.UNLENT)
 
     def _hold(self, ticket: Ticket, claim: Claim, wait_s: float) -> None:
         """Wait, in this slot as long as nobody else waits for one."""
@@ -159,26 +228,31 @@ class Flights:
         claim, ticket.claim = ticket.claim, None
         if claim is not None:
             model = claim.instance.model_name
-            holding = self._holding[model]
-            del holding[ticket]
+            holding = self._holding.get(model, {})
+            holding.pop(ticket, None)  # who leads a loan is not in it
             if not holding:
-                del self._holding[model]
+                self._holding.pop(model, None)
         return claim
 
     def _late(self, ticket: Ticket) -> None:
-        self._table.left(ticket.passage)
+        self._pass_on(ticket.passage)
         self._go(ticket, FlightEnd.LATE)
 
     def _pass_on(self, passage: "Passage[Relay]") -> None:
         """A request leaves its flight; if it led, the next one leads, in its own slot."""
+        flight = passage.flight
         heir = self._table.left(passage)
-        if heir is not None:
+        if flight is not None and flight.is_lent:
+            if flight.leader is passage and flight in self._loaning:  # it was the last one
+                self._loaning[flight].cancel()
+        elif heir is not None:
             self._set_off([heir], FlightEnd.LED)
 
     def _set_off(self, passages: "Iterable[Passage[Relay]]", end: FlightEnd) -> None:
         for passage in passages:
-            if passage.who.ticket is not None:
-                self._go(passage.who.ticket, end)
+            ticket = passage.who.ticket
+            if ticket is not None and ticket.passage is passage and ticket.waits:
+                self._go(ticket, end)
 
     def _go(self, ticket: Ticket, end: FlightEnd) -> None:
         """It waits no longer: to its instance, if it has a slot there, else wherever one is free."""
@@ -212,6 +286,12 @@ class Flights:
         instance = claim.instance
         usable = self._router.usable(instance.model_name)
         return any(one.instance_id == instance.instance_id for one in usable)
+
+
+def _cached_share(relay: "Relay") -> float | None:
+    """Of its prompt, how much the engine says it had; None: it does not say."""
+    used = relay.timeline.used or (relay.attempt.used() if relay.attempt is not None else None)
+    return used.cached / used.prompt if used and used.prompt and not used.is_estimated else None
 
 
 def _has_prefix(job: Job) -> bool:

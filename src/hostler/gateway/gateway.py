@@ -129,7 +129,7 @@ class Gateway(BaseComponent):
         self.take_snapshot(self._source.snapshot)
         spans = self.relays.spans
         async with spans.running() if spans else nullcontext(), asyncio.TaskGroup() as group:
-            self._tasks = self._sight.tasks = group
+            self._tasks = self._sight.tasks = self._flights.tasks = group
             work = [
                 begin(group, Background.PROBE, prober.run()),
                 begin(group, Background.SWEEP, self._sweep()),
@@ -140,6 +140,7 @@ class Gateway(BaseComponent):
                 yield
             finally:
                 self._tasks = self._sight.tasks = None
+                self._flights.close()
                 for task in work:
                     task.cancel()
                 await self.accounts.close()

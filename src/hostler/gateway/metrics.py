@@ -86,6 +86,7 @@ class GatewayMetrics(Collector):
         self.retries: dict[str, int] = {}
         self.fallbacks: dict[tuple[str, str], int] = {}  # model that was asked, cause
         self.flights: dict[tuple[str, FlightEnd], int] = {}  # model, how a wait ended
+        self.loans: dict[tuple[str, str], int] = {}  # model, what became of one
         self.refusals: dict[str, int] = {}  # code
         self.models: dict[str, ModelCounts] = {}
         self.gauges: Callable[[], Iterable[tuple[str, str, Mapping[str, float]]]] = tuple
@@ -131,6 +132,10 @@ class GatewayMetrics(Collector):
         """A request has waited for another one to read what both begin with."""
         self.flights[model, end] = self.flights.get((model, end), 0) + 1
 
+    def lent(self, model: str, result: str) -> None:
+        """A prompt was to be lent from slot to slot. result: lent, no_slot, failed or in_vain."""
+        self.loans[model, result] = self.loans.get((model, result), 0) + 1
+
     def refused(self, code: str) -> None:
         """A request was refused before it reached a model."""
         self.refusals[code] = self.refusals.get(code, 0) + 1
@@ -160,6 +165,12 @@ class GatewayMetrics(Collector):
             "Requests that waited for another one to read what both begin with, by how that ended.",
             ("model", "end"),
             self.flights,
+        )
+        yield _counter(
+            "hostler_prefix_loans",
+            "Prompts that were read once and lent to other slots, by result; in_vain: read again there.",
+            ("model", "result"),
+            self.loans,
         )
         yield _counter("hostler_retries", "Attempts after the first.", ("model",), self.retries)
         yield _counter(

@@ -44,13 +44,13 @@ class Relay:
 
     __slots__ = (
         "_attempt",
-        "_attempts",
         "_exclude",
         "_is_over",
         "_lost",
         "_place",
         "_shared",
         "_word",
+        "attempts",
         "began_s",
         "detour",
         "exchange",
@@ -77,7 +77,7 @@ class Relay:
         self._attempt: Attempt | None = None
         self.detour: Detour | None = None  # another model is asked in the place of its own
         self.turns = 0  # how many were
-        self._attempts = 0
+        self.attempts = 0
         self._lost = 0
         self._exclude: frozenset[str] = NOBODY
         self._place: Place | None = None  # in a queue
@@ -198,7 +198,7 @@ class Relay:
         goes_on = said is not None and said.go_on(job, attempt.lane.dialect)
         action = judge(
             failure,
-            attempts=self._attempts,
+            attempts=self.attempts,
             attempts_max=shared.config.attempts + self.turns,
             lost=self._lost,
             lost_max=shared.config.lost_max,
@@ -258,7 +258,7 @@ class Relay:
             self.depart(claim)
 
     def depart(self, claim: Claim) -> None:
-        self._attempts += 1
+        self.attempts += 1
         turn = "goes on there" if self.is_started else self.job.turn
         why = f"{turn}: {claim.why}" if turn else claim.why
         self.timeline.tried(claim.instance.instance_id, why, self._shared.clock())
@@ -304,7 +304,7 @@ class Relay:
         if attempt is None:
             return b""
         lines = attempt.lane.answer_lines(attempt.claim.policy)
-        return lines if self._attempts == 1 else b"%bx-attempts: %d\r\n" % (lines, self._attempts)
+        return lines if self.attempts == 1 else b"%bx-attempts: %d\r\n" % (lines, self.attempts)
 
     def _fail(self, error: HostlerError) -> None:
         """No instance of the model served it: another model does, or the client is told."""

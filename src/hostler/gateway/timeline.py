@@ -106,6 +106,10 @@ class Timeline:
             self._stop_waiting(now_s)
         self.tries.append(Try(instance_id, why, now_s - self.began_s))
 
+    def recalled(self) -> None:
+        """It does not go there yet."""
+        self.tries.pop()
+
     def failed(self, failure: str, now_s: float) -> None:
         """The last attempt did."""
         if self.tries:

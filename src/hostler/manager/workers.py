@@ -5,6 +5,7 @@ It decides nothing: the plan orders, the registry is told what came of it.
 
 import asyncio
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -284,6 +285,7 @@ class LocalWorkers:
         ):
             with suppress(OSError):
                 path.unlink()
+        shutil.rmtree(self._paths.slots_dir(instance_id), ignore_errors=True)
         crash_point(CrashPoint.EXIT_CLEANED)
         self._book.drop(instance_id)
 

@@ -30,8 +30,10 @@ from hostler.core.errors import (
 )
 from hostler.core.fleet import WorkerSpec
 from hostler.engines.base import OOM_TEXT, Engine, ModelWorker, Started, WorkerMaker, load_engine
+from hostler.engines.lending import LEND_PATH, READ_PATH
 from hostler.wire.server import Exchange, HttpServer
 from hostler.worker.identity import claim
+from hostler.worker.lending import LendingDesk
 from hostler.worker.reports import Condition, Ending, Reporter
 from hostler.worker.server import ServedEngine
 
@@ -83,6 +85,7 @@ class Agent:
         self._ending: asyncio.Future[Ending] | None = None
         self._hasten = asyncio.Event()
         self._engine_ok = True
+        self._desk = LendingDesk()
 
     async def run(self) -> int:
         """Live until something ends it."""
@@ -106,8 +109,10 @@ class Agent:
         self._arm_signals()
         await self._server.listen_unix(Path(self._spec.agent_socket))
         async with asyncio.TaskGroup() as tasks:
+            self._desk.tasks = tasks
             life = begin(tasks, Background.LIFE, self._live())
             ending = await self._ending
+            self._desk.close()
             if self._started is None:
                 life.cancel()  # still loading
             await self._leave(tasks, ending)
@@ -259,6 +264,11 @@ class Agent:
             exchange.send(200, msgspec.json.encode(self._status()), _JSON)
         elif route == ("POST", "/beat"):
             exchange.send(200, msgspec.json.encode(self._reports.asked()), _JSON)
+        elif request.method == "POST" and request.path in (READ_PATH, LEND_PATH):
+            try:
+                self._desk.handle(exchange, self._engine)
+            except HostlerError as error:
+                exchange.send_error(error)
         elif route == ("POST", "/stop"):
             exchange.send(202, b'{"status":"leaving"}', _JSON)
             self._obey_stop(hasten="hasten" in str(request.query))

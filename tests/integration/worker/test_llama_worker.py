@@ -136,7 +136,6 @@ def test_doors_to_files_tools_and_other_requests_are_closed() -> None:
             worker = await start(fleet, path)
             closed = [
                 ("GET", "/"),
-                ("GET", "/slots"),
                 ("POST", "/props"),
                 ("POST", "/slots/0?action=save"),
                 ("GET", "/tools"),
@@ -157,6 +156,11 @@ def test_doors_to_files_tools_and_other_requests_are_closed() -> None:
             assert Path(worker.spec.engine_socket).stat().st_mode & 0o077 == 0
             canary = "tangerine-prompt-canary"
             await worker.call("POST", CHAT, ask(canary, max_tokens=2))
+            outside = {"filename": "../slot"}
+            assert (await worker.call("POST", "/slots/0?action=save", outside))[0] == 400
+            slots = await fetch(worker.endpoint, "GET", "/slots", timeout_s=5.0)
+            assert slots.status == 200  # for loans: which are idle, and how full they are
+            assert canary not in slots.body.decode()
             worker.process.send_signal(signal.SIGTERM)
             await worker.ended()
             assert canary not in worker.stderr

@@ -47,8 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         part = Part(name, show)
         try:
             _run(part, options, tell)
-        except AssertionError as error:
-            told = str(error) or repr(error)
+        except Exception as error:  # boundary: one part; the others run all the same
+            told = str(error) if isinstance(error, AssertionError) and str(error) else repr(error)
             tell(told)
             part.add(f"{name} broke off", 1.0, "", at_most=0, note=told.splitlines()[0][:100])
     print(as_json(figures) if options.json else table(figures))

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
+from zlib import crc32
 
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -100,7 +101,11 @@ def _aim(case: Any, model: str) -> None:
     """Let every other request be about a model that is there, and none wait for what may happen."""
     if isinstance(case.query, dict):
         case.query.pop("follow", None)
-    if case.method == "DELETE" or case.path.startswith("/api/v1/apply") or hash(str(case.body)) % 2:
+    if (
+        case.method == "DELETE"
+        or case.path.startswith("/api/v1/apply")
+        or crc32(repr(case.body).encode()) % 2
+    ):
         return
     if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
         case.body["model"] = model

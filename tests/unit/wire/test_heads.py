@@ -40,12 +40,16 @@ def facts(request: Request) -> tuple[object, ...]:
 
 
 @settings(max_examples=500, deadline=None)
-@given(heads=st.lists(HEADS, min_size=2, max_size=4), rest=st.sampled_from([b"", b"abc", b"\r\n"]))
+@given(
+    heads=st.lists(st.tuples(HEADS, st.booleans()), min_size=2, max_size=5),
+    rest=st.sampled_from([b"", b"abc", b"\r\n"]),
+)
 def test_F88_heads_in_a_row_are_read_as_each_alone_would_be(
-    heads: list[bytes], rest: bytes
+    heads: list[tuple[bytes, bool]], rest: bytes
 ) -> None:
+    """Some of them are refused by whoever judges them, on a connection that goes on."""
     reader = HeadReader()
-    for raw in heads:
+    for raw, is_good in heads:
         try:
             alone = parse_head(raw, LIMITS.header_fields, Request)
         except HostlerError as error:
@@ -59,7 +63,8 @@ def test_F88_heads_in_a_row_are_read_as_each_alone_would_be(
         else:
             assert found is not None
             got = (facts(found[0]), found[1])
-            reader.accept(found[0])
+            if is_good:
+                reader.accept(found[0])
         assert got == wanted
 
 

@@ -143,8 +143,9 @@ def read_rules(given: Mapping[str, Any] | None, old: RoutingRules | None = None)
             {name: value for name, value in values.items() if value is not None}, RoutingRules
         )
     except msgspec.ValidationError as error:
-        what, at, where = str(error).partition(" - at `$.")
-        place = f"routing.{where.rstrip('`')}" if at else "routing"
+        told = str(error).replace("`array`", 'a list, like ["a", "b"]')
+        what, at, where = told.partition(" - at `$.")
+        place = f"routing.{where.rstrip('`').removesuffix('[...]')}" if at else "routing"
         raise BadRequest(f"{place}: {what[:1].lower()}{what[1:]}", param="routing") from None
 
 

@@ -37,6 +37,7 @@ def test_rules_survive_a_store() -> None:
         ({"split": {"b": 0}}, "above 0 percent"),
         ({"fallbacks": {"sometimes": ["b"]}}, "'sometimes'; known: unavailable"),
         ({"fallbacks": {"unavailabel": ["b"]}}, "did you mean 'unavailable'?"),
+        ({"fallbacks": {"overloaded": "b"}}, "routing.fallbacks: expected a list, like"),
         ({"queue_length": "many"}, "routing.queue_length: expected `int | null`"),
         ({"policy": "weighted", "weights": [0]}, "1 or more"),
         ({"weights": [2, 1]}, "count with policy 'weighted' alone"),

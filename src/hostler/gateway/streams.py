@@ -70,15 +70,16 @@ class StreamWatch:
 
     def is_plain(self, events: bytes) -> bool:
         """May these go to the client without a look? No end, no error and no usage is among them."""
+        if self._is_unsure or self._finished or self.is_done:
+            return False
+        # `in` tries the mark as a number first, and makes an error of it: find takes half the time
+        find = events.find
         return not (
-            self._is_unsure
-            or self._finished
-            or self.is_done
-            or b"[DONE]" in events
-            or self._finish_mark in events
-            or b'"error"' in events
-            or (self._hides_usage and _TOTAL in events)
-            or (self._owed > 1 and _NULL in events)
+            find(b"[DONE]") >= 0
+            or find(self._finish_mark) >= 0
+            or find(b'"error"') >= 0
+            or (self._hides_usage and find(_TOTAL) >= 0)
+            or (self._owed > 1 and find(_NULL) >= 0)
         )
 
     def see(self, events: bytes) -> bytes:
@@ -90,16 +91,16 @@ class StreamWatch:
         if self.is_done:
             return b""
         done = b""
-        if b"[DONE]" in events:
+        if events.find(b"[DONE]") >= 0:
             events, done = self._split_at_done(events)
         if self._owed > 1 and _NULL in events:
             events = events.replace(_NULL, b"")
         if self._is_unsure:
             self._begin(events)
         self.events += events.count(b"\ndata:") + events.startswith(b"d")
-        if self._finish_mark in events:
+        if events.find(self._finish_mark) >= 0:
             self._note_finishes(events)
-        if b'"error"' in events:
+        if events.find(b'"error"') >= 0:
             self._note_errors(events)
         if self._finished:
             if b'"usage"' in events:

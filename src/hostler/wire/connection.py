@@ -42,6 +42,7 @@ class ServerConnection:
         "_is_reading",
         "_is_running",
         "_missing",
+        "_outbox",
         "_phase",
         "_received",
         "_request",
@@ -58,6 +59,7 @@ class ServerConnection:
 
     def __init__(self, server: "HttpServer") -> None:
         self.server = server
+        self._outbox = server.outbox
         self.written = 0  # bytes given to the transport, ever
         self._drained = 0
         self._phase: Phase = IDLE
@@ -79,7 +81,7 @@ class ServerConnection:
     def write(self, data: bytes) -> None:
         """Send bytes and count them: the sweep tells a slow reader from a stalled one."""
         self.written += len(data)
-        self.transport.write(data)
+        self._outbox.write(self.transport, data)
 
     # asyncio.Protocol
 
@@ -366,6 +368,7 @@ class ServerConnection:
         self._phase = LINGER
         self._since_s = self.server.now_s
         self._buffer = b""
+        self._outbox.flush()
         if not linger:
             self.transport.close()
             return

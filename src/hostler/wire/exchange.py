@@ -138,16 +138,14 @@ class Exchange:
             if self._left < 0:
                 self.abort()
                 raise RuntimeError("the body is longer than the declared length")
-        connection.written += len(data)
-        connection.transport.write(data)
+        connection.write(data)
 
     def pass_on(self, frames: bytes) -> bool:
         """Send whole chunks as they are framed already. False: this answer is not framed by chunks."""
         connection = self._connection
         if connection is None or not self._chunked:
             return False
-        connection.written += len(frames)
-        connection.transport.write(frames)
+        connection.write(frames)
         return True
 
     def end(self) -> None:

@@ -13,6 +13,7 @@ from typing import cast
 import msgspec
 
 from hostler.core.snapshot import Endpoint
+from hostler.wire.outbox import Outbox
 from hostler.wire.reply import ReplyHead
 from hostler.wire.sink import Collector, Sink, UpstreamLost
 from hostler.wire.upstream import Call, Connection
@@ -60,6 +61,7 @@ class Pool:
         self._connections: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+        self.outbox = Outbox(self._loop)
         self._sweep_handle: asyncio.TimerHandle | None = None
         self.known_head: ReplyHead | None = None  # of the last good answer
         self._tls = ssl.create_default_context() if endpoint.tls else None

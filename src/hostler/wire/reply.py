@@ -185,10 +185,16 @@ def whole_chunks(data: bytes) -> tuple[int, int]:
     """
     start, count, length = 0, 0, len(data)
     while start < length:
-        line = _PLAIN_LINE.match(data, start)
-        if line is None:
+        line_end = data.find(b"\r\n", start, start + _PLAIN_DIGITS + 2)
+        if line_end <= start or data[start] == _ZERO:
             break
-        end = line.end() + int(line[1], 16) + 2
+        digits = data[start:line_end]
+        if not digits.isalnum():  # int takes signs, spaces and underscores, too
+            break
+        try:
+            end = line_end + 2 + int(digits, 16) + 2
+        except ValueError:
+            break
         if end > length or not data.startswith(b"\n\n\r\n", end - 4):
             break
         start = end
@@ -206,7 +212,8 @@ _LENGTH_NAME = b"content-length"
 _LINE_BYTES = 4096  # of a chunk's size line or a trailer field
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]+)(?=[ \t]*\r\n)")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[^\r\n]*)?\r?\n")
-_PLAIN_LINE = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,5})\r\n")
+_PLAIN_DIGITS = 6  # of the size of a chunk that is passed on as it is; none begins with 0
+_ZERO = 0x30
 _PARTIAL_SIZE = re.compile(rb"\Z|[0-9A-Fa-f]{1,12}[ \t]*(?:;[^\r\n]*)?\r?\Z")
 _PARTIAL_LINE = re.compile(rb"[^\n]*\Z")
 

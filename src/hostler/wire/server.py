@@ -23,6 +23,7 @@ from hostler.wire.door import OPEN_AT, SHUT_AT, Door, most_files, open_files
 from hostler.wire.exchange import Exchange, Request
 from hostler.wire.hosts import HostPolicy
 from hostler.wire.http1 import Head, check_declared_body
+from hostler.wire.outbox import Outbox
 from hostler.wire.tls import Certificates
 
 log = logger(__name__)
@@ -68,6 +69,7 @@ class HttpServer:
         self._on_head = on_head if cors is None else cors.before(on_head)
         files = most_files()
         share = int(files * SHUT_AT) // FILES_A_REQUEST
+        self.outbox = Outbox()  # that of the loop, once it listens
         self.crowd = Crowd(min(limits.connections, share), limits.connections_per_client)
         self.files_end = int(files * SHUT_AT)  # a descriptor of this number: no more are accepted
         self.last_request = limits.requests_per_connection or sys.maxsize
@@ -105,6 +107,7 @@ class HttpServer:
         """
         if self._sweep_handle is None:
             self._sweep()
+            self.outbox = Outbox(asyncio.get_running_loop())
 
         def connection() -> ServerConnection:
             return ServerConnection(self)

@@ -134,7 +134,7 @@ class Connection:
         self.call = call
         call.connection = self
         call.sent = True
-        self.transport.write(call.request)
+        self._pool.outbox.write(self.transport, call.request)
         if call.is_paused:
             self.transport.pause_reading()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import crash, engines, fairness, gateway, memory, routing, several, startup
+from bench import crash, engines, fairness, flights, gateway, memory, routing, several, startup
 from bench.figures import Figure, Part, as_json, table
 from hostler.testing.cluster import Cluster
 
@@ -22,6 +22,7 @@ PARTS = (
     "memory",
     "gateway",
     "routing",
+    "flights",
     "several",
     "fairness",
     "crash",
@@ -76,6 +77,7 @@ class Run:
             "memory": lambda: memory.measure(part, self.real()),
             "gateway": lambda: gateway.measure(part, rounds=rounds),
             "routing": lambda: routing.measure(part, rounds=rounds),
+            "flights": lambda: flights.measure(part, rounds=rounds),
             "several": lambda: several.measure(part, rounds=rounds),
             "fairness": lambda: fairness.measure(part),
             "crash": lambda: crash.measure(part),

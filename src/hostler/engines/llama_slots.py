@@ -8,8 +8,9 @@ be saved, so the prompt is read by a request of our own that wants no answer.
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ SPARE = 2  # times its size must be free, so that a loan never fills the disk
 TOKEN_BYTES = 256 * 1024  # of a token's state before one was measured: a model of 70 B parameters
 _NAME = "prefix.slot"
 _JSON = ((b"content-type", b"application/json"),)
-_ASK_S = 5.0  # a question; the inference loop answers it between two batches
+_ASK_S = 10.0  # a question; the inference loop answers it between two batches
 _READ_S = 120.0  # a prompt; whoever ordered it waits less
 _COPY_S = 5.0  # one save, one restore
-_LEAVE_S = 2.0  # until a request that was taken back has left its slot
+_LEAVE_S = 10.0  # until a request that was taken back has left its slot
 _POLL_S = 0.01
 
 
@@ -70,7 +71,9 @@ class SlotFiles:
                 self._token_bytes = path.stat().st_size / max(1, order.tokens)
                 done = 0
                 for slot in await self._idle(order.slot, order.copies):
-                    done += await self._copy(slot, "restore")
+                    with suppress(EngineError):  # a request took this one just now
+                        await self._copy(slot, "restore")
+                        done += 1
                 return PrefixLent(slots=done)
             except OSError as error:
                 raise EngineError(f"the file of a loan: {error.strerror}") from error
@@ -92,15 +95,12 @@ class SlotFiles:
 
     async def _wait_for_slot(self, others: int) -> None:
         """Wait until nothing runs that should not: what it has read could not be used before."""
-        try:
-            async with asyncio.timeout(_LEAVE_S):
-                while True:
-                    slots = await self._slots()
-                    if sum(1 for one in slots if one["is_processing"]) <= others:
-                        return
-                    await asyncio.sleep(_POLL_S)
-        except TimeoutError:
-            return
+        until_s = time.monotonic() + _LEAVE_S
+        while time.monotonic() < until_s:
+            slots = await self._slots()
+            if sum(1 for one in slots if one["is_processing"]) <= others:
+                return
+            await asyncio.sleep(_POLL_S)
 
     async def _idle(self, but_not: int, count: int) -> list[int]:
         """Slots without a request: those first that lose least."""
@@ -115,10 +115,9 @@ class SlotFiles:
         answer = await self._fetch("GET", "/slots", b"", _ASK_S)
         return msgspec.json.decode(answer, type=list[dict[str, Any]])
 
-    async def _copy(self, slot: int, action: str) -> bool:
+    async def _copy(self, slot: int, action: str) -> None:
         body = msgspec.json.encode({"filename": _NAME})
         await self._fetch("POST", f"/slots/{slot}?action={action}", body, _COPY_S)
-        return True
 
     async def _ask(self, method: str, path: str, body: Any) -> dict[str, Any]:
         answer = await self._fetch(method, path, msgspec.json.encode(body), _ASK_S)

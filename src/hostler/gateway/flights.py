@@ -32,6 +32,7 @@ log = logger(__name__)
 # A request is late when it has waited so long, or as long as it may stand in a queue: 4,000 tokens take a
 # small CPU less. It is half of what makes a silent engine suspect, so one that hangs is found out as before.
 WAIT_S = 30.0
+_LENT_TIMES = 2  # so often that where it is lent: without, all of them would read, and side by side
 _PROMPTED = frozenset({Route.CHAT, Route.COMPLETIONS})
 _NEXT_LEADS = frozenset({Outcome.CLIENT_GONE, Outcome.CLIENT_ERROR})
 
@@ -96,7 +97,7 @@ class Flights:
             return False
         if not _has_prefix(job):
             return False
-        wait_s = self._wait_s(job) - relay.timeline.flown_s
+        wait_s = self._wait_s(job) * (_LENT_TIMES if is_lent else 1) - relay.timeline.flown_s
         passage = self._table.board(
             relay,
             instance,

@@ -1,6 +1,7 @@
 """Requests that begin with the same long new prompt, before engines that read it slowly and then share it."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -286,5 +287,34 @@ def test_an_answer_without_a_stream_leads_nobody_and_can_follow() -> None:
             assert first.result().status == second.result().status == 200
             assert ours.ends() == [FlightEnd.LANDED]
             assert msgspec.json.decode(second.result().body)["choices"]
+
+    asyncio.run(main())
+
+
+def test_F54_requests_that_leave_at_random_leave_no_slot_and_no_flight_behind() -> None:
+    async def main() -> None:
+        chance = random.Random(7)
+        async with party("a", "b", "c", concurrency=3, queue_wait_s=1.0) as ours:
+            gateway = ours.ours.gateway
+            readers = []
+            for number in range(90):
+                text = prompt(chance.choice("pqr"), str(number), words=300)
+                readers.append(ours.ask(text if number % 5 else "short"))
+                await asyncio.sleep(chance.random() * 0.02)
+                if chance.random() < 0.4:
+                    call = chance.choice(readers).call
+                    assert call is not None
+                    call.cancel()
+                if number == 60:
+                    ours.ours.engines["b"].kill()
+                    ours.ours.publish(concurrency=3, prefix_reach=PrefixReach.SHARED)
+            await until(lambda: not gateway.relays.under_way, 15)
+            await ours.ours.settled()
+            places = gateway._flights._table._places.values()
+            assert not any(place.open for place in places)
+            assert all(one.aboard == 0 for place in places for one in place.known.values())
+            assert not gateway._flights._holding
+            statuses = {one.status for one in gateway.relays.ring}
+            assert statuses <= {200, 499, 503}
 
     asyncio.run(main())

@@ -260,3 +260,30 @@ def test_F53_B19_two_backlogged_keys_never_differ_by_more_than_two_largest_reque
             given_[name] += claim.ask.prompt_tokens / claim.ask.weight
         gap = abs(given_["a"] - given_["b"])
         assert gap <= 2 * largest / min(weights)
+
+
+def test_a_slot_that_was_not_used_costs_its_key_nothing() -> None:
+    orders = []
+    for is_used in (True, False):
+        hall = Hall()
+        for ask in [*keys("a", prompt_tokens=500), *keys("b", "b", "a", prompt_tokens=500)]:
+            hall.wait(ask)
+        hall.turn()  # the first a had the slot without a wait; b's turn has come
+        hall.claims.pop(0).release(Outcome.OK if is_used else Outcome.UNUSED)
+        orders.append(hall.order)
+    assert orders == [["a", "b", "a"], ["a", "b", "b"]]
+
+
+def test_who_gave_a_slot_back_finds_a_place_in_a_full_queue() -> None:
+    hall = Hall(queue_length=1)
+    (one,) = keys("one")
+    hall.wait(one)
+    hall.wait(one)
+    with pytest.raises(Overloaded):
+        hall.wait(one)
+    done: list[object] = []
+    waiter = hall.router.enqueue("m", one, done=done.append, is_owed=True)
+    hall.turn()
+    hall.turn()
+    assert len(done) == 1
+    assert waiter.line is None

@@ -15,6 +15,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     worker_type: WorkerType | None = msgspec.field(default=None, name="type")
     aliases: tuple[str, ...] = ()
+    wanted: int = 1  # instances; 0: it is stopped
 
 
 class ServedList(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,12 +30,13 @@ def served_models(client: Client) -> tuple[Served, ...]:
 
 
 def pick_model(models: tuple[Served, ...], name: str | None, kind: WorkerType) -> str:
-    """Return the name to send: the one given if it is known, or the only model of that kind.
+    """Return the name to send: the one given if it is known, or the only model of that kind that is
+    not stopped.
 
     Raises:
         CommandFailed: no such model (the nearest is named), or none or several to choose from.
     """
-    fitting = [one for one in models if one.worker_type in (kind, None)]
+    fitting = [one for one in models if one.worker_type in (kind, None) and one.wanted]
     if name is not None:
         if any(name == one.id or name in one.aliases for one in models):
             return name

@@ -295,4 +295,5 @@ def describe_model(model: ModelView) -> dict[str, object]:
         "type": model.worker_type.value,
         "aliases": list(model.aliases),
         "max_model_len": model.context_length,
+        "wanted": model.wanted,  # instances; 0: it is stopped
     }

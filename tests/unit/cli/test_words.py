@@ -20,6 +20,9 @@ VECTORS = Served(id="vectors", worker_type=WorkerType.TEXT2VEC)
 
 def test_the_only_model_of_a_kind_is_meant_when_none_is_named() -> None:
     assert pick_model((CHAT, VECTORS), None, WorkerType.LLM) == "small"
+    stopped = msgspec.structs.replace(OTHER, wanted=0)
+    assert pick_model((stopped, CHAT), None, WorkerType.LLM) == "small"
+    assert pick_model((stopped, CHAT), "large", WorkerType.LLM) == "large"
 
 
 def test_a_name_or_an_alias_is_taken_as_it_is() -> None:

@@ -117,7 +117,7 @@ def gateway(cluster: Cluster, name: str) -> Iterator[int]:
         port = int(free.getsockname()[1])
     config = cluster.root / f"{name}.toml"
     config.write_text(CONFIG.replace("port = 0", f"port = {port}"))
-    argv = [sys.executable, "-m", "hostler", "gateway", f"--config={config}"]
+    argv = [sys.executable, "-m", "hostler", "gateway", f"--config={config}", "--number=2"]
     with (cluster.root / f"{name}.log").open("ab") as output:
         one = subprocess.Popen(
             [*argv, f"--state-dir={cluster.state_dir}"],

@@ -17,6 +17,7 @@ import pytest
 
 from hostler.app.config import child_environment
 from hostler.app.process import sweep, tagged
+from hostler.app.pulse import takes_connections
 from hostler.manager.workers import ROLE_TAG, STATE_TAG
 from hostler.testing.cluster import Cluster, fake_model
 
@@ -116,7 +117,7 @@ def test_F75_a_gateway_without_a_controller_ends_well(number: signal.Signals) ->
     with running("gateway", LIFE) as (one, folder):
         path = folder / "s" / "run" / "gateway.sock"
         end_s = time.monotonic() + 20
-        while not path.exists():
+        while not takes_connections(path):
             assert time.monotonic() < end_s, told(folder)
             time.sleep(0.02)
         connection = Unix(path)

@@ -181,9 +181,9 @@ def nginx(ports: Sequence[int], core: int) -> Iterator[Server]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wrk_command(server: Server, seconds: float) -> list[str]:
+def wrk_command(server: Server, seconds: float, connections: int = CONNECTIONS) -> list[str]:
     url = f"http://127.0.0.1:{server.port}/v1/chat/completions"
-    shape = ["-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--timeout", "20s"]
+    shape = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s"]
     return ["wrk", *shape, "-s", str(HERE / "chat.lua"), url]
 
 

@@ -10,7 +10,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import crash, engines, fairness, flights, gateway, memory, routing, several, startup
+from bench import (
+    crash,
+    engines,
+    fairness,
+    flights,
+    gateway,
+    lone,
+    memory,
+    routing,
+    several,
+    startup,
+)
 from bench.figures import Figure, Part, as_json, table
 from hostler.testing.cluster import Cluster
 
@@ -21,6 +32,7 @@ PARTS = (
     "embeddings",
     "memory",
     "gateway",
+    "lone",
     "routing",
     "flights",
     "several",
@@ -76,6 +88,7 @@ class Run:
             "embeddings": lambda: engines.measure_embeddings(part, self.real(), rounds=rounds),
             "memory": lambda: memory.measure(part, self.real()),
             "gateway": lambda: gateway.measure(part, rounds=rounds),
+            "lone": lambda: lone.measure(part, rounds=rounds),
             "routing": lambda: routing.measure(part, rounds=rounds),
             "flights": lambda: flights.measure(part, rounds=rounds),
             "several": lambda: several.measure(part, rounds=rounds),

@@ -195,7 +195,7 @@ class FlightTable(Generic[Who]):
         )
         for one in known:
             if not is_right:  # now those slots have it whose requests are there
-                one.slots = one.aboard
+                one.slots = float(one.aboard)
             one.aboard -= 1
         return is_right
 

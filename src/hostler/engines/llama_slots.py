@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from hostler.core.errors import BadRequest, EngineError, Overloaded
+from hostler.core.errors import BadRequest, EngineError
 from hostler.core.request import Route
 from hostler.core.snapshot import Endpoint
 from hostler.engines.lending import LendOrder, PrefixLent, PrefixRead, ReadOrder
@@ -30,7 +30,7 @@ _JSON = ((b"content-type", b"application/json"),)
 _ASK_S = 10.0  # a question; the inference loop answers it between two batches
 _READ_S = 120.0  # a prompt; whoever ordered it waits less
 _COPY_S = 5.0  # one save, one restore
-_LEAVE_S = 10.0  # until a request that was taken back has left its slot
+_LEAVE_S = 3.0  # until a request that was taken back has left its slot
 _POLL_S = 0.01
 
 
@@ -61,8 +61,6 @@ class SlotFiles:
 
     async def lend(self, order: LendOrder) -> PrefixLent:
         """See PrefixLender."""
-        if self._lending.locked():
-            raise Overloaded("another prompt is being lent", retry_after_s=1)
         async with self._lending:
             self._check_space(order.tokens)
             path = self._folder / _NAME
@@ -131,7 +129,7 @@ class SlotFiles:
         except (UpstreamLost, OSError) as error:
             raise EngineError(f"llama.cpp does not answer {method} {path}: {error}") from error
         if answer.status != 200:
-            raise EngineError(f"llama.cpp answers {answer.status} to {method} {path}")
+            raise _refusal(answer.status, path)
         return answer.body
 
     async def _events(self, asked: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
@@ -155,7 +153,9 @@ class SlotFiles:
                     for line in lines:
                         if line.startswith(b"data: {"):
                             yield msgspec.json.decode(line[6:], type=dict[str, Any])
-        except (UpstreamLost, UpstreamStatus, OSError, msgspec.MsgspecError) as error:
+        except UpstreamStatus as error:
+            raise _refusal(error.status, "/completion") from error
+        except (UpstreamLost, OSError, msgspec.MsgspecError) as error:
             raise EngineError(f"llama.cpp does not read a prompt: {error}") from error
 
     def _check_space(self, tokens: int) -> None:
@@ -179,3 +179,12 @@ def make_folder(folder: Path) -> bool:
 def remove_folder(folder: Path) -> None:
     """Leave nothing of it."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+# Private
+
+
+def _refusal(status: int, path: str) -> BadRequest | EngineError:
+    """A prompt that it does not take is no fault of the engine."""
+    text = f"llama.cpp answers {status} to {path}"
+    return BadRequest(text) if status in (400, 413) and "/slots" not in path else EngineError(text)

@@ -114,6 +114,8 @@ class Attempt:
         claim = self.claim
         if claim.bill is not None and claim.answer_tokens is None and (used := self.used()):
             claim.answer_tokens = used.completion  # it stood in a queue, and others may still
+        if self._relay.ticket is not None:
+            self._relay.ticket.ending(outcome)
         claim.release(outcome, witness=witness)
 
     def recall(self) -> Claim:

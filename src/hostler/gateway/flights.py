@@ -59,8 +59,12 @@ class Ticket:
         """The first token is there."""
         self._flights.landed(self)
 
+    def ending(self, outcome: Outcome) -> None:
+        """An attempt is over, and its slot is given back next: whoever gets it finds it free."""
+        self._flights.ending(self, outcome)
+
     def ended(self, outcome: Outcome) -> None:
-        """An attempt has ended, and its slot is back."""
+        """It is, and its slot is back."""
         self._flights.ended(self, outcome)
 
     def leave(self) -> None:
@@ -134,23 +138,27 @@ class Flights:
         """See Ticket."""
         self._set_off(self._table.landed(ticket.passage), FlightEnd.LANDED)
 
-    def ended(self, ticket: Ticket, outcome: Outcome) -> None:
+    def ending(self, ticket: Ticket, outcome: Outcome) -> None:
         """See Ticket."""
-        passage, flight = ticket.passage, ticket.passage.flight
-        relay = ticket.relay
-        relay.ticket = None
-        if flight is not None:
-            if outcome is Outcome.OK:
+        relay, passage, share = ticket.relay, ticket.passage, None
+        if outcome is Outcome.OK:
+            if not relay.is_started:  # else that was told at its first token
                 self._set_off(self._table.landed(passage), FlightEnd.LANDED)
-            elif outcome in _NEXT_LEADS:
-                self._pass_on(passage)
-            else:
-                self._set_off(self._table.given_up(flight)[1:], FlightEnd.FAILED)
-        share = _cached_share(relay) if outcome is Outcome.OK else None
+            share = _cached_share(relay)
         is_right = self._table.ended(passage, share)
         told = relay.timeline.flight
         if not is_right and told is not None and told.end is FlightEnd.LENT and relay.attempt:
             self._loans.in_vain(relay.attempt.claim.instance)
+
+    def ended(self, ticket: Ticket, outcome: Outcome) -> None:
+        """See Ticket."""
+        passage, flight = ticket.passage, ticket.passage.flight
+        ticket.relay.ticket = None
+        if flight is not None and outcome in _NEXT_LEADS:
+            self._pass_on(passage)
+        elif flight is not None:
+            self._set_off(self._table.given_up(flight)[1:], FlightEnd.FAILED)
+        self._table.ended(passage)
 
     def leave(self, ticket: Ticket) -> None:
         """See Ticket."""
@@ -180,8 +188,11 @@ class Flights:
             for one in self._holding.get(instance.model_name, ())
             if one.claim is not None and one.claim.instance.instance_id == instance.instance_id
         )
-        others = max(0, self._router.load.get(instance.instance_id, 0) - held - 1)
-        work = self._carry(flight, instance, leader.job, others, wait_s)
+        peers, instance_id = self._router.peers, instance.instance_id
+        others = self._router.load.get(instance_id, 0) - held - 1
+        if peers is not None:
+            others += peers.elsewhere(instance_id)
+        work = self._carry(flight, instance, leader.job, max(0, others), wait_s)
         self._loaning[flight] = self.tasks.create_task(work, name="loan")
 
     async def _carry(
@@ -258,7 +269,7 @@ class Flights:
     def _go(self, ticket: Ticket, end: FlightEnd) -> None:
         """It waits no longer: to its instance, if it has a slot there, else wherever one is free."""
         claim = self._release(ticket, end)
-        if claim is not None and end is not FlightEnd.FAILED and self._is_there(claim):
+        if claim is not None and end is not FlightEnd.FAILED and _is_there(self._router, claim):
             ticket.relay.depart(claim)
         else:
             self._drop(ticket, claim)
@@ -282,11 +293,15 @@ class Flights:
         if claim is not None:
             claim.release(Outcome.UNUSED)
 
-    def _is_there(self, claim: Claim) -> bool:
-        """Is the instance still one that requests are sent to?"""
-        instance = claim.instance
-        usable = self._router.usable(instance.model_name)
-        return any(one.instance_id == instance.instance_id for one in usable)
+
+# Private
+
+
+def _is_there(router: Router, claim: Claim) -> bool:
+    """Is the instance still one that requests are sent to?"""
+    instance = claim.instance
+    usable = router.usable(instance.model_name)
+    return any(one.instance_id == instance.instance_id for one in usable)
 
 
 def _cached_share(relay: "Relay") -> float | None:

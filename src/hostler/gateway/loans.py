@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from hostler.app.telemetry import logger
-from hostler.core.errors import EngineError, HostlerError
+from hostler.core.errors import BadRequest, EngineError, HostlerError
 from hostler.core.snapshot import InstanceView
 from hostler.engines.lending import (
     LEND_PATH,
@@ -72,6 +72,9 @@ class Loans:
                 return 0
             lending = LendOrder(slot=read.slot, tokens=read.tokens, copies=wanted)
             lent = await _ask(instance, LEND_PATH, lending, PrefixLent, _LEND_S)
+        except BadRequest:
+            self._metrics.lent(instance.model_name, "refused")
+            return 0
         except HostlerError as error:
             self._failed(instance, error)
             return 0
@@ -106,7 +109,7 @@ async def _ask(
     """Send an order to the instance's agent.
 
     Raises:
-        EngineError: it was not carried out.
+        BadRequest: this prompt cannot be lent. EngineError: the order was not carried out.
     """
     try:
         answer = await fetch(
@@ -117,6 +120,8 @@ async def _ask(
             body=msgspec.json.encode(order),
             timeout_s=timeout_s,
         )
+        if answer.status == BadRequest.http_status:
+            raise BadRequest(f"{path}: not with this prompt")
         if answer.status != 200:
             raise EngineError(f"{path}: status {answer.status}")
         return msgspec.json.decode(answer.body, type=answer_type)

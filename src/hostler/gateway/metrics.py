@@ -133,7 +133,7 @@ class GatewayMetrics(Collector):
         self.flights[model, end] = self.flights.get((model, end), 0) + 1
 
     def lent(self, model: str, result: str) -> None:
-        """A prompt was to be lent from slot to slot. result: lent, no_slot, failed or in_vain."""
+        """A prompt was to be lent from slot to slot. result: lent, no_slot, refused, failed, in_vain."""
         self.loans[model, result] = self.loans.get((model, result), 0) + 1
 
     def refused(self, code: str) -> None:

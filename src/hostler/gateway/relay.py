@@ -268,6 +268,8 @@ class Relay:
             request = lane.request(self.job)
             attempt = self._attempt = Attempt(self, claim, lane)
         except HostlerError as error:
+            if self.ticket is not None:
+                self.ticket.ended(Outcome.CLIENT_ERROR)
             self._fail(error)
             return
         finally:

@@ -44,7 +44,7 @@ class Router:
         self._names: dict[str, ModelPool] = {}  # with aliases
         self._loads = Loads()
         self.answered_s: dict[str, float] = {}  # by instance: when a request was answered last
-        self._peers: Peers | None = None  # nobody else lends these slots
+        self.peers: Peers | None = None  # nobody else lends these slots
 
     @property
     def load(self) -> Mapping[str, int]:
@@ -100,7 +100,7 @@ class Router:
 
     def join(self, peers: Peers | None) -> None:
         """From now on others lend slots of the same instances; None: not any more."""
-        self._peers = peers
+        self.peers = peers
         if peers is not None:
             for instance_id, count in self._loads.in_flight.items():
                 peers.note(instance_id, count)
@@ -117,8 +117,8 @@ class Router:
         for pool in tuple(self._pools.values()):
             if pool.queue:
                 self._serve_queue(pool, ties=False, is_late=is_late)
-            elif self._peers is not None:
-                self._peers.note_waiting(pool.model.name, 0)
+            elif self.peers is not None:
+                self.peers.note_waiting(pool.model.name, 0)
 
     def select(self, model: str, ask: Ask = ANYBODY) -> InstanceView:
         """Return the instance a claim would get now, without taking a slot. Raises as `claim`, but
@@ -141,7 +141,7 @@ class Router:
             Busy: every slot is taken, or others wait already: `enqueue` serves whoever can be.
         """
         pool = self._pool(model)
-        peers = self._peers
+        peers = self.peers
         if pool.queue or (
             peers is not None and peers.go_first(pool.model.name, pool.limits, ties=True)
         ):
@@ -254,7 +254,7 @@ class Router:
         return pool
 
     def _take(self, pool: ModelPool, ask: Ask, exclude: Set[str]) -> Claim:
-        peers = self._peers
+        peers = self.peers
         if peers is not None:
             pool.look(self.load, peers)
         free: Sequence[InstanceView] = pool.ready
@@ -299,7 +299,7 @@ class Router:
         if instance_id in pool.full and left < pool.limits.get(instance_id, 0):
             pool.full.discard(instance_id)
         pool.in_flight -= 1
-        peers = self._peers
+        peers = self.peers
         if peers is not None:
             peers.note(instance_id, left)
         if claim.tokens:
@@ -342,7 +342,7 @@ class Router:
 
         ties, is_late: see Peers.go_first and `serve_all`.
         """
-        queue, peers = pool.queue, self._peers
+        queue, peers = pool.queue, self.peers
         is_left = False  # to others who wait
         if peers is not None:
             pool.look(self.load, peers)

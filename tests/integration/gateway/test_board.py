@@ -137,7 +137,7 @@ def test_what_a_dead_gateway_held_is_free_at_once_and_alone_nothing_is_shared() 
             ours.board.take_back(column)  # the supervisor saw its end
             ours.ring()
             claim = await asyncio.wait_for(waiting, 2)
-            assert one._peers is None
+            assert one.peers is None
             claim.release(Outcome.OK)
 
     asyncio.run(main())

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from hostler.app.config import HttpLimits
-from hostler.core.errors import EngineError
+from hostler.core.errors import BadRequest, EngineError, HostlerError
 from hostler.core.model import PrefixReach
 from hostler.core.timeline import FlightEnd
 from hostler.engines.lending import LEND_PATH, READ_PATH, LendOrder, ReadOrder
@@ -36,6 +36,7 @@ class Agent:
         self.orders: list[tuple[str, bytes]] = []
         self.given_up = 0
         self.fails = ""  # the path of orders that cannot be carried out
+        self.error: HostlerError = EngineError("no space")
         self._tasks: set[asyncio.Task[None]] = set()
 
     def handle(self, exchange: Exchange) -> None:
@@ -54,7 +55,7 @@ class Agent:
         await self.go.wait()
         path = exchange.request.path
         if path == self.fails:
-            exchange.send_error(EngineError("no space"))
+            exchange.send_error(self.error)
         elif path == READ_PATH:
             exchange.send(200, b'{"slot": %d, "tokens": 600}' % SLOT)
         else:
@@ -141,6 +142,19 @@ def test_where_a_loan_fails_requests_run_as_before_and_none_is_tried_for_a_while
                 again = [ours.ask(prompt("q", str(n))) for n in range(2)]
                 await ended(*again)
                 assert len(agent.orders) == count
+
+    asyncio.run(main())
+
+
+def test_a_prompt_that_cannot_be_lent_says_nothing_of_others() -> None:
+    async def main() -> None:
+        async with lending() as (ours, agent):
+            agent.fails, agent.error = READ_PATH, BadRequest("a picture")
+            agent.go.set()
+            for count, name in enumerate("pq", 1):
+                readers = [ours.ask(prompt(name, str(n))) for n in range(2)]
+                await ended(*readers)
+                assert loans(ours) == {"refused": count}
 
     asyncio.run(main())
 

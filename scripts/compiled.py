@@ -18,8 +18,8 @@ SOURCES = Path(__file__).resolve().parents[1] / "src"
 MODULES = {
     "app": "auth telemetry",
     "core": "request",
-    "gateway": "accounts admission answers attempt detours flights front job lanes metrics place prompts relay "
-    "relays routes streams timeline trace usage",
+    "gateway": "accounts admission answers attempt detours flights front job lanes metrics place prompts "
+    "relay relays routes streams timeline trace usage",
     "routing": "claim flights health own policies pool prefix quarantine queue router session turns "
     "verdict",
     "wire": "connection crowd exchange heads hosts http1 json outbox phase pool reply server sse upstream",

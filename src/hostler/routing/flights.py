@@ -230,7 +230,7 @@ class FlightTable(Generic[Who]):
                 mine.append(one)
                 one.aboard += one is not fresh  # a fresh one counts its first already
         for one in mine:
-            one.slots = max(one.slots, one.aboard)
+            one.slots = max(one.slots, float(one.aboard))
         while len(place.known) > self._blocks_max:
             place.known.popitem(last=False)
 

@@ -4,6 +4,7 @@ Byte scans; rare events are parsed. A quote inside a JSON string is escaped, so 
 cannot occur in generated text.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -94,7 +95,7 @@ class StreamWatch:
         if events.find(b"[DONE]") >= 0:
             events, done = self._split_at_done(events)
         if self._owed > 1 and _NULL in events:
-            events = events.replace(_NULL, b"")
+            events = _NULLS.sub(b"", events)
         if self._is_unsure:
             self._begin(events)
         self.events += events.count(b"\ndata:") + events.startswith(b"d")
@@ -178,6 +179,7 @@ class StreamWatch:
 # Private
 
 _NULL = b"data: null\n\n"
+_NULLS = re.compile(rb"(?:\A|(?<=\n\n))(?:data: null\n\n)+")  # a whole event, not the end of one
 # Marks that end in a rare byte are found twice as fast as others.
 _CLOSE, _SPACED = b'reason":"', b'reason": "'  # of a finish_reason that is one
 _TOTAL = b'"total_tok'  # of a usage object

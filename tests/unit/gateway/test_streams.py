@@ -12,6 +12,8 @@ def test_the_nulls_of_a_stream_of_several_answers_are_left_out() -> None:
     assert watch.see(b"data: null\n\n") == b""
     events = b'data: {"choices":[{"index":0,"text":"data: null","finish_reason":null}]}\n\n'
     assert watch.see(b"data: null\n\n" + events) == events
+    ends_so = b"id: 1\ndata: null\n\n"  # the last line of an event is no event
+    assert watch.see(ends_so + events) == ends_so + events
     assert watch.see(ENDS + b"data: [DONE]\n\n") == ENDS + b"data: [DONE]\n\n"
     assert watch.is_complete
 

@@ -77,7 +77,7 @@ async def party(
 
 async def ended(*readers: Reader) -> None:
     for reader in readers:
-        await asyncio.wait_for(reader.ended.wait(), 15)
+        await asyncio.wait_for(reader.ended.wait(), 60)
 
 
 async def read_tokens(engine: FakeProcess) -> list[int]:

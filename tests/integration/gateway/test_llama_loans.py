@@ -13,7 +13,7 @@ from hostler.core.snapshot import Endpoint
 from hostler.core.timeline import FlightEnd
 from hostler.engines.lending import LEND_PATH, READ_PATH
 from hostler.wire.client import Pool, fetch
-from tests.integration.gateway.rig import rig, text_of
+from tests.integration.gateway.rig import rig
 from tests.integration.gateway.test_flights import Party, ended
 from tests.integration.worker.launch import Worker, controller
 from tests.integration.worker.test_llama_worker import start
@@ -97,10 +97,10 @@ def test_a_new_prompt_is_read_once_for_three_slots_and_greedy_answers_are_the_sa
                 assert story.used is not None
                 assert story.used.prompt - story.used.cached < 80
             words = _ROUNDS[-1]
-            body = {**chat(f"Say: {words}", words), "model": "m", "cache_prompt": False}
-            alone = await ours.post("/v1/chat/completions", body)
-            assert text_of(alone).endswith(readers[-1].text)
-            assert readers[-1].text.split()[0] == words.split()[0]
+            alone = us.ask("", **chat(f"Say: {words}", words), cache_prompt=False)
+            await ended(alone)
+            assert alone.text == readers[-1].text
+            assert alone.text.split()[0] == words.split()[0]
             await pool.close()
 
     asyncio.run(main())

@@ -80,6 +80,7 @@ class Recorder:
         self.is_started = False
         self.exchange = self
         self.said = None  # no stream here is continued elsewhere
+        self.ticket = None  # nor does anybody wait for the end of its prompt
         self.written = b""
         self.ended: list[str] = []
         self.attempt: Attempt | None = None

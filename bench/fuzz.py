@@ -42,7 +42,7 @@ def _hammer_api(part: Part, examples: int, seed: int, tell: Callable[[str], None
                     cluster.url, cluster.admin_key, "echo", document, examples, seed, [label]
                 )
                 sent += sum(told.values())
-            except Exception as error:  # one operation's; the others go on
+            except (Exception, BaseExceptionGroup) as error:  # one operation's; the others go on
                 failed += 1
                 tell(f"{label}: {type(error).__name__}: {str(error)[:4000]}")
     note = f"{sent} requests, {examples} good and {examples} bad an operation at most, seed {seed}"

@@ -66,7 +66,7 @@ class ParameterQuery(Query, frozen=True, kw_only=True):
 class EventQuery(Query, frozen=True, kw_only=True):
     """after: left out, the newest `limit` events are listed; a stream begins with what is new."""
 
-    after: Annotated[int, Meta(ge=0)] | None = None
+    after: Annotated[int, Meta(ge=0, le=10**15)] | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 500
     model: str | None = None
     follow: bool = False

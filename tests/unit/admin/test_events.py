@@ -66,6 +66,8 @@ def test_the_newest_events_are_listed_and_pages_go_on(tmp_path: Path) -> None:
         assert ([one["seq"] for one in page.json["events"]], page.json["next"]) == ([1, 2, 3], 3)
         end = await plane.ask("GET", "/api/v1/events?after=7")
         assert end.json == {"events": [], "next": 7}
+        far = await plane.ask("GET", "/api/v1/events?after=65051106909451394991750381568")
+        assert far.status == 400
         mine = await plane.ask("GET", "/api/v1/events?after=0&model=b")
         assert [one["kind"] for one in mine.json["events"]] == ["k1", "k3", "k5"]
 

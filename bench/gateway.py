@@ -22,7 +22,7 @@ from bench.serving import HERE, Server, free_port, run_pinned, wait_for_port
 from hostler.testing.cluster import Cluster
 
 CONNECTIONS = 64
-REQUEST_AIM, CHUNK_AIM = 2.5, 1.5  # times nginx
+REQUEST_AIM, CHUNK_AIM = 2.0, 1.3  # times nginx
 
 # name, slots, chunks, pause in ms, ramp in s
 STREAMS = (("fast", 100, 200, 0, 0.0), ("paced", 500, 50, 20, 1.0))

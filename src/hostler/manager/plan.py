@@ -131,7 +131,7 @@ def _plan_deployment(
         if right:
             keep = max(right, key=_age)
             yield from _drains(_passed(right, keep, serving), "a newer process has its place")
-            if keep.state is State.READY:
+            if _serves(right):
                 yield from _drains(old, "replaced by a newer process")
             if failed is not None:
                 yield Forget(instance_id=failed.instance_id)

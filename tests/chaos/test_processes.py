@@ -102,7 +102,9 @@ def test_F01_engines_that_crash_under_load_cost_no_request_without_a_byte(
     sys.stderr.write(
         f"F01 {number.name} slowest {pressure.slowest_s:.2f} s of {len(pressure.seen)}\n"
     )
-    assert pressure.slowest_s < 5.0  # 0.5 s on a machine that is not shared; a retry waits for nothing
+    assert (
+        pressure.slowest_s < 5.0
+    )  # 0.5 s on a machine that is not shared; a retry waits for nothing
     settled(cluster)
 
 

@@ -21,6 +21,7 @@ from hostler.engines.lending import (
     PrefixRead,
     ReadOrder,
 )
+from hostler.gateway.answers import JSON_FIELD
 from hostler.gateway.job import Job
 from hostler.gateway.metrics import GatewayMetrics
 from hostler.wire.client import UpstreamLost, fetch
@@ -30,7 +31,6 @@ Word = TypeVar("Word", PrefixRead, PrefixLent)
 log = logger(__name__)
 
 PAUSE_S = 30.0  # no loan at an instance where one has failed
-_JSON = ((b"content-type", b"application/json"),)
 _LEND_S = 15.0  # a save and some restores; measured: 10 to 100 ms
 
 
@@ -116,7 +116,7 @@ async def _ask(
             instance.endpoint.agent,
             "POST",
             path,
-            headers=_JSON,
+            headers=(JSON_FIELD,),
             body=msgspec.json.encode(order),
             timeout_s=timeout_s,
         )

@@ -47,7 +47,7 @@ def find_usage(body: bytes) -> Used | None:
         return None
     told = _decoded(body[start + len(_MARK) : end])
     used = read_usage(told) if told else None
-    if used is not None and not used.cached and _TIMINGS in body[end:]:
+    if used is not None and not used.cached and body.find(_TIMINGS, end) >= 0:
         had = _CACHE_N.search(body, end)
         if had is not None:
             used.cached = min(int(had[1]), used.prompt)  # llama.cpp says it in `timings`

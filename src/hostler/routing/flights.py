@@ -49,11 +49,10 @@ class Passage(Generic[Who]):
     who: of the caller. known_blocks: of its prompt, how many the instance has where this one can use them.
     """
 
-    __slots__ = ("_blocks", "_flight", "_known", "_place", "_size", "known_blocks", "role", "who")
+    __slots__ = ("_blocks", "_flight", "_known", "_place", "_size", "known_blocks", "who")
 
     def __init__(self, who: Who, place: "_Place[Who]", blocks: Sequence[int], size: int) -> None:
         self.who = who
-        self.role = Role.ALONE
         self.known_blocks = 0
         self._place = place
         self._blocks = blocks
@@ -65,6 +64,13 @@ class Passage(Generic[Who]):
     def flight(self) -> "Flight[Who] | None":
         """Which it leads or follows, as long as that has not landed."""
         return self._flight
+
+    @property
+    def role(self) -> Role:
+        flight = self._flight
+        if flight is None:
+            return Role.ALONE
+        return Role.LEADS if flight.leader is self else Role.FOLLOWS
 
 
 class Flight(Generic[Who]):
@@ -135,11 +141,10 @@ class FlightTable(Generic[Who]):
             return passage
         flight = _find(passage) if place.open and may_follow else None
         if flight is not None and len(flight.followers) < FOLLOWERS_MAX:
-            passage.role, passage._flight = Role.FOLLOWS, flight
+            passage._flight = flight
             flight.followers[passage] = None
         elif can_lead:
             keys = blocks[known + NEW_BLOCKS - 1 :]
-            passage.role = Role.LEADS
             passage._flight = flight = Flight(passage, keys, max(size, len(blocks)) - known)
             for key in keys:
                 place.open.setdefault(key, flight)
@@ -168,7 +173,6 @@ class FlightTable(Generic[Who]):
     def left(self, passage: Passage[Who]) -> Passage[Who] | None:
         """A request is no part of its flight any more. Returns who leads now, if that has changed."""
         flight, passage._flight = passage._flight, None
-        passage.role = Role.ALONE
         if flight is None:
             return None
         if flight.leader is not passage:
@@ -179,7 +183,7 @@ class FlightTable(Generic[Who]):
             self._close(passage._place, flight)
             return None
         del flight.followers[heir]
-        flight.leader, heir.role = heir, Role.LEADS
+        flight.leader = heir
         return heir
 
     def ended(self, passage: Passage[Who], cached_share: float | None = None) -> bool:
@@ -239,7 +243,7 @@ class FlightTable(Generic[Who]):
         self._close(flight.leader._place, flight)
         followers = list(flight.followers)
         for one in (flight.leader, *followers):
-            one._flight, one.role = None, Role.ALONE
+            one._flight = None
         return followers
 
     def _close(self, place: _Place[Who], flight: Flight[Who]) -> None:

@@ -197,13 +197,8 @@ class HttpServer:
 
     def judge(self, head: Request) -> HostlerError | None:
         """Say why a request is refused before its body is read, if it is."""
-        if head.is_known:  # all but its length has been judged here
-            length = head.content_length
-            if length is not None and length > self.limits.body_bytes:
-                return check_declared_body(head, self.limits.body_bytes)
-            return self._on_head(head) if self._on_head is not None else None
         hosts = self._allowed_hosts
-        if hosts is not None and not hosts.allows(head.fields[b"host"]):
+        if hosts is not None and not head.is_known and not hosts.allows(head.fields[b"host"]):
             return MisdirectedRequest()
         if head.content_length != 0:
             refusal = check_declared_body(head, self.limits.body_bytes)

@@ -23,6 +23,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     host, port, base_path, tls: for a server given by URL. base_path goes before `/chat/completions`,
         e.g. `/v1`.
     api_key_env: environment variable with the bearer key to send there.
+    host_id: of the host whose relay stands before the engine: who answers must show its certificate.
+    prefix: goes before every path there; it names the instance: `/i/INSTANCE`.
     """
 
     socket: str = ""
@@ -31,10 +33,14 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     base_path: str = "/v1"
     tls: bool = False
     api_key_env: str = ""
+    host_id: str = ""
+    prefix: str = ""
 
     @property
     def agent(self) -> "Endpoint":
         """Where the agent of an engine of ours answers: beside its engine."""
+        if self.host_id:
+            return msgspec.structs.replace(self, prefix=f"/a{self.prefix.removeprefix('/i')}")
         return Endpoint(socket=f"{self.socket.removesuffix('.sock')}.agent")
 
 

@@ -32,7 +32,8 @@ GATEWAY = (
     Background.ACCOUNTS,
     Background.DOUBT,
 )
-CONTROLLER = tuple(sorted(set(Background) - {*WORKER, *GATEWAY}))
+HOST = (Background.HOSTS,)
+CONTROLLER = tuple(sorted(set(Background) - {*WORKER, *GATEWAY, *HOST}))
 
 
 def wait(is_true: Callable[[], object], what: str) -> float:

@@ -29,6 +29,7 @@ class Background(StrEnum):
     REGISTRY = "registry.judge"  # judges silence
     SERVERS = "servers.probe"  # asks servers given by URL
     SILENCE = "silence.look"  # asks silent workers
+    HOSTS = "hosts.judge"  # judges the silence of other machines
     RECONCILE = "reconcile"  # carries the plan out
     ROUTER = "router.follow"  # keeps the manager's own router at the newest snapshot
     LOGS = "logs.keep"  # keeps log files bounded

@@ -61,6 +61,8 @@ class HeartbeatConfig(Section, frozen=True, kw_only=True):
     suspect_after_s: float = 2.5  # two missed beats and a half: no new requests
     lost_after_s: float = 30.0  # silent, and its engine too: its process is ended and replaced
     mass_lost_after_s: float = 300.0  # the same while most workers are silent at once
+    most_per_s: float = 50.0  # beats that hosts send in all; many hosts are told to send less often
+    replace_after_s: float = 0.0  # from the loss of a host to its models' start on another one
 
     def __post_init__(self) -> None:
         order = (self.interval_s, self.suspect_after_s, self.lost_after_s, self.mass_lost_after_s)
@@ -69,6 +71,8 @@ class HeartbeatConfig(Section, frozen=True, kw_only=True):
                 "heartbeat: need 0 < interval_s < suspect_after_s < lost_after_s "
                 f"<= mass_lost_after_s, got {', '.join(map(str, order))}"
             )
+        if self.most_per_s < 1 or self.replace_after_s < 0:
+            raise ConfigError("heartbeat: need most_per_s >= 1 and replace_after_s >= 0")
 
 
 class HttpLimits(Section, frozen=True, kw_only=True):

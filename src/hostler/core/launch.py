@@ -17,7 +17,10 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     secret_hash: hex SHA-256 of the secret that the worker shows; the store holds no plain secret.
     pid_start_ticks: start of the process in clock ticks since boot (`/proc/PID/stat`, field 22).
     boot_id: of the boot these ticks count from; pid, ticks and boot together name one process.
-    spec: what the worker was told, without its secret.
+    spec: what the worker was told, without its secret; of one on another host, what it is ordered as.
+    host_id: of the host that starts it, "" here. There are no pid and no secret then.
+    source, upstream_model: of its deployment, for that host.
+    pinned: it was brought by hand: never started, replaced or counted by the plan.
     """
 
     instance_id: str
@@ -31,6 +34,10 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     pid_start_ticks: int | None = None
     boot_id: str = ""
     started_at_s: float = 0.0  # wall clock, for people
+    host_id: str = ""
+    source: str = ""
+    upstream_model: str = ""
+    pinned: bool = False
 
     def __post_init__(self) -> None:
         if self.spec.secret:

@@ -101,7 +101,8 @@ class GivenServers:
         """Probe every server once, side by side."""
         async with asyncio.TaskGroup() as tasks:
             for record in self._registry.records():
-                if record.expected.endpoint.host:
+                endpoint = record.expected.endpoint
+                if endpoint.host and not endpoint.host_id:
                     tasks.create_task(self._guarded(record), name="probe")
         self._failed = {i: n for i, n in self._failed.items() if self._registry.record(i)}
 

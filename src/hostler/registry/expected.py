@@ -10,8 +10,8 @@ from hostler.core.snapshot import Endpoint, InstanceView
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one; what it says when it registers is added.
 
-    secret_hash: hex SHA-256 of what the process must show; "" for a server given by URL, which never
-        registers.
+    secret_hash: hex SHA-256 of what the process must show; "" for a server given by URL, and for one on
+        another host, which never register.
     """
 
     worker_type: WorkerType
@@ -21,6 +21,11 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: Endpoint = Endpoint()
     upstream_model: str = ""
     prefix_reach: PrefixReach = PrefixReach.SLOT
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was started by us, here or on another host."""
+        return bool(self.secret_hash or self.endpoint.host_id)
 
     def view(self, instance: Instance) -> InstanceView:
         """The instance, as a router sees it."""

@@ -21,6 +21,7 @@ from hostler.core.lifecycle import ALIVE, Event, Instance, Signal, State, advanc
 from hostler.core.model import ModelMetadata
 from hostler.core.snapshot import (
     PROTOCOL,
+    Endpoint,
     KeyView,
     ModelView,
     Snapshot,
@@ -191,23 +192,17 @@ class Registry:
             raise Conflict(
                 f"instance {registration.instance_id!r} is process {record.pid}, not this sender"
             )
-        record.pid = registration.pid
-        record.metadata = registration.metadata
-        record.memory_bytes = registration.memory_bytes
         record.heard_at_s = record.well_at_s = self._clock()
-        record.expected = msgspec.structs.replace(
-            record.expected,
+        loaded(
+            self,
+            record,
+            pid=registration.pid,
+            metadata=registration.metadata,
+            memory_bytes=registration.memory_bytes,
             endpoint=registration.endpoint,
-            upstream_model=registration.upstream_model or record.instance.model_name,
-            prefix_reach=registration.metadata.prefix_reach,
+            upstream_model=registration.upstream_model,
+            draining=registration.draining,
         )
-        record.view = record.expected.view(record.instance)
-        self._settling.discard(registration.instance_id)
-        if registration.draining:
-            _drain(self, record)
-        else:
-            self.post(registration.instance_id, Signal.LOADED)
-        self._publish()
         return BeatAnswer(next_beat_s=self._heartbeat.interval_s)
 
     def beat(self, beat: Beat) -> BeatAnswer:
@@ -320,6 +315,38 @@ class Registry:
             if signal is not Signal.SEEN or frozen:
                 why = "its engine has not answered" if instance_id in told else "silent"
                 self.post(instance_id, signal, f"{why} for {seconds:.1f} s")
+
+
+def loaded(
+    registry: Registry,
+    record: Record,
+    *,
+    pid: int | None,
+    metadata: ModelMetadata,
+    memory_bytes: int | None,
+    endpoint: Endpoint,
+    upstream_model: str,
+    draining: bool = False,
+) -> None:
+    """Believe that an instance has loaded; who says so has proven to be it, or its host."""
+    instance_id = record.instance.instance_id
+    record.pid, record.metadata, record.memory_bytes = pid, metadata, memory_bytes
+    record.expected = msgspec.structs.replace(
+        record.expected,
+        endpoint=endpoint,
+        upstream_model=upstream_model or record.instance.model_name,
+        prefix_reach=metadata.prefix_reach,
+    )
+    record.view = record.expected.view(record.instance)
+    registry._settling.discard(instance_id)
+    if draining:
+        _drain(registry, record)
+    else:
+        registry.post(instance_id, Signal.LOADED)
+    registry._publish()
+
+
+# Private
 
 
 def _authentic(record: Record | None, message: Registration | Beat | Departure) -> Record:

@@ -84,19 +84,19 @@ class RegistryServer:
             exchange.send_error(error)
 
     def _register(self, body: bytes) -> bytes:
-        return msgspec.json.encode(self._registry.register(_decode(body, Registration)))
+        return msgspec.json.encode(self._registry.register(decode(body, Registration)))
 
     def _beat(self, body: bytes) -> bytes:
-        return msgspec.json.encode(self._registry.beat(_decode(body, Beat)))
+        return msgspec.json.encode(self._registry.beat(decode(body, Beat)))
 
     def _deregister(self, body: bytes) -> bytes:
-        self._registry.depart(_decode(body, Departure))
+        self._registry.depart(decode(body, Departure))
         return msgspec.json.encode(BeatAnswer(next_beat_s=0.0, registered=False))
 
     def _doubt(self, body: bytes) -> bytes:
-        doubt = _decode(body, Doubt)
+        doubt = decode(body, Doubt)
         record = self._registry.record(doubt.instance_id)
-        if record is None or not record.expected.secret_hash:
+        if record is None or not record.expected.is_ours:
             self._registry.doubts.take(doubt, None, 0, None)
         else:
             one = record.instance
@@ -106,7 +106,7 @@ class RegistryServer:
     async def _usage(self, exchange: Exchange) -> None:
         """Answer when it is kept; a gateway sends a batch again until then."""
         try:
-            batch = _decode(exchange.request.body, UsageBatch)
+            batch = decode(exchange.request.body, UsageBatch)
             if self._take_usage is not None:
                 await self._take_usage(batch)
             exchange.send(200, b"{}", JSON)
@@ -127,7 +127,12 @@ class RegistryServer:
             exchange.write(msgspec.json.encode(snapshot) + b"\n")
 
 
-def _decode(body: bytes, kind: type[T]) -> T:
+def decode(body: bytes, kind: type[T]) -> T:
+    """Return a message of ours.
+
+    Raises:
+        Conflict: of a protocol that is not spoken here. BadRequest: it is something else.
+    """
     try:
         if refusal := msgspec.json.decode(body, type=Spoken).refusal():
             log.error("registry.protocol", kind=kind.__name__, why=refusal)

@@ -1,0 +1,128 @@
+"""Host: one machine of a controller, as it is known now. The book of hosts alone changes it."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from hostler.app.config import HeartbeatConfig
+from hostler.core.errors import StaleEpoch
+from hostler.core.hosts import HostBeat, HostFacts, HostOrders, Order, Role, Standing
+from hostler.core.snapshot import Endpoint
+
+SUSPECT_AFTER = 2.5  # beats that did not come
+RUNS_KEPT = 16  # of a host's earlier processes, whose late words are refused
+
+
+class Host:
+    """What is known of one host."""
+
+    def __init__(self, host_id: str, role: Role, facts: HostFacts) -> None:
+        self.host_id = host_id
+        self.role = role
+        self.facts = facts
+        self.address = ""
+        self.port = 0
+        self.joined_at_s = 0.0
+        self.is_draining = False  # by an operator's order
+        self.says_draining = False
+        self.has_left = False
+        self.silence = Standing.ALIVE
+        self.heard_at_s = 0.0
+        self.is_heard = False  # by this controller
+        self.interval_s = 0.0  # told at its last beat
+        self.due_s = 0.0  # when the next is
+        self.run_id = ""
+        self.past_runs: deque[str] = deque(maxlen=RUNS_KEPT)
+        self.seq = 0
+        self.orders: HostOrders | None = None  # None: nobody may be told anything yet
+        self.since: dict[str, int] = {}  # what is ordered: the version from which on
+        self.missed: dict[str, int] = {}
+        self.news = asyncio.Event()
+        self.is_removed = False
+
+    @property
+    def name(self) -> str:
+        return self.facts.name or self.host_id
+
+    @property
+    def standing(self) -> Standing:
+        if self.has_left:
+            return Standing.LEFT
+        if self.silence is not Standing.ALIVE:
+            return self.silence
+        return Standing.DRAINING if self.is_draining or self.says_draining else Standing.ALIVE
+
+    def endpoint(self, instance_id: str = "") -> Endpoint:
+        """Where its relay answers for an instance; for itself when none is named."""
+        return Endpoint(
+            host=self.address,
+            port=self.port,
+            tls=True,
+            host_id=self.host_id,
+            prefix=f"/i/{instance_id}" if instance_id else "",
+        )
+
+    def number(self, incarnation: int, orders: tuple[Order, ...]) -> None:
+        """Say what should be on it from now on: the next version of its orders."""
+        version = self.orders.version + 1 if self.orders else 1
+        self.orders = HostOrders(
+            host_id=self.host_id, incarnation=incarnation, version=version, orders=orders
+        )
+        self.since = {one.instance_id: self.since.get(one.instance_id, version) for one in orders}
+        self.missed = {i: n for i, n in self.missed.items() if i in self.since}
+        self.news.set()
+        self.news = asyncio.Event()
+
+    async def orders_after(self, version: int) -> HostOrders:
+        """Wait for orders that are newer, and for the first ones to be known."""
+        while self.orders is None or self.orders.version <= version:
+            await self.news.wait()
+        return self.orders
+
+    def follow_run(self, beat: HostBeat) -> None:
+        """A new process of a host counts its beats anew; the one before it is not heard any more.
+
+        Raises:
+            StaleEpoch: this is the one before.
+        """
+        if beat.run_id == self.run_id:
+            return
+        if beat.run_id in self.past_runs:
+            raise StaleEpoch(f"host {self.host_id!r}: another process has taken its place")
+        if self.run_id:
+            self.past_runs.append(self.run_id)
+        self.run_id, self.seq = beat.run_id, 0
+
+    def patience(self, told: HeartbeatConfig) -> HeartbeatConfig:
+        """The configured patience, by the interval that this host was told."""
+        if self.interval_s <= told.interval_s:
+            return told
+        suspect_s = max(told.suspect_after_s, SUSPECT_AFTER * self.interval_s)
+        lost_s = max(told.lost_after_s, 2 * suspect_s)
+        return msgspec.structs.replace(
+            told,
+            suspect_after_s=suspect_s,
+            lost_after_s=lost_s,
+            mass_lost_after_s=max(told.mass_lost_after_s, lost_s),
+        )
+
+
+class Turns:
+    """Gives each beat a time of its own, so that there are never more in a second than may be."""
+
+    def __init__(self, heartbeat: HeartbeatConfig, clock: Callable[[], float]) -> None:
+        self._heartbeat = heartbeat
+        self._clock = clock
+        self._last_s = clock()  # of all that were given
+
+    def next_beat_s(self, host: Host) -> float:
+        """In how many seconds a host should beat again. One that beats out of turn keeps its turn."""
+        now_s, interval_s = self._clock(), self._heartbeat.interval_s
+        if host.due_s - now_s <= host.interval_s / 2:
+            gap_s = 1 / self._heartbeat.most_per_s
+            host.due_s = self._last_s = max(now_s + interval_s, self._last_s + gap_s)
+        next_s = max(0.0, host.due_s - now_s)
+        host.interval_s = max(interval_s, next_s)
+        return next_s

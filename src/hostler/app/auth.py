@@ -25,6 +25,7 @@ import msgspec
 from hostler.app.config import ServerConfig
 from hostler.app.faults import CrashPoint, crash_point
 from hostler.app.paths import StatePaths
+from hostler.app.private_file import write_private
 from hostler.core.errors import (
     BadRequest,
     InsufficientScope,
@@ -284,17 +285,9 @@ def _read_key_file(path: Path) -> str | None:
 
 def _write_key_file(path: Path, plain: str) -> None:
     """Put the key there in one step: a reader sees the old file or the whole new one."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(file, plain.encode())
-            os.fsync(file)
-        finally:
-            os.close(file)
-        part.replace(path)
+        write_private(path, plain.encode())
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise StartupError(
             f"admin key {path}: cannot be written ({error.strerror}); "
             "make room there or choose another folder with --state-dir"

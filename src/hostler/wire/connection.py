@@ -14,6 +14,7 @@ from hostler.core.errors import HostlerError, Overloaded, RequestTooLarge, envel
 from hostler.wire import http1
 from hostler.wire.exchange import Exchange, Request, error_headers
 from hostler.wire.heads import HeadReader
+from hostler.wire.identity import Identity, peer_identity
 from hostler.wire.phase import BODY, BUSY, HEAD, IDLE, LINGER, LINGER_S, Phase, judge_slow
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class ServerConnection:
         "_since_s",
         "_stalled_since_s",
         "client",
+        "peer",
         "server",
         "transport",
         "written",
@@ -65,6 +67,7 @@ class ServerConnection:
         self._phase: Phase = IDLE
         self._since_s = self._stalled_since_s = server.now_s
         self.client = ""
+        self.peer: Identity | None = None  # who it is, by a certificate of ours
         self._buffer = b""
         self._exchange: Exchange | None = None
         self._request: Request | None = None
@@ -89,6 +92,8 @@ class ServerConnection:
         self.transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]) if isinstance(peer, tuple) else "unix"
+        if self.server.asks_for_certificates:
+            self.peer = peer_identity(transport.get_extra_info("ssl_object"))
         limits = self.server.limits
         self.transport.set_write_buffer_limits(high=limits.stream_buffer_bytes)
         sock = transport.get_extra_info("socket")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from hostler.core.errors import HostlerError, envelope
 from hostler.wire.http1 import STATUS_LINES, Fields, Head, field_lines
+from hostler.wire.identity import Identity
 
 if TYPE_CHECKING:
     from hostler.wire.connection import ServerConnection
@@ -78,6 +79,11 @@ class Exchange:
     def is_over(self) -> bool:
         """Has the answer ended, or the client gone?"""
         return self._connection is None
+
+    @property
+    def peer(self) -> Identity | None:
+        """Who asks, by a certificate of our authority; None: somebody without one, or it is over."""
+        return self._connection.peer if self._connection is not None else None
 
     @property
     def is_started(self) -> bool:

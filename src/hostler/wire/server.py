@@ -75,6 +75,7 @@ class HttpServer:
         self.last_request = limits.requests_per_connection or sys.maxsize
         self.shut_count = 0  # how often accepting was stopped
         self._certificates: Certificates | None = None
+        self.asks_for_certificates = False
         self._doors: list[Door] = []
         self._opening: set[asyncio.Task[None]] = set()
         self._unix_paths: list[tuple[Path, int]] = []  # with the inode of ours
@@ -119,6 +120,7 @@ class HttpServer:
 
         make = connection if tls is None else shaking_hands
         self._certificates = tls or self._certificates
+        self.asks_for_certificates |= tls is not None and tls.asks_clients
         context = tls.context if tls is not None else None
         door = Door(sock, make, context, self.limits.header_timeout_s)
         await door.open()

@@ -33,12 +33,14 @@ class Background(StrEnum):
     RECONCILE = "reconcile"  # carries the plan out
     ROUTER = "router.follow"  # keeps the manager's own router at the newest snapshot
     LOGS = "logs.keep"  # keeps log files bounded
+    SCALING = "scaling"  # decides by load how many copies there are
     # gateway
     MIRROR = "gateway.mirror"  # follows the controller
     PROBE = "gateway.probe"  # asks instances in doubt
     ACCOUNTS = "gateway.accounts"  # tells the controller what was used
     SWEEP = "gateway.sweep"  # keeps deadlines
     DOUBT = "gateway.doubt"  # asks engines that say nothing
+    DEMAND = "gateway.demand"  # tells the controller of load
     # worker
     LIFE = "agent.live"  # holds the engine and the three below
     REPORT = "agent.report"  # registers and beats

@@ -143,6 +143,11 @@ class LifeConfig(Section, frozen=True, kw_only=True):
     memory_check: bool = True  # a model that does not fit in memory is not started
     memory_reserve_bytes: int = 64 << 20  # never given to models
 
+    @property
+    def stop_limit_s(self) -> float:
+        """How long the stop of an instance may take in all."""
+        return self.drain_timeout_s + self.kill_grace_s + 5.0
+
     def __post_init__(self) -> None:
         if self.load_bytes_per_s < 1:
             raise ConfigError(f"life: need load_bytes_per_s >= 1, got {self.load_bytes_per_s}")
@@ -175,6 +180,7 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     upstream_model: str | None = None
     api_key_env: str | None = None
     routing: dict[str, Any] | None = None  # [models.routing], as RoutingRules
+    scaling: dict[str, Any] | None = None  # [models.scaling], as ScalingRules
 
 
 class Config(Section, frozen=True, kw_only=True):

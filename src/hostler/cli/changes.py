@@ -17,7 +17,12 @@ from hostler.cli.parameters import (
     takes_parameters,
 )
 from hostler.cli.render import print_json, print_notes, print_table
-from hostler.cli.routing import USUAL_ROUTING, RoutingOptions
+from hostler.cli.routing import (
+    AS_MANY_AS_SAID,
+    USUAL_ROUTING,
+    RoutingOptions,
+    ScalingOptions,
+)
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.worker import WorkerApplyRequest, WorkerApplyType
 
@@ -34,6 +39,7 @@ def update(
     param: Texts = (),
     timeout: float = 600.0,
     routing: RoutingOptions = USUAL_ROUTING,
+    scaling: ScalingOptions = AS_MANY_AS_SAID,
     options: EngineOptions = NO_PARAMETERS,
     common: Common = NO_OPTIONS,
 ) -> int:
@@ -63,11 +69,12 @@ def update(
         "replicas": replicas,
         "concurrency": concurrency,
         "routing": routing.given() or None,
+        "scaling": scaling.given() or None,
     }
     if not wanted and all(value is None for value in changes.values()):
         raise CommandFailed(
-            "nothing to change: give --source, --replicas, --concurrency, a rule of its routing or a "
-            "parameter of the engine",
+            "nothing to change: give --source, --replicas, --concurrency, a rule of its routing or "
+            "scaling, or a parameter of the engine",
             Exit.USAGE,
         )
     with Client(find_target(common)) as client:

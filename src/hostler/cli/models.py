@@ -127,6 +127,7 @@ def show(name: str, /, *, worker_type: TypeOption = None, common: Common = NO_OP
         "aliases": " ".join(wish.aliases),
         "at once": f"{wish.concurrency} requests an instance",
         "routing": told_rules(wish.routing),
+        "scaling": told_rules(wish.scaling),
         "reason": status.reason,
     }
     print("\n".join(f"  {key}: {clean(value)}" for key, value in facts.items() if value))

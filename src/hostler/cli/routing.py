@@ -1,4 +1,6 @@
-"""The options of `model start` and `model update` that say how a model's requests find their way."""
+"""The options of `model start` and `model update` that say how a model's requests find their way, and how
+many copies of it there are.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,9 +11,12 @@ from cyclopts import Group, Parameter
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.parameters import guess
 from hostler.core.errors import BadRequest
-from hostler.core.serving import POLICIES, FallbackCause, RoutingRules, read_rules
+from hostler.core.rules import Rules
+from hostler.core.scaling import read_scaling
+from hostler.core.serving import POLICIES, FallbackCause, read_rules
 
 _GROUP = Group("Routing")
+_SCALING = Group("Scaling")
 _Text = Annotated[str | None, Parameter(show_default=False)]
 _Texts = Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)]
 
@@ -70,9 +75,55 @@ class RoutingOptions:
 USUAL_ROUTING = RoutingOptions()
 
 
-def told_rules(rules: RoutingRules) -> str:
+@Parameter(name="*", group=_SCALING)
+@dataclass(frozen=True, kw_only=True)
+class ScalingOptions:
+    """What was said of how many copies there are."""
+
+    min_replicas: Annotated[
+        int | None,
+        Parameter(show_default=False, help="With --max-replicas: at least so many. [default: 1]"),
+    ] = None
+    max_replicas: Annotated[
+        int | None,
+        Parameter(show_default=False, help="Its load decides how many there are, up to so many."),
+    ] = None
+    scaling: Annotated[
+        _Texts,
+        Parameter(
+            help="Any rule of `[models.scaling]`, NAME=VALUE; repeat for several. `none`: there are as "
+            "many as --replicas says."
+        ),
+    ] = ()
+
+    def given(self) -> dict[str, Any]:
+        """The rules that were named, as `WorkerStartupRequest.scaling` takes them.
+
+        Raises:
+            CommandFailed: one of them cannot be.
+        """
+        named = {"min_replicas": self.min_replicas, "max_replicas": self.max_replicas}
+        rules: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+        if "none" in self.scaling:
+            rules.setdefault("max_replicas", 0)
+        for name, text in _each("--scaling", "NAME=VALUE", self.scaling):
+            if name in rules:
+                raise CommandFailed(f"--scaling {name}: given twice", Exit.USAGE)
+            rules[name] = guess(text)
+        try:
+            # a lower bound alone is right where an upper one was given before: the server knows
+            read_scaling(rules if "max_replicas" in rules else {**rules, "max_replicas": 0})
+        except BadRequest as error:
+            raise CommandFailed(error.message, Exit.USAGE) from error
+        return rules
+
+
+AS_MANY_AS_SAID = ScalingOptions()
+
+
+def told_rules(rules: Rules) -> str:
     """Return in one line what is not as usual; empty when everything is."""
-    usual = RoutingRules()
+    usual = type(rules)()
     parts = []
     for name in rules.__struct_fields__:
         value = getattr(rules, name)

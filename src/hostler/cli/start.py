@@ -23,7 +23,12 @@ from hostler.cli.parameters import (
     takes_parameters,
 )
 from hostler.cli.render import clean, print_json, print_notes
-from hostler.cli.routing import USUAL_ROUTING, RoutingOptions
+from hostler.cli.routing import (
+    AS_MANY_AS_SAID,
+    USUAL_ROUTING,
+    RoutingOptions,
+    ScalingOptions,
+)
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.model import WorkerType, describe
 from hostler.core.worker import WorkerStartupRequest
@@ -45,11 +50,14 @@ def start(
     replicas: int | None = None,
     concurrency: int | None = None,
     param: Texts = (),
-    server: Texts = (),
-    alias: Texts = (),
+    server: Annotated[
+        Texts, Parameter(help="For engine openai: the URL of a running server; repeat for several.")
+    ] = (),
+    alias: Annotated[Texts, Parameter(help="Another name for it; repeat for several.")] = (),
     wait: bool = True,
     timeout: float | None = None,
     routing: RoutingOptions = USUAL_ROUTING,
+    scaling: ScalingOptions = AS_MANY_AS_SAID,
     options: EngineOptions = NO_PARAMETERS,
     common: Common = NO_OPTIONS,
 ) -> int:
@@ -73,10 +81,6 @@ def start(
         How many requests one copy works on at once.
     param: tuple[str, ...]
         A parameter of the engine, NAME=VALUE, also one unknown to this machine; repeat for several.
-    server: tuple[str, ...]
-        For engine openai: the URL of a running server; repeat for several.
-    alias: tuple[str, ...]
-        Another name for it; repeat for several.
     wait: bool
         Stay until it is ready or has failed.
     timeout: float
@@ -94,10 +98,11 @@ def start(
         urls=server or None,
         aliases=alias or None,
         routing=routing.given() or None,
+        scaling=scaling.given() or None,
     )
     with Client(target) as client:
         api = Api(client)
-        params = _params(api, name, worker_type, kind, options, param)
+        params = _params(api, request, kind, options, param)
         if engine == "python" and target.is_local:
             params = _imported_from_here(params)
         request = msgspec.structs.replace(request, params=params or None)
@@ -129,8 +134,7 @@ def _carry_out(
 
 def _params(
     api: Api,
-    name: str,
-    worker_type: WorkerType | None,
+    request: WorkerStartupRequest,
     kind: EngineKind | None,
     options: EngineOptions,
     texts: tuple[str, ...],
@@ -138,7 +142,11 @@ def _params(
     """The parameters asked for, checked by the engine's own descriptions, or by the server's."""
     if not texts and not options.given():
         return {}
-    known = describe(kind.parameters) if kind else known_parameters(api, name, worker_type)
+    known = (
+        describe(kind.parameters)
+        if kind
+        else known_parameters(api, request.model, request.worker_type)
+    )
     return read_parameters(options, texts, known)
 
 

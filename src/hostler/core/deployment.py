@@ -11,6 +11,7 @@ import msgspec
 
 from hostler.core.errors import BadRequest
 from hostler.core.model import WorkerType, worker_key
+from hostler.core.scaling import ScalingRules
 from hostler.core.serving import RoutingRules
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._/-]{0,95}\Z")
@@ -34,6 +35,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     open_fields: request fields beyond the engine's allow-list that the operator lets through.
     api_key_env: the environment variable that holds the key of `urls`; never the key itself.
     routing: how its requests find their way.
+    scaling: between which numbers the load decides how many copies there are. scaled: what it decided
+        last; None: nothing yet, `replicas` counts.
     generation: +1 for each accepted change.
     process_generation: the generation of the last change that needs new processes; instances carry the
         one they were started from, so a change that is taken back finds its old processes still right.
@@ -54,6 +57,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     upstream_model: str = ""
     api_key_env: str = ""
     routing: RoutingRules = RoutingRules()
+    scaling: ScalingRules = ScalingRules()
+    scaled: int | None = None
     wish: Wish = Wish.RUNNING
     generation: int = 1
     process_generation: int = 1
@@ -69,6 +74,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         if self.concurrency < 1:
             raise BadRequest(
                 f"concurrency: need 1 or more, got {self.concurrency}", param="concurrency"
+            )
+        if self.urls and self.scaling.is_on:
+            raise BadRequest(
+                "scaling: servers given by urls are not ours to start; it needs models that are",
+                param="scaling",
             )
         if self.urls and len(self.routing.weights) > len(self.urls):
             raise BadRequest(
@@ -87,9 +97,13 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wanted_instances(self) -> int:
-        """How many instances should live now: one a URL, else `replicas`; none when stopped."""
+        """How many instances should live now: one a URL, else `replicas` or what the load asks for; none
+        when stopped.
+        """
         if self.wish is Wish.STOPPED:
             return 0
+        if self.scaling.is_on:
+            return self.scaling.clamp(self.replicas if self.scaled is None else self.scaled)
         return len(self.urls) if self.urls else self.replicas
 
 
@@ -122,7 +136,7 @@ PROCESS_FIELDS = (
     "upstream_model",
     "api_key_env",
 )
-SPEC_FIELDS = (*PROCESS_FIELDS, "replicas", "aliases", "open_fields", "routing")
+SPEC_FIELDS = (*PROCESS_FIELDS, "replicas", "aliases", "open_fields", "routing", "scaling")
 
 
 def difference(old: Deployment, new: Deployment) -> dict[str, tuple[Any, Any]]:

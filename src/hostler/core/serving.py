@@ -4,14 +4,14 @@ Policies themselves are routing's business; here is what an operator may say.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from typing import Any, Literal
 
 import msgspec
 
 from hostler.core.errors import BadRequest
+from hostler.core.rules import need, read_fields, unknown
 
 WEIGHTED = "weighted"
 # auto: prefix for language models, else least-in-flight.
@@ -84,7 +84,7 @@ class RoutingRules(
     def __post_init__(self) -> None:
         if self.policy not in POLICIES and _CLASS.fullmatch(self.policy) is None:
             raise BadRequest(
-                f"routing.policy: no policy is called {_unknown(self.policy, POLICIES)} "
+                f"routing.policy: no policy is called {unknown(self.policy, POLICIES)} "
                 "A class of your own is named package.module:Class",
                 param="routing",
             )
@@ -103,7 +103,7 @@ class RoutingRules(
         )
         strangers = self.fallbacks.keys() - set(FallbackCause)
         for stranger in strangers:
-            _need(False, "fallbacks", f"no cause is called {_unknown(stranger, FallbackCause)}")
+            _need(False, "fallbacks", f"no cause is called {unknown(stranger, FallbackCause)}")
         _need(
             all(len(models) <= FALLBACKS_MAX for models in self.fallbacks.values()),
             "fallbacks",
@@ -130,23 +130,7 @@ def read_rules(given: Mapping[str, Any] | None, old: RoutingRules | None = None)
     Raises:
         BadRequest: an unknown field, with the nearest known one; a value that cannot be.
     """
-    old = old or RoutingRules()
-    if not given:
-        return old
-    known = RoutingRules.__struct_fields__
-    for name in given:
-        if name not in known:
-            raise BadRequest(f"routing: there is no rule {_unknown(name, known)}", param="routing")
-    values = {**msgspec.to_builtins(old), **given}
-    try:
-        return msgspec.convert(
-            {name: value for name, value in values.items() if value is not None}, RoutingRules
-        )
-    except msgspec.ValidationError as error:
-        told = str(error).replace("`array`", 'a list, like ["a", "b"]')
-        what, at, where = told.partition(" - at `$.")
-        place = f"routing.{where.rstrip('`').removesuffix('[...]')}" if at else "routing"
-        raise BadRequest(f"{place}: {what[:1].lower()}{what[1:]}", param="routing") from None
+    return read_fields(given, old or RoutingRules(), "routing")
 
 
 # Private
@@ -156,13 +140,4 @@ _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def _need(is_so: bool, name: str, told: str) -> None:
-    if not is_so:
-        raise BadRequest(f"routing.{name}: {told}", param="routing")
-
-
-def _unknown(name: str, known: Iterable[str]) -> str:
-    """A name that is none of these, with the nearest one, or all."""
-    names = [str(one) for one in known]
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}."
-    return f"{name[:96]!r}; {hint}"
+    need(is_so, "routing", name, told)

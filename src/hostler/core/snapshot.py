@@ -73,6 +73,7 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int | None = None
     loading: bool = False  # some instance is pending, fetching or starting
     routing: RoutingRules = RoutingRules()
+    scales: bool = False  # its load decides how many instances there are: gateways tell of it
     renewing: bool = False  # its last ready instance made room for a new one: requests wait
     states: tuple[tuple[str, int], ...] = ()  # how many instances in each state, for error texts
 

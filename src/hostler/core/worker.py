@@ -81,6 +81,7 @@ class WorkerStartupRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     upstream_model: str | None = None
     api_key_env: str | None = None
     routing: Mapping[str, Any] | None = None  # as RoutingRules
+    scaling: Mapping[str, Any] | None = None  # as ScalingRules
     host: str | None = None
 
 
@@ -111,8 +112,9 @@ class WorkerApplyType(StrEnum):
 class WorkerApplyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Do one thing with every instance of a model.
 
-    worker_type: when given, the model must be of it. source, params, replicas, concurrency, routing:
-    for UPDATE_PARAMS; what is None stays. Of routing, too, only what is given changes.
+    worker_type: when given, the model must be of it. source, params, replicas, concurrency, routing,
+    scaling: for UPDATE_PARAMS; what is None stays. Of routing and scaling, too, only what is given
+    changes.
     """
 
     model: str
@@ -123,6 +125,7 @@ class WorkerApplyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     replicas: int | None = None
     concurrency: int | None = None
     routing: Mapping[str, Any] | None = None  # as RoutingRules; a rule of None: its default
+    scaling: Mapping[str, Any] | None = None  # as ScalingRules; a rule of None: its default
     timeout_s: float = 600.0
 
 

@@ -24,6 +24,7 @@ from hostler.gateway.accounts import Accounts, Send
 from hostler.gateway.admission import Admission
 from hostler.gateway.answers import JSON_FIELD, own_error
 from hostler.gateway.controller import ControllerLine
+from hostler.gateway.demand import DemandTeller, Tell
 from hostler.gateway.detours import Detours
 from hostler.gateway.doubt import Doubts, Teller
 from hostler.gateway.flights import Flights
@@ -74,8 +75,12 @@ class Gateway(BaseComponent):
         tell_doubt: Teller | None = None,
         send_usage: Send | None = None,
         siblings: Siblings = tuple,
+        tell_demand: Tell | None = None,
     ) -> None:
-        """send_usage: how counts of usage get to who keeps them. siblings: sockets of other gateways."""
+        """send_usage: how counts of usage get to who keeps them. siblings: sockets of other gateways.
+
+        tell_demand: how the load of models that are scaled gets to who scales them.
+        """
         settings = config.gateway
         self.metrics = GatewayMetrics()
         self.router = Router(
@@ -107,6 +112,7 @@ class Gateway(BaseComponent):
         self._sight = Sight(self.relays, siblings)
         self._controller = ControllerLine(admin_socket)
         self._doubts = Doubts(settings, self.router, self.relays, tell_doubt)
+        self._demand = DemandTeller(self.router, self.relays, tell_demand, clock)
         self._tasks: asyncio.TaskGroup | None = None
         self._questions = 0
         self._sweep_s = min(SWEEP_S, settings.keep_alive_s or SWEEP_S)
@@ -135,6 +141,7 @@ class Gateway(BaseComponent):
                 begin(group, Background.SWEEP, self._sweep()),
                 begin(group, Background.DOUBT, self._doubts.run()),
                 begin(group, Background.ACCOUNTS, self.accounts.run()),
+                begin(group, Background.DEMAND, self._demand.run()),
             ]
             try:
                 yield

@@ -61,6 +61,7 @@ async def run_gateway(
         paths.admin_socket,
         tell_doubt=reporter.doubt,
         send_usage=reporter.report_usage,
+        tell_demand=reporter.demand,
         siblings=lambda: paths.other_gateway_sockets(place.number),
     )
     gateway.metrics.number = place.number

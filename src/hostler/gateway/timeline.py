@@ -146,6 +146,10 @@ class Timeline:
         self.code = code
         self.took_s = now_s - self.began_s
 
+    def waits_s(self, now_s: float) -> float:
+        """For how long it has been waiting for a slot; 0.0 when it does not."""
+        return 0.0 if self._waits_since_s is None else now_s - self._waits_since_s
+
     @property
     def is_ok(self) -> bool:
         """Did it end with a whole answer?"""

@@ -50,6 +50,11 @@ class Journal:
                 event.kind, model=event.model, instance_id=event.instance_id, why=event.message
             )
 
+    def tell_start(self, incarnation: int) -> None:
+        """Keep that a manager begins. incarnation: which one on this store."""
+        text = f"for the {incarnation}. time on this store"
+        self.tell(OperatorEvent(kind="manager.start", message=text))
+
     def tell_move(self, before: Instance, after: Instance) -> None:
         """Keep one move of an instance: `instance.<state>`."""
         fields: dict[str, object] = {

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
 from hostler.app.background import Background, begin
 from hostler.app.config import Config, ModelConfig, state_dir
@@ -20,7 +21,6 @@ from hostler.core.errors import HostlerError, StartupError, UpstreamTimeout
 from hostler.core.lifecycle import Instance, State
 from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType, describe
 from hostler.core.worker import (
-    OperatorEvent,
     WorkerApplyOutput,
     WorkerApplyRequest,
     WorkerRunData,
@@ -40,15 +40,24 @@ from hostler.manager.reconcile import Reconciler
 from hostler.manager.renewals import Renewals
 from hostler.manager.requests import DirectRequests
 from hostler.manager.room import Room
+from hostler.manager.scaling import Autoscaler
 from hostler.manager.servers import GivenServers
 from hostler.manager.silence import SecondOpinion
 from hostler.manager.usage import UsageBook
-from hostler.manager.views import check_own_name, pick, real_name, run_data, supported_models
+from hostler.manager.views import (
+    check_own_name,
+    engine_meant,
+    pick,
+    real_name,
+    run_data,
+    supported_models,
+)
 from hostler.manager.waiting import Waiting
 from hostler.manager.wishes import Wishes
 from hostler.manager.workers import LocalWorkers, is_hopeless
 from hostler.registry.registry import Registry
 from hostler.registry.server import RegistryServer
+from hostler.routing.demand import demand_of
 from hostler.routing.router import Router
 from hostler.storage.memory import MemoryStore
 from hostler.storage.store import Store
@@ -202,14 +211,7 @@ class LocalWorkerManager(DirectRequests):
         self, worker_type: WorkerType | None, model_name: str
     ) -> list[ParameterDescription]:
         self.check_running()
-        entry = self.catalog.find(model_name)
-        known = [d for d in self.wishes.all() if model_name in (d.name, *d.aliases)]
-        if known:
-            engine = known[0].engine
-        elif entry is not None and worker_type in (None, entry.worker_type):
-            engine = entry.engine
-        else:
-            engine = self.wishes.find(model_name, worker_type).engine
+        engine = engine_meant(self.wishes, self.catalog, worker_type, model_name)
         return describe(find_engine(engine).parameters)
 
     # Orders
@@ -237,7 +239,7 @@ class LocalWorkerManager(DirectRequests):
         self.check_running()
         deployment = await self.shut(request)
         if wait:
-            await self.until_gone(deployment.name, self._stop_limit_s())
+            await self.until_gone(deployment.name, self.config.life.stop_limit_s)
 
     async def shut(self, request: WorkerStartupRequest | WorkerShutdownRequest) -> Deployment:
         """Write down that a model should stop; its instances drain. Asked again: they leave now."""
@@ -270,11 +272,7 @@ class LocalWorkerManager(DirectRequests):
         self.usage = UsageBook(self.store)
         incarnation = await self.writer.do(self.store.next_incarnation)
         crash_point(CrashPoint.STARTED)
-        self.journal.tell(
-            OperatorEvent(
-                kind="manager.start", message=f"for the {incarnation}. time on this store"
-            )
-        )
+        self.journal.tell_start(incarnation)
         self.registry = Registry(
             self.config.heartbeat,
             self.clock,
@@ -316,20 +314,15 @@ class LocalWorkerManager(DirectRequests):
         )
         self.caller = Caller(self.router, gateway)
         self.progress = Progress(self.registry, self.reconciler, self.paths)
-        self.waiting = Waiting(
-            life=self.config.life,
+        self.waiting = Waiting(self.config.life, self.wishes, self.progress, files)
+        self.renewals = Renewals(self.wishes, self.progress, self.journal.tell)
+        self.scaling = Autoscaler(
             wishes=self.wishes,
             registry=self.registry,
-            reconciler=self.reconciler,
-            progress=self.progress,
-            files=files,
-        )
-        self.renewals = Renewals(
-            wishes=self.wishes,
-            registry=self.registry,
-            progress=self.progress,
-            reconciler=self.reconciler,
+            own=partial(demand_of, self.router),
+            has_crashed=self.reconciler.has_crashed,
             tell=self.journal.tell,
+            clock=self.clock,
         )
 
     async def _run(self, up: asyncio.Future[None]) -> None:
@@ -349,11 +342,11 @@ class LocalWorkerManager(DirectRequests):
                 await self.wishes.declare(self._declared)
             self._wished(self.servers.places(self.wishes.all()))
             # Only now may gateways look: what they see from the first moment is whole.
-            await stack.enter_async_context(
-                RegistryServer(self.registry, self.paths.registry_socket, self.usage.take).running()
+            server = RegistryServer(
+                self.registry, self.paths.registry_socket, self.usage.take, self.scaling.take
             )
-            await stack.enter_async_context(self.reconciler.running())
-            await stack.enter_async_context(self.renewals.running())
+            for part in (server, self.reconciler, self.renewals, self.scaling):
+                await stack.enter_async_context(part.running())
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             follow = begin(tasks, Background.ROUTER, self._follow())
             up.set_result(None)
@@ -390,11 +383,7 @@ class LocalWorkerManager(DirectRequests):
     async def _drain_all(self) -> None:
         self.reconciler.wake()
         try:
-            await self.waiting.until_gone(None, self._stop_limit_s())
+            await self.waiting.until_gone(None, self.config.life.stop_limit_s)
         except UpstreamTimeout:
             await self.workers.hasten()
             raise
-
-    def _stop_limit_s(self) -> float:
-        life = self.config.life
-        return life.drain_timeout_s + life.kill_grace_s + 5.0

@@ -27,14 +27,14 @@ class Progress:
 
     def __init__(self, registry: Registry, reconciler: Reconciler, paths: StatePaths) -> None:
         self._paths = paths
-        self._registry = registry
-        self._reconciler = reconciler
+        self.registry = registry
+        self.reconciler = reconciler
 
     def living(self, deployment: Deployment | None) -> list[Instance]:
         """The instances, of one deployment or of all, that are not gone."""
         return [
             i
-            for i in self._registry.instances()
+            for i in self.registry.instances()
             if i.state not in GONE and (deployment is None or i.worker_key == deployment.worker_key)
         ]
 
@@ -56,28 +56,28 @@ class Progress:
         """Why the newest of its instances that is not ready is not; "": nobody has said."""
         told = [
             i
-            for i in self._registry.instances()
+            for i in self.registry.instances()
             if i.worker_key == deployment.worker_key and i.state is not State.READY and i.reason
         ]
         return max(told, key=lambda i: i.epoch).reason if told else ""
 
     def has_failed(self, model_name: str) -> bool:
         """Whether it crashed lately, and no instance serves: the wish as it is does not work."""
-        mine = [i for i in self._registry.instances() if i.model_name == model_name]
+        mine = [i for i in self.registry.instances() if i.model_name == model_name]
         if any(i.state in SERVING for i in mine):
             return False
         return any(
-            i.state is State.FAILED or self._reconciler.has_crashed(i.worker_key) for i in mine
+            i.state is State.FAILED or self.reconciler.has_crashed(i.worker_key) for i in mine
         )
 
     def check(self, deployment: Deployment, *, tries: int | None = None) -> None:
         """Raise when a wished instance was given up, or failed `tries` times in a row."""
-        for instance in self._registry.instances():
+        for instance in self.registry.instances():
             if instance.worker_key != deployment.worker_key or instance.state is not State.FAILED:
                 continue
             if instance.generation != deployment.process_generation:
                 continue
-            crashes = self._reconciler.crashes(instance.worker_key, instance.replica)
+            crashes = self.reconciler.crashes(instance.worker_key, instance.replica)
             if crashes.verdict or (tries is not None and len(crashes.at_s) >= tries):
                 lines = engine_lines(self._paths, instance.instance_id)
                 told = "\n".join(["", *lines]) if lines else ""

@@ -7,6 +7,9 @@ ordered it has left, and under the next controller when this one was killed.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+
+import msgspec
 
 from hostler.app.telemetry import logger
 from hostler.core.deployment import Deployment
@@ -22,9 +25,7 @@ from hostler.core.errors import (
 from hostler.core.worker import OperatorEvent
 from hostler.manager.files import Tell
 from hostler.manager.progress import Progress
-from hostler.manager.reconcile import Reconciler
 from hostler.manager.wishes import Wishes
-from hostler.registry.registry import Registry
 
 log = logger(__name__)
 
@@ -39,18 +40,15 @@ class Renewals:
 
     def __init__(
         self,
-        *,
         wishes: Wishes,
-        registry: Registry,
         progress: Progress,
-        reconciler: Reconciler,
         tell: Tell,
     ) -> None:
         """tell: takes the event of a change that was taken back."""
         self._wishes = wishes
-        self._registry = registry
+        self._registry = progress.registry
         self._progress = progress
-        self._reconciler = reconciler
+        self._reconciler = progress.reconciler
         self._tell = tell
         self._tasks: asyncio.TaskGroup | None = None
         self._under_way: dict[tuple[str, int], Ending] = {}
@@ -149,7 +147,7 @@ class Renewals:
     async def _conclude(self, new: Deployment, *, works: bool) -> Deployment | None:
         while True:
             try:
-                return await self._wishes.conclude(new, works=works)
+                return await self._wishes.change(new.name, partial(_concluded, new, works))
             except (StorageBusy, StorageFailed, InsufficientStorage) as error:
                 log.warning("renewal.waits", model=new.name, why=error.message)
             await asyncio.sleep(_AGAIN_S)
@@ -163,3 +161,14 @@ def _key(deployment: Deployment) -> tuple[str, int]:
 
 
 _STOPPED = "the worker manager is stopping; the next one on this store goes on with the change"
+
+
+def _concluded(new: Deployment, works: bool, now: Deployment) -> Deployment | None:
+    """How a change ends: it stays, or what was before it is wished again. None: it was changed, stopped
+    or forgotten meanwhile.
+    """
+    if now.generation != new.generation or now.fallback is None:
+        return None
+    if works:
+        return msgspec.structs.replace(now, fallback=None)
+    return msgspec.structs.replace(now.fallback, generation=now.generation + 1)

@@ -11,6 +11,7 @@ from hostler.catalog.catalog import Catalog, CatalogEntry
 from hostler.core.deployment import PROCESS_FIELDS, Deployment, Wish, check_name, difference
 from hostler.core.errors import AlreadyRunning, BadRequest, ModelNotFound
 from hostler.core.model import WorkerType
+from hostler.core.scaling import read_scaling
 from hostler.core.serving import RoutingRules, read_rules
 from hostler.core.worker import WorkerStartupRequest
 from hostler.engines.base import (
@@ -84,6 +85,7 @@ def resolve(request: WorkerStartupRequest, catalog: Catalog, *, origin: str = "a
         upstream_model=request.upstream_model or "",
         api_key_env=request.api_key_env or "",
         routing=check_rules(read_rules(request.routing)),
+        scaling=read_scaling(request.scaling),
         origin=origin,
     )
     _check(deployment, kind)

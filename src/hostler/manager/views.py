@@ -9,7 +9,7 @@ from hostler.catalog.needs import supported
 from hostler.core.deployment import Deployment
 from hostler.core.errors import ModelNotFound, NoReadyInstance
 from hostler.core.lifecycle import State
-from hostler.core.model import describe
+from hostler.core.model import WorkerType, describe
 from hostler.core.snapshot import Endpoint
 from hostler.core.worker import WorkerRunData, WorkerSupportedModel
 from hostler.engines.base import brought_models, engines, hide_secrets
@@ -59,6 +59,23 @@ def pick(
 def real_name(wishes: Wishes, name: str) -> str:
     """Return the name of the model that has this alias, or the name itself."""
     return next((one.name for one in wishes.all() if name in one.aliases), name)
+
+
+def engine_meant(
+    wishes: Wishes, catalog: Catalog, worker_type: WorkerType | None, name: str
+) -> str:
+    """Return the engine of a model that is wished, or could be.
+
+    Raises:
+        ModelNotFound: neither.
+    """
+    known = [one for one in wishes.all() if name in (one.name, *one.aliases)]
+    if known:
+        return known[0].engine
+    entry = catalog.find(name)
+    if entry is not None and worker_type in (None, entry.worker_type):
+        return entry.engine
+    return wishes.find(name, worker_type).engine
 
 
 def check_own_name(deployment: Deployment, name: str) -> None:

@@ -11,9 +11,7 @@ from hostler.core.lifecycle import State
 from hostler.manager.files import ModelFiles
 from hostler.manager.launching import load_deadline_s
 from hostler.manager.progress import Progress
-from hostler.manager.reconcile import Reconciler
 from hostler.manager.wishes import Wishes
-from hostler.registry.registry import Registry
 
 
 class Waiting:
@@ -21,18 +19,15 @@ class Waiting:
 
     def __init__(
         self,
-        *,
         life: LifeConfig,
         wishes: Wishes,
-        registry: Registry,
-        reconciler: Reconciler,
         progress: Progress,
         files: ModelFiles,
     ) -> None:
         self._life = life
         self._wishes = wishes
-        self._registry = registry
-        self._reconciler = reconciler
+        self._registry = progress.registry
+        self._reconciler = progress.reconciler
         self._progress = progress
         self._files = files
 

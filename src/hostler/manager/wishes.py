@@ -15,6 +15,7 @@ from hostler.catalog.catalog import Catalog
 from hostler.core.deployment import Deployment, Wish, detour_notes
 from hostler.core.errors import ModelNotFound, NameTaken
 from hostler.core.model import WorkerType
+from hostler.core.scaling import read_scaling
 from hostler.core.serving import read_rules
 from hostler.core.snapshot import ModelView
 from hostler.core.worker import WorkerApplyRequest, WorkerApplyType, WorkerStartupRequest
@@ -100,12 +101,14 @@ class Wishes:
         """
         return await self._writer.do(self._apply, request)
 
-    async def conclude(self, new: Deployment, *, works: bool) -> Deployment | None:
-        """Write down how a change ended: it stays, or what was before it is wished again.
-
-        Return what is wished now; None: it was changed, stopped or forgotten meanwhile.
+    async def change(
+        self, name: str, how: Callable[[Deployment], Deployment | None]
+    ) -> Deployment | None:
+        """Put what `how` makes of a wish in its place, and return that; None: it makes nothing of it, or
+        nobody wishes that model. how: quick, and without a look at anything else: it runs in the
+        writing thread.
         """
-        return await self._writer.do(self._conclude, new, works=works)
+        return await self._writer.do(self._change, name, how)
 
     async def declare(self, models: Sequence[ModelConfig]) -> None:
         """Make the config's models, or the default ones when it names none, wishes of this start.
@@ -126,6 +129,7 @@ class Wishes:
                 aliases=d.aliases,
                 open_fields=d.open_fields,
                 routing=d.routing,
+                scales=d.scaling.is_on,
                 renewing=d.fallback is not None and d.fallback.wanted_instances > 0,
             )
             for d in self.all()
@@ -173,7 +177,9 @@ class Wishes:
             check_source(find_engine(old.engine), request.source)
             changes["source"] = request.source
         if request.replicas is not None:
-            changes["replicas"] = request.replicas
+            changes |= {"replicas": request.replicas, "scaled": None}
+        if request.scaling is not None:
+            changes["scaling"] = read_scaling(request.scaling, old.scaling)
         if request.concurrency is not None:
             changes["concurrency"] = request.concurrency
         if request.routing is not None:
@@ -186,16 +192,14 @@ class Wishes:
             _log_notes(self, [new.name])
         return new
 
-    def _conclude(self, new: Deployment, *, works: bool) -> Deployment | None:
-        now = self._deployments.get(new.name)
-        if now is None or now.generation != new.generation or now.fallback is None:
-            return None
-        if works:
-            end = msgspec.structs.replace(now, fallback=None)
-        else:
-            end = msgspec.structs.replace(now.fallback, generation=now.generation + 1)
-        self._save(end)
-        return end
+    def _change(
+        self, name: str, how: Callable[[Deployment], Deployment | None]
+    ) -> Deployment | None:
+        now = self._deployments.get(name)
+        new = how(now) if now is not None else None
+        if new is not None:
+            self._save(new)
+        return new
 
     def _declare_all(self, models: Sequence[ModelConfig]) -> None:
         origin = "config" if models else "default"
@@ -222,6 +226,7 @@ class Wishes:
                 generation=new.generation,
                 process_generation=new.process_generation,
                 fallback=None,
+                scaled=None,  # what the load asked for stays as well
             )
             if new == now:
                 return  # as it was: a restart of ours changes nothing, and stops no change under way

@@ -19,6 +19,7 @@ from hostler.core.errors import (
     UnknownInstance,
 )
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Doubt, Registration
+from hostler.core.scaling import DemandReport
 from hostler.core.snapshot import Endpoint, Snapshot, Spoken
 from hostler.core.usage import UsageBatch
 from hostler.registry.kept import KeptSnapshot
@@ -57,6 +58,10 @@ class RegistryClient:
     async def doubt(self, doubt: Doubt) -> None:
         """Say that an engine takes requests and says nothing. Raises as `register`."""
         await self._post("/doubt", doubt)
+
+    async def demand(self, report: DemandReport) -> None:
+        """Say what there is to do of models that are scaled. Raises as `register`."""
+        await self._post("/demand", report)
 
     async def report_usage(self, batch: UsageBatch) -> None:
         """Say what was used; when this returns it is kept.

@@ -15,6 +15,7 @@ from hostler.app.config import HttpLimits
 from hostler.app.telemetry import logger
 from hostler.core.errors import BadRequest, Conflict, HostlerError, NotFound
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Doubt, Registration
+from hostler.core.scaling import DemandReport
 from hostler.core.snapshot import Spoken
 from hostler.core.usage import UsageBatch
 from hostler.registry.registry import Registry
@@ -37,10 +38,14 @@ class RegistryServer:
         registry: Registry,
         socket_path: Path,
         take_usage: Callable[[UsageBatch], Awaitable[object]] | None = None,
+        take_demand: Callable[[DemandReport], None] | None = None,
     ) -> None:
-        """take_usage: keeps what a gateway has counted. None: nobody does."""
+        """take_usage: keeps what a gateway has counted. take_demand: hears what it has to do now.
+        None: nobody does.
+        """
         self._registry = registry
         self._take_usage = take_usage
+        self._take_demand = take_demand
         self._socket_path = socket_path
         self._server = HttpServer(self._handle, limits=HttpLimits(), name="registry")
         self._tasks: asyncio.TaskGroup | None = None
@@ -49,6 +54,7 @@ class RegistryServer:
             ("POST", "/beat"): self._beat,
             ("POST", "/deregister"): self._deregister,
             ("POST", "/doubt"): self._doubt,
+            ("POST", "/demand"): self._demand,
         }
 
     @asynccontextmanager
@@ -101,6 +107,12 @@ class RegistryServer:
         else:
             one = record.instance
             self._registry.doubts.take(doubt, one.model_name, one.epoch, one.state)
+        return msgspec.json.encode(BeatAnswer(next_beat_s=0.0))
+
+    def _demand(self, body: bytes) -> bytes:
+        report = decode(body, DemandReport)
+        if self._take_demand is not None:
+            self._take_demand(report)
         return msgspec.json.encode(BeatAnswer(next_beat_s=0.0))
 
     async def _usage(self, exchange: Exchange) -> None:

@@ -51,12 +51,10 @@ class Parts:
             clock=loop.time,
         )
         self.waiting = Waiting(
-            life=life,
-            wishes=self.wishes,
-            registry=self.registry,
-            reconciler=reconciler,
-            progress=Progress(self.registry, reconciler, StatePaths(folder)),
-            files=ModelFiles(folder, Catalog(), tell=lambda event: None, clock=loop.time),
+            life,
+            self.wishes,
+            Progress(self.registry, reconciler, StatePaths(folder)),
+            ModelFiles(folder, Catalog(), tell=lambda event: None, clock=loop.time),
         )
 
     def add(self, wish: Deployment) -> None:

@@ -99,8 +99,8 @@ def new_key(
             f"scopes: need one or more of {', '.join(Scope)}, got {', '.join(wanted) or 'none'}",
             param="scopes",
         )
-    key_id = "".join(secrets.choice(_DIGITS) for _ in range(_ID_CHARS))
-    secret = _base62(secrets.token_bytes(32))
+    key_id = random_id()
+    secret = base62(secrets.token_bytes(32))
     body = f"hst_{key_id}_{secret}"
     plain = body + _checksum(body.encode()).decode()
     view = KeyView(
@@ -197,6 +197,21 @@ def ensure_admin_key(store: KeyStore, paths: StatePaths) -> tuple[str, bool]:
 ADMIN_KEY_NAME = "admin.key"  # of the key in that file; an operator cannot give it to another
 
 
+def random_id() -> str:
+    """Ten characters of base 62 that nothing else of ours is called by."""
+    return "".join(secrets.choice(_DIGITS) for _ in range(_ID_CHARS))
+
+
+def base62(data: bytes) -> str:
+    """32 bytes in 43 characters that need no quoting anywhere."""
+    number = int.from_bytes(data, "big")
+    digits = []
+    for _ in range(_SECRET_CHARS):
+        number, digit = divmod(number, 62)
+        digits.append(_DIGITS[digit])
+    return "".join(digits)
+
+
 def is_loopback(host: str) -> bool:
     """Whether a listener on this host can be reached from this machine alone. A name other than
     `localhost` counts as remote: what it means may change after we looked."""
@@ -251,15 +266,6 @@ def _checksum(body: bytes) -> bytes:
     rest, low = divmod(zlib.crc32(body), 3844)
     high, middle = divmod(rest, 3844)
     return _PAIRS[high] + _PAIRS[middle] + _PAIRS[low]
-
-
-def _base62(data: bytes) -> str:
-    number = int.from_bytes(data, "big")
-    digits = []
-    for _ in range(_SECRET_CHARS):
-        number, digit = divmod(number, 62)
-        digits.append(_DIGITS[digit])
-    return "".join(digits)
 
 
 def _read_key_file(path: Path) -> str | None:

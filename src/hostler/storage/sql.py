@@ -23,6 +23,7 @@ from hostler.core.model import WorkerType, worker_key
 from hostler.core.worker import OperatorEvent
 from hostler.storage import tables
 from hostler.storage.database import Line, connect, open_database, translated
+from hostler.storage.members import SqlMembers
 from hostler.storage.store import EVENTS_KEPT
 from hostler.storage.usage import SqlUsage
 
@@ -31,7 +32,7 @@ T = TypeVar("T")
 EVENT_WAIT_S = 0.2  # for the write lock
 
 
-class SqlStore(SqlUsage):
+class SqlStore(SqlUsage, SqlMembers):
     """What a controller keeps, in one file that only its owner can read.
 
     Raises:
@@ -51,6 +52,8 @@ class SqlStore(SqlUsage):
                 self.deployments()
                 self.launches()
                 self.keys()
+                self.tokens()
+                self.hosts()
             except StorageFailed as error:
                 raise StartupError(error.message) from error
             self._opened = opened.pop_all()

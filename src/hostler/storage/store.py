@@ -1,17 +1,18 @@
-"""Store: what survives a restart. Wishes, keys, launched processes, events, usage and counters.
+"""Store: what survives a restart. Wishes, keys, hosts, launched processes, events, usage and counters.
 
 A room takes the small protocol it needs (`KeyStore`, `EventStore`...); `Store` is all of them.
 An implementation is `storage.sql.SqlStore` (SQLite) or `storage.memory.MemoryStore`; both pass
 tests/unit/storage/test_conformance.py. Not here: what is running now (registry), limits.
 
 Every method is synchronous and quick, and may be called from any thread. When it returns, a change
-of a wish, key, launch or counter is on the disk. Every method may raise `StorageBusy`,
+of a wish, key, token, host, launch or counter is on the disk. Every method may raise `StorageBusy`,
 `InsufficientStorage` (writes) and `StorageFailed`.
 """
 
 from typing import Protocol
 
 from hostler.app.auth import KeyStore
+from hostler.app.tokens import HostStore, TokenStore
 from hostler.core.deployment import Deployment
 from hostler.core.launch import Launch
 from hostler.core.model import WorkerType
@@ -88,7 +89,17 @@ class CounterStore(Protocol):
         """+1 for each process of this replica; the first is 1."""
 
 
-class Store(DeploymentStore, LaunchStore, KeyStore, EventStore, UsageStore, CounterStore, Protocol):
+class Store(
+    DeploymentStore,
+    LaunchStore,
+    KeyStore,
+    TokenStore,
+    HostStore,
+    EventStore,
+    UsageStore,
+    CounterStore,
+    Protocol,
+):
     """Everything a controller keeps.
 
     `keys()` lists by creation; `revoke_key(id)` is False when no such key is there, and a revoked

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from hostler.core.usage import Tokens
 
-HISTORY = ("0001", "0002", "0003")  # every schema version ever released, oldest first
+HISTORY = ("0001", "0002", "0003", "0004")  # every schema version ever released, oldest first
 HEAD = HISTORY[-1]
 
 metadata = sa.MetaData()
@@ -76,4 +76,23 @@ counters = sa.Table(
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.Integer, nullable=False),
+)
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("token_id", sa.Text, primary_key=True),
+    sa.Column("created_at_s", sa.Float, nullable=False),
+    sa.Column("expires_at_s", sa.Float, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+
+hosts = sa.Table(
+    "hosts",
+    metadata,
+    sa.Column("host_id", sa.Text, primary_key=True),
+    sa.Column("token_id", sa.Text, nullable=False),
+    sa.Column("joined_at_s", sa.Float, nullable=False),
+    sa.Column("removed_at_s", sa.Float),
+    sa.Column("body", sa.Text, nullable=False),
 )

@@ -1,13 +1,16 @@
 """What every store does. Each test runs on each implementation."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from hostler.app.auth import new_key
+from hostler.app.tokens import StoredHost, StoredToken, TokenRefused, new_token
 from hostler.core.deployment import Deployment, Wish
 from hostler.core.fleet import WorkerSpec
+from hostler.core.hosts import HostFacts, Role
 from hostler.core.launch import Launch, order
 from hostler.core.model import WorkerType
 from hostler.core.usage import (
@@ -115,6 +118,120 @@ def test_keys_are_listed_by_creation_and_stay_when_revoked(store: Store) -> None
     kept = store.keys()
     assert [key.view.revoked for key in kept] == [False, True]
     assert not store.revoke_key("nobody")
+
+
+def host(host_id: str, token_id: str, **changes: object) -> StoredHost:
+    facts = HostFacts(name=host_id, engines=("llama.cpp",), labels={"zone": "a"})
+    fields: dict[str, object] = {"role": Role.HOST, "name": host_id, "facts": facts, **changes}
+    fields.setdefault("key_hash", f"key of {host_id}")
+    return StoredHost(host_id=host_id, token_id=token_id, **fields)  # type: ignore[arg-type]
+
+
+def token(uses: int | None = 1, role: Role = Role.HOST, made_at_s: float = 100.0) -> StoredToken:
+    return new_token(role, "f" * 64, uses=uses, lasts_s=50.0, clock=lambda: made_at_s).stored
+
+
+def test_tokens_are_listed_by_creation_and_stay_when_revoked(store: Store) -> None:
+    late, early = token(made_at_s=20.0), token(made_at_s=10.0)
+    store.save_token(late)
+    store.save_token(early)
+    assert store.tokens() == (early, late)
+    assert store.revoke_token(late.token_id)
+    assert store.revoke_token(late.token_id)
+    assert not store.revoke_token("nobody")
+    assert [one.revoked for one in store.tokens()] == [False, True]
+
+
+def test_a_token_that_ended_long_ago_is_forgotten_when_one_is_made(store: Store) -> None:
+    old, new = token(made_at_s=10.0), token(made_at_s=10.0 + 100 * 86400)
+    store.save_token(old)
+    store.save_token(new)
+    assert store.tokens() == (new,)
+
+
+def test_a_host_and_the_use_of_its_token_are_kept_together(store: Store) -> None:
+    good = token(uses=2)
+    store.save_token(good)
+    for n, host_id in enumerate(("h1", "h2")):
+        one = host(host_id, good.token_id, joined_at_s=float(n))
+        assert store.admit(one, 110.0) == one
+        assert [each.uses_left for each in store.tokens()] == [1 - n]
+    with pytest.raises(TokenRefused, match="used up"):
+        store.admit(host("h3", good.token_id), 110.0)
+    assert [one.host_id for one in store.hosts()] == ["h1", "h2"]
+    assert store.hosts()[0].facts.labels == {"zone": "a"}
+
+
+def test_who_asks_again_with_the_same_key_is_the_same_host_and_counts_once(store: Store) -> None:
+    good = token(uses=1)
+    store.save_token(good)
+    first = store.admit(host("h1", good.token_id, key_hash="k"), 110.0)
+    assert store.admit(host("h2", good.token_id, key_hash="k"), 120.0) == first
+    assert store.hosts() == (first,)
+    assert store.remove_host("h1", 130.0)
+    with pytest.raises(TokenRefused, match="used up"):
+        store.admit(host("h3", good.token_id, key_hash="k"), 140.0)
+
+
+def test_a_token_for_any_number_lets_any_number_in(store: Store) -> None:
+    store.save_token(many := token(uses=None))
+    for n in range(5):
+        store.admit(host(f"h{n}", many.token_id), 110.0)
+    assert len(store.hosts()) == 5
+    assert store.tokens() == (many,)
+
+
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        ("unknown", "no such token"),
+        ("revoked", "was revoked"),
+        ("expired", "has expired"),
+        ("role", "is for a gateway, not for a host"),
+        ("used", "used up"),
+    ],
+)
+def test_F31_a_token_that_is_no_good_changes_nothing(store: Store, case: str, why: str) -> None:
+    role = Role.GATEWAY if case == "role" else Role.HOST
+    bad = token(uses=0 if case == "used" else 3, role=role)
+    if case != "unknown":
+        store.save_token(bad)
+    if case == "revoked":
+        store.revoke_token(bad.token_id)
+    before = store.tokens()
+    with pytest.raises(TokenRefused, match=why):
+        store.admit(host("h1", bad.token_id), 150.0 if case == "expired" else 149.9)
+    assert (store.hosts(), store.tokens()) == ((), before)
+
+
+def test_a_removed_host_stays_removed_whatever_is_saved_of_it(store: Store) -> None:
+    one = host("h1", "t", joined_at_s=1.0)
+    assert store.save_host(one)
+    assert store.save_host(host("h1", "t", joined_at_s=1.0, address="10.0.0.1", port=8102))
+    assert [(each.address, each.port) for each in store.hosts()] == [("10.0.0.1", 8102)]
+    assert store.remove_host("h1", 5.0)
+    assert not store.remove_host("h1", 6.0)
+    assert not store.remove_host("nobody", 6.0)
+    assert not store.save_host(one)
+    assert [each.removed_at_s for each in store.hosts()] == [5.0]
+    store.save_host(host("h2", "t"))
+    assert store.remove_host("h2", 5.0 + 91 * 86400)
+    assert [each.host_id for each in store.hosts()] == ["h2"]  # the older one is forgotten
+
+
+def test_of_many_that_come_by_one_token_at_once_only_so_many_get_in(store: Store) -> None:
+    store.save_token(few := token(uses=3))
+
+    def come(n: int) -> bool:
+        try:
+            store.admit(host(f"h{n}", few.token_id), 110.0)
+        except TokenRefused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        came = list(threads.map(come, range(16)))
+    assert sum(came) == len(store.hosts()) == 3
 
 
 def test_events_are_numbered_in_order_and_read_in_pages(store: Store) -> None:

@@ -20,8 +20,8 @@ MODULES = {
     "core": "request",
     "gateway": "accounts admission answers attempt detours flights front job lanes metrics place prompts "
     "relay relays routes streams timeline trace usage",
-    "routing": "claim flights health own policies pool prefix quarantine queue router session turns "
-    "verdict",
+    "routing": "claim flights health own places policies pool pools prefix quarantine queue router "
+    "session turns verdict",
     "wire": "connection crowd exchange heads hosts http1 json outbox phase pool reply server sse upstream",
 }
 GROUP = "hostler"  # all of them are in hostler__mypyc; calls between them are C calls

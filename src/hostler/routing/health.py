@@ -1,6 +1,7 @@
 """What requests and probes say about instances: who is out of rotation, and since when."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from math import inf
 from time import monotonic
 
 EJECT_MAX_S = 30.0
@@ -31,21 +32,37 @@ class Health:
         self._clock = clock
         self._signs: dict[str, _Sign] = {}
         self._doubts: dict[str, bool] = {}  # True: it is stuck
+        self.version = 0  # of what is said of anyone; time alone does not change it
 
     def __bool__(self) -> bool:
         """Is anything held against anyone?"""
         return bool(self._signs or self._doubts)
 
-    def keep_only(self, instance_ids: Iterable[str]) -> None:
-        """Forget instances that are no more."""
-        known = set(instance_ids)
-        for gone in self._signs.keys() - known:
-            del self._signs[gone]
-        for gone in self._doubts.keys() - known:
-            del self._doubts[gone]
+    def __len__(self) -> int:
+        return len(self._signs) + len(self._doubts)
+
+    def held(self) -> Iterator[str]:
+        """Those against whom something is held."""
+        yield from self._signs
+        yield from self._doubts
+
+    def now_s(self) -> float:
+        return self._clock()
+
+    def next_back_s(self) -> float:
+        """When the next one is back by time alone."""
+        now_s = self._clock()
+        return min((s.until_s for s in self._signs.values() if s.until_s > now_s), default=inf)
+
+    def forget(self, instance_id: str) -> None:
+        """It is no more."""
+        self.version += 1
+        self._signs.pop(instance_id, None)
+        self._doubts.pop(instance_id, None)
 
     def failed(self, instance_id: str) -> None:
         """A connection was refused or lost: out at once, twice as long each time in a row."""
+        self.version += 1
         sign = self._sign(instance_id)
         sign.ejections += 1
         sign.ejected_at_s = now_s = self._clock()
@@ -53,6 +70,7 @@ class Health:
 
     def back_off(self, instance_id: str, seconds: float) -> None:
         """The engine says `not now`: others first for so long. Busy is no fault: nothing grows."""
+        self.version += 1
         sign = self._sign(instance_id)
         sign.ejected_at_s = now_s = self._clock()
         sign.until_s = max(sign.until_s, now_s + min(EJECT_MAX_S, seconds or self._eject_s))
@@ -77,10 +95,12 @@ class Health:
         """The engine answered as it should: nothing is held against it but failed probes."""
         sign = self._signs.get(instance_id)
         if sign is not None and not sign.is_down:
+            self.version += 1
             del self._signs[instance_id]
 
     def probed(self, instance_id: str, is_good: bool) -> None:
         """A probe answered or did not. FALL bad ones in a row are out, RISE good ones are back."""
+        self.version += 1
         sign = self._signs.get(instance_id)
         if is_good:
             if sign is None:
@@ -96,10 +116,12 @@ class Health:
 
     def doubt(self, instance_id: str, *, is_stuck: bool) -> None:
         """It takes requests and says nothing: out, and once a canary has failed, dead."""
+        self.version += 1
         self._doubts[instance_id] = is_stuck
 
     def trust(self, instance_id: str) -> None:
         """It has said something."""
+        self.version += 1
         self._doubts.pop(instance_id, None)
 
     def is_down(self, instance_id: str) -> bool:

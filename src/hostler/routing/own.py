@@ -43,7 +43,10 @@ class Guarded(Policy):
     The first failure is logged; `problem` keeps it for as long as the policy is in use.
     """
 
+    wants_list = True
+
     def __init__(self, named: str, model: str) -> None:
+        super().__init__()
         self._named = named
         self._model = model
         self._least = LeastInFlight()

@@ -4,12 +4,13 @@ Here: those that look at loads and turns only. Not here: session.py, prefix.py, 
 operator's own (policy.py, own.py).
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence, Set
+from heapq import heapify, heappop, heappush
 from random import Random
 
 from hostler.core.snapshot import InstanceView
 from hostler.routing.ask import Ask
+from hostler.routing.places import Places, next_bit
 
 
 class Loads:
@@ -26,23 +27,64 @@ class Loads:
 
 
 class Policy:
-    """What the policies that come with Hostler derive from: a RoutingPolicy by its shape (policy.py)."""
+    """What the policies that come with Hostler derive from. A router asks them by places (places.py).
+
+    To everybody else it is a RoutingPolicy by its shape (policy.py): `choose`, `update`, `forget`.
+    wants_list: it is asked by `choose` alone.
+    """
 
     name = "own"
     why = ""
     wants_tokens = False
+    wants_list = False
     learns = False
     problem = ""
 
-    def choose(self, ready: Sequence[InstanceView], loads: Loads, ask: Ask) -> InstanceView:
-        """Pick one of `ready`."""
+    def __init__(self) -> None:
+        self.places = Places()
+
+    def pick(self, among: int, ask: Ask) -> int:
+        """Return a place of this mask, which is never empty."""
         raise NotImplementedError
 
+    def changed(self, place: int) -> None:
+        """Whether this one is ready, or what is known of it, is other than before."""
+
+    def noted(self, place: int, tokens: int) -> None:
+        """So many prompt tokens are in flight there now (`wants_tokens`)."""
+
+    def gone(self, mask: int) -> int:
+        """These places are left for good. Returns all those that nothing is known of here any more."""
+        return mask
+
     def taken(self, chosen: InstanceView, ask: Ask) -> None:
-        """The request goes there."""
+        """The request goes there (`learns`)."""
+
+    # As a RoutingPolicy
+
+    def choose(self, ready: Sequence[InstanceView], loads: Loads, ask: Ask) -> InstanceView:
+        """Pick one of `ready`."""
+        places = self.places
+        if any(places.place(one.instance_id) < 0 for one in ready):
+            self.update(ready)
+        for one in ready:
+            place = places.place(one.instance_id)
+            places.note(place, loads.in_flight.get(one.instance_id, 0), one.concurrency)
+            if self.wants_tokens:
+                self.noted(place, loads.prompt_tokens.get(one.instance_id, 0))
+        return places.at(self.pick(places.mask(one.instance_id for one in ready), ask))
 
     def update(self, ready: Sequence[InstanceView]) -> None:
-        """These are the model's ready instances from now on."""
+        """These are the ready instances from now on."""
+        places, known = self.places, {one.instance_id for one in ready}
+        for gone in [one for one in places.everyone() if one.instance_id not in known]:
+            place = places.drop(gone.instance_id)
+            self.changed(place)
+            places.reuse(self.gone(1 << place))
+        for one in ready:
+            place = places.place(one.instance_id)
+            load = places.load(place) if place >= 0 else 0
+            self.changed(places.put(one, load))
 
     def forget(self, gone: Set[str]) -> None:
         """The instances with these ids are no more."""
@@ -57,31 +99,8 @@ class LeastInFlight(Policy):
     name = "least-in-flight"
     why = "least in flight"
 
-    def __init__(self) -> None:
-        self._turn = 0
-        self._is_uneven = False
-
-    def update(self, ready: Sequence[InstanceView]) -> None:
-        self._is_uneven = len({i.concurrency for i in ready}) > 1
-
-    def choose(self, ready: Sequence[InstanceView], loads: Loads, ask: Ask) -> InstanceView:
-        count = len(ready)
-        if count == 1:
-            return ready[0]
-        load = loads.in_flight
-        self._turn = turn = (self._turn + 1) % count
-        is_uneven = self._is_uneven
-        best, best_load = ready[turn], share(ready[turn], loads, is_uneven)
-        for step in range(1, count):
-            if not best_load:
-                break
-            other = ready[(turn + step) % count]
-            other_load = float(load.get(other.instance_id, 0))
-            if is_uneven:
-                other_load /= other.concurrency
-            if other_load < best_load:
-                best, best_load = other, other_load
-        return best
+    def pick(self, among: int, ask: Ask) -> int:
+        return self.places.least(among)
 
 
 class RoundRobin(Policy):
@@ -92,23 +111,14 @@ class RoundRobin(Policy):
     learns = True
 
     def __init__(self) -> None:
-        self._places: dict[str, int] = {}
+        super().__init__()
         self._last = -1
 
-    def update(self, ready: Sequence[InstanceView]) -> None:
-        last = next((i for i, place in self._places.items() if place == self._last), "")
-        self._places = {i.instance_id: place for place, i in enumerate(ready)}
-        self._last = self._places.get(last, self._last)
-
-    def choose(self, ready: Sequence[InstanceView], loads: Loads, ask: Ask) -> InstanceView:
-        found = bisect_right(ready, self._last, key=self._place)
-        return ready[found if found < len(ready) else 0]
+    def pick(self, among: int, ask: Ask) -> int:
+        return next_bit(among, self._last)
 
     def taken(self, chosen: InstanceView, ask: Ask) -> None:
-        self._last = self._place(chosen)
-
-    def _place(self, instance: InstanceView) -> int:
-        return self._places.get(instance.instance_id, 0)
+        self._last = self.places.place(chosen.instance_id)
 
 
 class Weighted(Policy):
@@ -123,39 +133,76 @@ class Weighted(Policy):
     learns = True
 
     def __init__(self, weights: Sequence[int] = ()) -> None:
+        super().__init__()
         self._weights = tuple(weights)
-        self._weight: dict[str, int] = {}
+        self._weight: dict[int, int] = {}
+        self._turns: dict[int, int] = {}  # how often each was chosen
+        self._due: dict[int, float] = {}
+        self._late = 0  # those that are due by now
+        self._later: list[
+            tuple[float, int]
+        ] = []  # a heap of the others; some are not true any more
         self._whys: dict[int, str] = {}
-        self._turns: dict[str, int] = {}  # how often each was chosen
         self._now = 0.0
 
-    def update(self, ready: Sequence[InstanceView]) -> None:
-        weights = self._weights
-        self._weight = {
-            i.instance_id: weights[i.replica] if i.replica < len(weights) else i.concurrency
-            for i in ready
-        }
-        self._whys = {weight: f"weight {weight}" for weight in self._weight.values()}
-        self._turns = {
-            i: self._turns.get(i, int(self._now * weight + 0.5))
-            for i, weight in self._weight.items()
-        }
+    def changed(self, place: int) -> None:
+        self._late &= ~(1 << place)
+        self._due.pop(place, None)
+        if not self.places.ready >> place & 1:
+            self._weight.pop(place, None)
+            self._turns.pop(place, None)
+            return
+        one, weights = self.places.at(place), self._weights
+        weight = weights[one.replica] if one.replica < len(weights) else one.concurrency
+        self._weight[place] = weight
+        self._whys[weight] = f"weight {weight}"
+        self._turns.setdefault(place, int(self._now * weight + 0.5))
+        self._await(place)
 
-    def choose(self, ready: Sequence[InstanceView], loads: Loads, ask: Ask) -> InstanceView:
-        best = min(ready, key=self._due_at)
-        self.why = self._whys[self._weight[best.instance_id]]
-        return best
+    def pick(self, among: int, ask: Ask) -> int:
+        late = self._late & among
+        place = next_bit(late, -1) if late else self._first_of(among)
+        self.why = self._whys[self._weight[place]]
+        return place
 
     def taken(self, chosen: InstanceView, ask: Ask) -> None:
-        instance_id = chosen.instance_id
-        self._now = now = self._due_at(chosen)
-        passed = int(now * self._weight[instance_id] - 0.5)  # turns that are over by now
-        self._turns[instance_id] = max(self._turns[instance_id], passed) + 1
+        place = self.places.place(chosen.instance_id)
+        if self._late >> place & 1:
+            self._late ^= 1 << place
+        self._now = now = max(self._due[place], self._now)
+        passed = int(now * self._weight[place] - 0.5)  # turns that are over by now
+        self._turns[place] = max(self._turns[place], passed) + 1
+        self._await(place)
+        later = self._later
+        while later and later[0][0] <= now:
+            due, place = heappop(later)
+            if self._due.get(place) == due:
+                self._late |= 1 << place
 
-    def _due_at(self, instance: InstanceView) -> float:
-        instance_id = instance.instance_id
-        due = (2 * self._turns[instance_id] + 1) / (2 * self._weight[instance_id])
-        return max(due, self._now)
+    # Private
+
+    def _await(self, place: int) -> None:
+        due = (2 * self._turns[place] + 1) / (2 * self._weight[place])
+        self._due[place] = due
+        if due <= self._now:
+            self._late |= 1 << place
+            return
+        heappush(self._later, (due, place))
+        if len(self._later) > 2 * len(self._due) + 64:
+            self._later = [(at, one) for one, at in self._due.items() if at > self._now]
+            heapify(self._later)
+
+    def _first_of(self, among: int) -> int:
+        """Who of these is due first, if none is late."""
+        later, passed = self._later, []
+        while self._due.get(later[0][1]) != later[0][0] or not among >> later[0][1] & 1:
+            first = heappop(later)
+            if self._due.get(first[1]) == first[0]:
+                passed.append(first)  # full, or left out now
+        place = later[0][1]
+        for first in passed:
+            heappush(later, first)
+        return place
 
 
 class LeastTokens(Policy):
@@ -166,20 +213,54 @@ class LeastTokens(Policy):
     wants_tokens = True
 
     def __init__(self) -> None:
-        self._least = LeastInFlight()
+        super().__init__()
+        self._tokens: dict[int, int] = {}  # by place, of those that read
+        self._reading = 0
+        self._readers: dict[int, int] = {}  # who reads so many tokens
+        self._numbers: list[int] = []  # a heap of these; some are nobody's any more
 
-    def update(self, ready: Sequence[InstanceView]) -> None:
-        self._least.update(ready)
-
-    def choose(self, ready: Sequence[InstanceView], loads: Loads, ask: Ask) -> InstanceView:
-        if len(ready) == 1:
-            return ready[0]
-        tokens = loads.prompt_tokens
+    def noted(self, place: int, tokens: int) -> None:
+        bit, before = 1 << place, self._tokens.pop(place, 0)
+        if before:
+            self._reading ^= bit
+            if others := self._readers.pop(before) ^ bit:
+                self._readers[before] = others
         if tokens:
-            counts = [tokens.get(i.instance_id, 0) for i in ready]
-            fewest = min(counts)
-            ready = [i for i, count in zip(ready, counts, strict=True) if count == fewest]
-        return self._least.choose(ready, loads, ask)
+            self._tokens[place] = tokens
+            self._reading |= bit
+            if tokens in self._readers:
+                self._readers[tokens] |= bit
+                return
+            self._readers[tokens] = bit
+            heappush(self._numbers, tokens)
+            if len(self._numbers) > 2 * len(self._readers) + 64:
+                self._numbers = sorted(self._readers)
+
+    def gone(self, mask: int) -> int:
+        left = mask & self._reading
+        while left:
+            place = next_bit(left, -1)
+            left ^= 1 << place
+            self.noted(place, 0)
+        return mask
+
+    def pick(self, among: int, ask: Ask) -> int:
+        idle = among & ~self._reading
+        return self.places.least(idle or self._fewest(among))
+
+    # Private
+
+    def _fewest(self, among: int) -> int:
+        """Those of a mask that read the fewest tokens, if all of them read."""
+        numbers = self._numbers
+        passed: list[int] = []
+        while not (found := self._readers.get(numbers[0], 0) & among):
+            first = heappop(numbers)
+            if first in self._readers and first not in passed[-1:]:
+                passed.append(first)
+        for first in passed:
+            heappush(numbers, first)
+        return found
 
 
 class RandomTwo(Policy):
@@ -189,19 +270,14 @@ class RandomTwo(Policy):
     why = "least of two"
 
     def __init__(self, seed: int | None = None) -> None:
+        super().__init__()
         self._random = Random(seed).random
 
-    def choose(self, ready: Sequence[InstanceView], loads: Loads, ask: Ask) -> InstanceView:
-        count = len(ready)
-        if count == 1:
-            return ready[0]
-        first = int(self._random() * count)
-        second = int(self._random() * (count - 1))
-        one, two = ready[first], ready[second + (second >= first)]
-        return two if share(two, loads, True) < share(one, loads, True) else one
-
-
-def share(instance: InstanceView, loads: Loads, of_slots: bool) -> float:
-    """How busy an instance is: its requests in flight, or the share of its slots that they use."""
-    in_flight = float(loads.in_flight.get(instance.instance_id, 0))
-    return in_flight / instance.concurrency if of_slots else in_flight
+    def pick(self, among: int, ask: Ask) -> int:
+        places = self.places
+        one = places.by_chance(among, self._random)
+        others = among & ~(1 << one)
+        if not others:
+            return one
+        two = places.by_chance(others, self._random)
+        return two if places.share(two) < places.share(one) else one

@@ -10,11 +10,12 @@ from hostler.core.errors import (
     Overloaded,
     RateLimitExceeded,
 )
-from hostler.core.lifecycle import State
 from hostler.core.snapshot import InstanceView, ModelView
 from hostler.routing.ask import ANYBODY, Ask
+from hostler.routing.health import Health
 from hostler.routing.peers import Peers
-from hostler.routing.policies import Policy
+from hostler.routing.places import Places
+from hostler.routing.policies import Loads, Policy
 from hostler.routing.queue import Queue
 
 RETRY_AFTER_MAX_S = 60
@@ -28,67 +29,136 @@ class Busy(Overloaded):
 class ModelPool:
     """One model.
 
-    service_s: moving average of how long a slot is held. limits: slots by instance id.
-    full: ids of the instances without a free one. shared_by: how many routers lend these slots.
+    places: its instances. service_s: moving average of how long a slot is held. limits: slots of the
+    ready ones by instance id. shared_by: how many routers lend these slots.
     """
 
     __slots__ = (
+        "_gone",
+        "_health_seen",
         "_make_policy",
-        "full",
+        "_out",
+        "_ready",
         "in_flight",
-        "instances",
         "limits",
         "model",
+        "places",
         "policy",
         "queue",
-        "ready",
         "service_s",
         "shared_by",
-        "slots",
     )
 
     def __init__(self, model: ModelView, make_policy: Callable[[ModelView], Policy]) -> None:
         self.model = model
-        self.policy = make_policy(model)
+        self.places = Places()
         self._make_policy = make_policy
-        self.instances: tuple[InstanceView, ...] = ()
-        self.ready: tuple[InstanceView, ...] = ()
+        self.policy = self._new_policy()
+        self._gone: set[str] = set()  # since the last `settle`
+        self._ready: tuple[InstanceView, ...] | None = ()
         self.limits: dict[str, int] = {}
-        self.full: set[str] = set()
-        self.slots = 0
         self.in_flight = 0
         self.queue = Queue()
         self.service_s = 0.0
         self.shared_by = 1
+        self._out = 0
+        self._health_seen = (-1, 0.0)
 
-    def update(
-        self, model: ModelView, instances: tuple[InstanceView, ...], load: Mapping[str, int]
-    ) -> None:
-        """Take over what a newer snapshot says. load: requests in flight by instance id."""
-        if _asks(model) != _asks(self.model):
-            self.policy = self._make_policy(model)
-        self.model = model
-        before, self.instances = self.instances, instances
-        self.ready = tuple(i for i in instances if i.state is State.READY)
-        self.limits = {i.instance_id: i.concurrency for i in self.ready}
-        self.slots = sum(self.limits.values())
-        self.look(load, None)
-        gone = {i.instance_id for i in before}.difference(i.instance_id for i in instances)
-        if gone:
-            self.policy.forget(gone)
-        self.policy.update(self.ready)
+    # What a newer snapshot says; `settle` after all of it
+
+    def describe(self, model: ModelView) -> None:
+        """The model is described anew."""
+        before, self.model = self.model, model
+        if _asks(model) != _asks(before):
+            self.policy = self._new_policy()
+            self._ready = None
+
+    def put(self, instance: InstanceView, loads: Loads) -> None:
+        """An instance is new, or other than before. loads: what we have in flight."""
+        instance_id = instance.instance_id
+        place = self.places.put(instance, loads.in_flight.get(instance_id, 0))
+        if self.places.ready >> place & 1:
+            self.limits[instance_id] = instance.concurrency
+        else:
+            self.limits.pop(instance_id, None)
+        if self.policy.wants_tokens:
+            self.policy.noted(place, loads.prompt_tokens.get(instance_id, 0))
+        self.policy.changed(place)
+        self._ready, self._health_seen = None, (-1, 0.0)
+
+    def drop(self, instance_id: str) -> None:
+        """An instance is no more."""
+        place = self.places.drop(instance_id)
+        if place >= 0:
+            self.limits.pop(instance_id, None)
+            self.policy.changed(place)
+            self.places.reuse(self.policy.gone(1 << place))
+            self._gone.add(instance_id)
+            self._ready, self._health_seen = None, (-1, 0.0)
+
+    def settle(self) -> None:
+        """That was all: tell a policy that wants lists."""
+        if self.policy.wants_list:
+            if self._gone:
+                self.policy.forget(self._gone)
+            if self._ready is None:
+                self.policy.update(self.ready)
+        self._gone = set()
+
+    # Who there is
+
+    @property
+    def ready(self) -> tuple[InstanceView, ...]:
+        """The ready instances, in the order of their places. Made when asked for."""
+        if self._ready is None:
+            self._ready = tuple(self.places.each(self.places.ready))
+        return self._ready
+
+    @property
+    def slots(self) -> int:
+        return self.places.slots
 
     @property
     def has_slot(self) -> bool:
-        return len(self.full) < len(self.limits)
+        return self.places.free != 0
+
+    def free(self, exclude: Set[str], health: Health) -> int:
+        """Who may be asked now, and has a slot.
+
+        Who is ejected is left out; when that is everyone, the one ejected longest ago stays. It is chosen
+        among all that could be asked, busy or not: a full healthy instance means waiting, not sending
+        the request to an ejected one.
+        """
+        places = self.places
+        allowed, free = places.ready, places.free
+        if exclude:
+            left_out = ~places.mask(exclude)
+            allowed, free = allowed & left_out, free & left_out
+        if not health:
+            return free
+        seen, until_s = self._health_seen
+        if seen != health.version or until_s <= health.now_s():
+            ids = self.limits if len(places) < len(health) else health.held()
+            self._out = places.mask(one for one in ids if health.is_out(one))
+            self._health_seen = health.version, health.next_back_s()
+        out = self._out
+        if not out or allowed & ~out:
+            return free & ~out
+        alive = [i for i in places.each(free) if not health.is_down(i.instance_id)]
+        if not alive:
+            return 0
+        first = min(alive, key=lambda one: health.ejected_at_s(one.instance_id))
+        return 1 << places.place(first.instance_id)
 
     def look(self, load: Mapping[str, int], peers: Peers | None) -> None:
         """See which instances are full, with what other routers have there. load: what we have."""
-        self.full = {
-            one
-            for one, slots in self.limits.items()
-            if load.get(one, 0) + (peers.elsewhere(one) if peers is not None else 0) >= slots
-        }
+        places = self.places
+        for instance_id, slots in self.limits.items():
+            ours = load.get(instance_id, 0)
+            place = places.place(instance_id)
+            places.note(place, ours, slots)
+            if peers is not None and ours + peers.elsewhere(instance_id) >= slots:
+                places.close(place)
 
     def note_service(self, held_s: float) -> None:
         """A slot was held so long by a request that was answered."""
@@ -134,10 +204,7 @@ class ModelPool:
     def explain(self, exclude: Set[str], is_down: Callable[[str], bool]) -> HostlerError:
         """Say why no instance could be had. is_down: did probes find this one dead?"""
         model = self.model
-        usable = [
-            i for i in self.ready if i.instance_id not in exclude and not is_down(i.instance_id)
-        ]
-        if usable:
+        if any(i.instance_id not in exclude and not is_down(i.instance_id) for i in self.ready):
             return self.busy()
         if model.renewing:
             return Busy(
@@ -158,6 +225,16 @@ class ModelPool:
             retry_after_s=2 if model.wanted else 10,
             model=model.name,
         )
+
+    # Private
+
+    def _new_policy(self) -> Policy:
+        made = self._make_policy(self.model)
+        if not made.wants_list:
+            made.places = self.places
+            for one in self.places.each(self.places.ready):
+                made.changed(self.places.place(one.instance_id))
+        return made
 
 
 # Private

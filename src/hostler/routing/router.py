@@ -4,10 +4,11 @@ Snapshot → health → policy → slot. No I/O here; time comes from an injecte
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from time import monotonic
 from typing import Final
 
+from hostler.core.change import Change
 from hostler.core.errors import HostlerError, ModelNotFound
 from hostler.core.snapshot import InstanceView, ModelView, Snapshot
 from hostler.routing.ask import ANYBODY, Ask
@@ -17,6 +18,7 @@ from hostler.routing.making import make_policy
 from hostler.routing.peers import Peers
 from hostler.routing.policies import Loads, Policy
 from hostler.routing.pool import Busy, ModelPool
+from hostler.routing.pools import Pools
 from hostler.routing.queue import Done, Waiter
 
 NOBODY: frozenset[str] = frozenset()
@@ -38,12 +40,10 @@ class Router:
         self.clock = clock
         self.queue_wait_s = queue_wait_s
         self.health = Health(eject_s=eject_s, clock=clock)
-        self._make_policy = make_policy
         self._queue_length = queue_length
-        self._pools: dict[str, ModelPool] = {}
-        self._names: dict[str, ModelPool] = {}  # with aliases
         self._loads = Loads()
         self.answered_s: dict[str, float] = {}  # by instance: when a request was answered last
+        self.known = Pools(make_policy, self._loads, self.health, self.answered_s)
         self.peers: Peers | None = None  # nobody else lends these slots
 
     @property
@@ -52,50 +52,39 @@ class Router:
         return self._loads.in_flight
 
     def models(self) -> tuple[ModelView, ...]:
-        return tuple(pool.model for pool in self._pools.values())
+        return tuple(self.known.picture.models.values())
 
     def policies(self) -> Mapping[str, Policy]:
         """What chooses, by model."""
-        return {name: pool.policy for name, pool in self._pools.items()}
+        return {name: pool.policy for name, pool in self.known.by_model.items()}
 
     def model(self, name: str) -> ModelView | None:
         """The model of this name or alias."""
-        pool = self._names.get(name)
+        pool = self.known.named.get(name)
         return pool.model if pool is not None else None
 
     def waiting(self, name: str) -> int:
         """How many requests wait for a slot of this model."""
-        pool = self._names.get(name)
+        pool = self.known.named.get(name)
         return len(pool.queue) if pool is not None else 0
 
     def usable(self, name: str) -> tuple[InstanceView, ...]:
         """The ready instances that probes have not found dead."""
-        pool = self._names.get(name)
-        ready = pool.ready if pool is not None else ()
-        return tuple(i for i in ready if not self.health.is_down(i.instance_id))
+        pool = self.known.named.get(name)
+        if pool is None:
+            return ()
+        if not self.health:
+            return pool.ready
+        return tuple(i for i in pool.ready if not self.health.is_down(i.instance_id))
 
     def update(self, snapshot: Snapshot) -> None:
-        """Take over a newer snapshot. Claims that are out stay valid until released."""
-        by_model: dict[str, list[InstanceView]] = {}
-        for instance in snapshot.instances:
-            by_model.setdefault(instance.model_name, []).append(instance)
-        old, self._pools, self._names = self._pools, {}, {}
-        for model in snapshot.models:
-            pool = old.pop(model.name, None) or ModelPool(model, self._make_policy)
-            pool.update(model, tuple(by_model.get(model.name, ())), self.load)
-            self._pools[model.name] = pool
-            for name in (model.name, *model.aliases):
-                self._names.setdefault(name, pool)
-        known = {i.instance_id for i in snapshot.instances}
-        self.health.keep_only(known)
-        self.answered_s = {i: at_s for i, at_s in self.answered_s.items() if i in known}
-        for pool in old.values():
-            pool.ready, pool.slots = (), 0
-            removed = ModelNotFound(f"model {pool.model.name!r} was removed")
-            for waiter in pool.queue:
-                if pool.queue.remove(waiter):
-                    waiter.done(removed)
-        for pool in tuple(self._pools.values()):
+        """Take over a newer snapshot, whatever it has in common with the one before."""
+        for pool in self.known.become(snapshot):
+            self._serve_queue(pool)
+
+    def take(self, change: Change) -> None:
+        """Take a step from one snapshot to the next. Claims that are out stay valid until released."""
+        for pool in self.known.take(change):
             self._serve_queue(pool)
 
     def join(self, peers: Peers | None) -> None:
@@ -104,8 +93,9 @@ class Router:
         if peers is not None:
             for instance_id, count in self._loads.in_flight.items():
                 peers.note(instance_id, count)
-        for pool in self._pools.values():
-            pool.shared_by = peers.count if peers is not None else 1
+        self.known.shared_by = peers.count if peers is not None else 1
+        for pool in self.known.by_model.values():
+            pool.shared_by = self.known.shared_by
             pool.look(self.load, peers)
         self.serve_all()
 
@@ -114,7 +104,7 @@ class Router:
 
         is_late: other routers did not take what was left to them.
         """
-        for pool in tuple(self._pools.values()):
+        for pool in tuple(self.known.by_model.values()):
             if pool.queue:
                 self._serve_queue(pool, ties=False, is_late=is_late)
             elif self.peers is not None:
@@ -125,11 +115,17 @@ class Router:
         a model whose slots are all taken has an instance too.
         """
         pool = self._pool(model)
-        usable = self.usable(model)
-        if not usable:
+        places, policy = pool.places, pool.policy
+        among = places.ready
+        if self.health:
+            usable = self.usable(model)
+            healthy = [i for i in usable if not self.health.is_out(i.instance_id)]
+            among = places.mask(i.instance_id for i in healthy or usable)
+        if not among:
             raise pool.explain(NOBODY, self.health.is_down)
-        healthy = [i for i in usable if not self.health.is_out(i.instance_id)]
-        return pool.policy.choose(healthy or usable, self._loads, ask)
+        if policy.wants_list:
+            return policy.choose(places.each(among), self._loads, ask)
+        return places.at(policy.pick(among, ask))
 
     def claim(self, model: str, ask: Ask = ANYBODY, *, exclude: Set[str] = NOBODY) -> Claim:
         """Take a slot now.
@@ -190,7 +186,7 @@ class Router:
 
     def wait_s(self, model: str) -> float:
         """How long a request of this model may stand in its queue."""
-        pool = self._names.get(model)
+        pool = self.known.named.get(model)
         wait_s = pool.model.routing.queue_wait_s if pool is not None else None
         return self.queue_wait_s if wait_s is None else wait_s
 
@@ -240,15 +236,17 @@ class Router:
 
     def note_probe(self, instance_id: str, is_good: bool) -> None:
         """An active probe answered, or did not."""
+        if instance_id not in self.known.picture.instances:
+            return
         self.health.probed(instance_id, is_good)
-        for pool in tuple(self._pools.values()):
+        for pool in tuple(self.known.by_model.values()):
             if pool.queue:
                 self._serve_queue(pool)
 
     # Private
 
     def _pool(self, model: str) -> ModelPool:
-        pool = self._names.get(model)
+        pool = self.known.named.get(model)
         if pool is None:
             raise ModelNotFound(f"model {model!r} is not known")
         return pool
@@ -257,20 +255,23 @@ class Router:
         peers = self.peers
         if peers is not None:
             pool.look(self.load, peers)
-        free: Sequence[InstanceView] = pool.ready
-        if pool.full or exclude or self.health:
-            full = pool.full
-            free = [i for i in free if i.instance_id not in full and i.instance_id not in exclude]
-            if self.health:
-                free = self._healthy(pool, free, exclude)
+        places = pool.places
+        free = places.free
+        if exclude or self.health:
+            free = pool.free(exclude, self.health)
         if not free:
             raise pool.explain(exclude, self.health.is_down)
         policy = pool.policy
-        chosen = policy.choose(free, self._loads, ask)
+        if policy.wants_list:
+            ready = pool.ready if free == places.ready else places.each(free)
+            chosen = policy.choose(ready, self._loads, ask)
+            place = places.place(chosen.instance_id)
+        else:
+            place = policy.pick(free, ask)
+            chosen = places.at(place)
         instance_id, load = chosen.instance_id, self._loads.in_flight
         load[instance_id] = taken = load.get(instance_id, 0) + 1
-        if taken >= chosen.concurrency:
-            pool.full.add(instance_id)
+        places.note(place, taken, chosen.concurrency)
         if peers is not None:
             peers.note(instance_id, taken)
         pool.in_flight += 1
@@ -278,7 +279,8 @@ class Router:
         if policy.wants_tokens:
             tokens = ask.prompt_tokens
             outstanding = self._loads.prompt_tokens
-            outstanding[instance_id] = outstanding.get(instance_id, 0) + tokens
+            outstanding[instance_id] = reads = outstanding.get(instance_id, 0) + tokens
+            policy.noted(place, reads)
         if policy.learns:
             policy.taken(chosen, ask)
         now_s = self.clock()
@@ -296,46 +298,35 @@ class Router:
             load[instance_id] = left
         else:
             del load[instance_id]
-        if instance_id in pool.full and left < pool.limits.get(instance_id, 0):
-            pool.full.discard(instance_id)
+        place = pool.places.place(instance_id)
+        if place >= 0:
+            pool.places.note(place, left, pool.limits.get(instance_id, 0))
         pool.in_flight -= 1
         peers = self.peers
         if peers is not None:
             peers.note(instance_id, left)
         if claim.tokens:
             outstanding = self._loads.prompt_tokens
-            outstanding[instance_id] -= claim.tokens
-            if not outstanding[instance_id]:
+            outstanding[instance_id] = reads = outstanding[instance_id] - claim.tokens
+            if not reads:
                 del outstanding[instance_id]
+            if place >= 0:
+                pool.policy.noted(place, reads)
         if outcome is _OK:
-            self.answered_s[instance_id] = now_s = self.clock()
+            now_s = self.clock()
+            if place >= 0:
+                self.answered_s[instance_id] = now_s
             pool.note_service(now_s - claim.since_s)
         if outcome is Outcome.UNUSED:
             pool.queue.refund(claim)
         elif pool.queue or claim.bill is not None:
             pool.queue.settle(claim)
-        if outcome is not _OK or self.health:
+        if place >= 0 and (outcome is not _OK or self.health):
             self._note(claim, pool, outcome, witness)
         if pool.queue:
             self._serve_queue(pool)
         elif peers is not None:
             peers.wake(pool.model.name)
-
-    def _healthy(
-        self, pool: ModelPool, free: Sequence[InstanceView], exclude: Set[str]
-    ) -> list[InstanceView]:
-        """Leave out who is ejected; when that is everyone, keep the one ejected longest ago.
-
-        The one kept is chosen among all that could be asked, busy or not: a full healthy instance
-        means waiting, not sending the request to an ejected one.
-        """
-        is_out = self.health.is_out
-        if any(not is_out(i.instance_id) for i in pool.ready if i.instance_id not in exclude):
-            return [i for i in free if not is_out(i.instance_id)]
-        alive = [i for i in free if not self.health.is_down(i.instance_id)]
-        if not alive:
-            return []
-        return [min(alive, key=lambda i: self.health.ejected_at_s(i.instance_id))]
 
     def _serve_queue(self, pool: ModelPool, *, ties: bool = True, is_late: bool = False) -> None:
         """Lend what is free, each in its turn; tell the rest when nothing can come.
@@ -346,7 +337,7 @@ class Router:
         is_left = False  # to others who wait
         if peers is not None:
             pool.look(self.load, peers)
-        if queue and (pool.has_slot or not pool.ready):
+        if queue and (pool.has_slot or not pool.places.count):
             queue.begin_round()
             while (waiter := queue.next()) is not None:
                 if peers is not None and not is_late:

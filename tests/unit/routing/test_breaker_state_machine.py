@@ -83,8 +83,8 @@ class Breaker(CountedMachine):
     @rule(kept=st.sets(ID))
     def replace(self, kept: set[str]) -> None:
         """Who is no more is forgotten: the next of that name begins without a mark."""
-        self.health.keep_only(kept)
         for gone in set(IDS) - kept:
+            self.health.forget(gone)
             self.bad[gone] = self.good[gone] = 0
             self.accused.discard(gone)
             self.down.discard(gone)

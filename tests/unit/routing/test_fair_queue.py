@@ -199,7 +199,7 @@ def test_retry_after_is_when_the_key_itself_would_have_its_turn() -> None:
     hall.turn(took_s=2.0)  # a turn takes two seconds
     for ask in keys(*["a"] * 33):
         hall.wait(ask)
-    pool = hall.router._pools["m"]
+    pool = hall.router.known.named["m"]
     assert pool.retry_after_s(KeyAsk("a")) == 60  # 33 turns of 2 s, and 60 at most
     assert pool.retry_after_s(KeyAsk("b")) == 4  # one of a, then b
     assert pool.retry_after_s(KeyAsk("b", weight=0.25)) == 10
@@ -212,7 +212,7 @@ def test_a_key_s_place_is_free_of_cost_and_its_table_is_bounded() -> None:
     hall.wait(KeyAsk("first"))
     for number in range(3 * LINES_MAX):
         hall.wait(KeyAsk(f"k{number}")).cancel()
-    turns = hall.router._pools["m"].queue._classes[Priority.NORMAL]
+    turns = hall.router.known.named["m"].queue._classes[Priority.NORMAL]
     assert hall.router.waiting("m") == 0
     assert max(len(turns._lines), len(turns._next), len(turns._longest)) <= 3 * LINES_MAX
 

@@ -69,7 +69,7 @@ def test_only_the_beginning_of_a_prompt_is_looked_at() -> None:
 
 # Prompts are paths in a small tree, so that many share beginnings.
 PATHS = st.lists(st.integers(0, 2), min_size=1, max_size=5)
-IDS = ("a", "b", "c")
+IDS = (0, 3, 70)  # places
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), PATHS, st.sampled_from(IDS)),
@@ -86,15 +86,15 @@ def chain(path: Sequence[int]) -> list[int]:
 @given(STEPS, PATHS, st.sets(st.sampled_from(IDS)))
 @settings(max_examples=200)
 def test_the_table_finds_what_a_naive_one_finds(
-    steps: list[tuple[str, list[int], str]], path: list[int], among: set[str]
+    steps: list[tuple[str, list[int], int]], path: list[int], among: set[int]
 ) -> None:
-    table, naive = PrefixTable(), dict[str, set[tuple[int, ...]]]()
+    table, naive = PrefixTable(), dict[int, set[tuple[int, ...]]]()
     for kind, blocks, who in steps:
         if kind == "add":
             table.add(chain(blocks), who)
             naive.setdefault(who, set()).update(tuple(blocks[: n + 1]) for n in range(len(blocks)))
         else:
-            table.forget({who})
+            table.forget(1 << who)
             naive.pop(who, None)
     depths = {
         who: max(
@@ -103,16 +103,18 @@ def test_the_table_finds_what_a_naive_one_finds(
         for who in among
     }
     best = max(depths.values(), default=0)
-    count, bits = table.match(chain(path), table.bits(sorted(among)))
+    count, bits = table.match(chain(path), sum(1 << who for who in among))
     assert count == best
-    assert set(table.names(bits)) == {who for who, n in depths.items() if n == best and best}
+    assert {who for who in IDS if bits >> who & 1} == {
+        who for who, n in depths.items() if n == best and best
+    }
     assert len(table) == len(set().union(*naive.values()))
 
 
 @given(st.lists(st.tuples(PATHS, st.sampled_from(IDS)), max_size=40), st.integers(1, 6))
 @settings(max_examples=100)
 def test_the_table_is_bounded_and_forgets_what_follows_before_what_begins(
-    steps: list[tuple[list[int], str]], bound: int
+    steps: list[tuple[list[int], int]], bound: int
 ) -> None:
     table = PrefixTable(bound)
     for path, who in steps:
@@ -127,11 +129,11 @@ def test_the_table_is_bounded_and_forgets_what_follows_before_what_begins(
 
 def test_what_was_asked_longest_ago_is_forgotten_first() -> None:
     table = PrefixTable(4)
-    table.add([1, 2], "a")
-    table.add([3, 4], "b")
-    table.add([1, 2], "a")
-    table.add([5], "c")
-    everyone = table.bits(IDS)
+    table.add([1, 2], 0)
+    table.add([3, 4], 1)
+    table.add([1, 2], 0)
+    table.add([5], 2)
+    everyone = 0b111
     assert table.match([1, 2], everyone)[0] == 2
     assert table.match([3, 4], everyone)[0] == 1
 
@@ -221,11 +223,25 @@ def test_nothing_is_hashed_for_a_single_instance() -> None:
 
 def test_the_table_has_no_room_for_more_than_it_says_with_a_thousand_instances() -> None:
     table = PrefixTable(1000)
-    ids = [f"i{n}" for n in range(1000)]
-    for n, who in enumerate(ids):
-        table.add(range(n * 10, n * 10 + 20), who)
+    for place in range(1000):
+        table.add(range(place * 10, place * 10 + 20), place)
     assert len(table) == 1000
-    assert len(list(table.names(table.bits(ids)))) == 1000
-    table.forget(set(ids))
+    table.forget((1 << 1000) - 1)
     assert len(table) == 0
-    assert table.bits(["new"]) == 1
+
+
+def test_a_place_is_given_to_another_instance_only_when_nothing_is_remembered_of_it() -> None:
+    policy = PrefixAware()
+    made = Router(make_policy=lambda view: policy)
+    view = model("m")
+    made.update(snapshot(*fleet("a", "b"), models=(view,)))
+    read: dict[str, set[int]] = {}
+    most = 0
+    for number in range(60):  # each new one has read nothing, whoever stood there before
+        made.update(snapshot(*fleet(f"n{number}", "b"), models=(view,)))
+        for prompt in range(12):
+            home, why = ask(made, text(f"prompt {prompt}"))
+            assert not why.startswith("prefix") or prompt in read[home]
+            read.setdefault(home, set()).add(prompt)
+        most = max(most, *(policy.places.place(one) for one in (f"n{number}", "b")))
+    assert most < 10  # but they are given to others

@@ -37,6 +37,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     prefix: str = ""
 
     @property
+    def is_ours(self) -> bool:
+        """Is the engine one of ours, here or on another host, and no server given by URL?"""
+        return bool(self.socket or self.host_id)
+
+    @property
     def agent(self) -> "Endpoint":
         """Where the agent of an engine of ours answers: beside its engine."""
         if self.host_id:

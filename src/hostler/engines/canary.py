@@ -9,17 +9,21 @@ from hostler.core.model import WorkerType
 from hostler.core.request import Route
 from hostler.core.snapshot import InstanceView
 from hostler.engines.dialect import find_dialect
-from hostler.wire.client import UpstreamLost, fetch
+from hostler.wire.client import Pool, UpstreamLost, fetch
 
 
 async def owes_token(
-    instance: InstanceView, *, timeout_s: float, headers: Sequence[tuple[bytes, bytes]] = ()
+    instance: InstanceView,
+    *,
+    timeout_s: float,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    pool: Pool | None = None,
 ) -> bool:
     """Ask for one token, vector or score: is there none when the time is over, or a fault instead?
 
-    headers: credentials, for a server given by URL. A connection that breaks is nothing that is owed:
-    probes and agents see that. A refusal (4xx) and `not now` (429, 503) are words of a server that
-    may be well.
+    headers: credentials, for a server given by URL. pool: of an instance on another host.
+    A connection that breaks is nothing that is owed: probes and agents see that. A refusal (4xx) and
+    `not now` (429, 503) are words of a server that may be well.
     """
     asked = _canary(instance)
     if asked is None:
@@ -33,6 +37,7 @@ async def owes_token(
             headers=[(b"content-type", b"application/json"), *headers],
             body=msgspec.json.encode(body),
             timeout_s=timeout_s,
+            pool=pool,
         )
     except UpstreamLost as error:
         return error.timed_out

@@ -9,6 +9,7 @@ from hostler.core.errors import HostlerError, UpstreamError, envelope
 from hostler.engines.dialect import code_of
 from hostler.wire.exchange import error_headers
 from hostler.wire.http1 import field_lines
+from hostler.wire.relay import LOST_FIELD
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -36,6 +37,7 @@ class AnswerHead:
         "instance",
         "is_events",
         "is_json",
+        "is_lost",
         "is_plain",
         "retry_after",
     )
@@ -47,6 +49,7 @@ class AnswerHead:
         self.is_json = kind.startswith(b"application/json")
         self.is_events = kind.startswith(b"text/event-stream")
         self.is_plain = self.encoding in (b"", b"identity")
+        self.is_lost = LOST_FIELD in fields
         self.instance = fields.get(b"x-hostler-instance", b"")
         self.retry_after = fields.get(b"retry-after", b"")
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 WHOLE_BYTES = 1024 * 1024  # of an answer that is held back until it is complete
 ERROR_BYTES = 256 * 1024  # of an engine's error that is read
+MISDIRECTED: Final = 421  # of an engine or a relay: it is not the instance meant, or not any more
 
 
 class Mode(IntEnum):
@@ -171,6 +172,10 @@ class Attempt:
         if answer.instance and answer.instance != self.lane.identity:
             relay.attempt_failed(Failure.WRONG_INSTANCE)
         elif status >= 400:
+            if status == MISDIRECTED:
+                relay.attempt_failed(Failure.WRONG_INSTANCE)
+            elif answer.is_lost:
+                relay.attempt_failed(Failure.LOST)
             self.mode = _ERROR
         elif status != 200 or not answer.is_plain:
             relay.attempt_failed(Failure.UNUSABLE)

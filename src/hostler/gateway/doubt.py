@@ -111,6 +111,7 @@ class Doubts:
                     instance,
                     timeout_s=self._config.canary_timeout_s,
                     headers=credentials(instance.endpoint),
+                    pool=self._relays.lanes.pool(instance),
                 )
                 if not owes or self._moved_s.get(instance_id, -inf) > began_s:
                     log.warning("doubt.gone", instance_id=instance_id, model=instance.model_name)
@@ -132,7 +133,7 @@ class Doubts:
 
     async def _tell_controller(self, instance: InstanceView) -> None:
         """Tell it each time: it may have been away, or busy with another one."""
-        if self._tell is None or not instance.endpoint.socket:
+        if self._tell is None or not instance.endpoint.is_ours:
             return
         try:
             await self._tell(Doubt(instance_id=instance.instance_id, epoch=instance.epoch))

@@ -17,6 +17,7 @@ from hostler.core.timeline import FlightEnd
 from hostler.engines.assembly import can_assemble
 from hostler.engines.dialect import find_dialect
 from hostler.gateway.job import Job
+from hostler.gateway.lanes import PoolOf
 from hostler.gateway.loans import Loans
 from hostler.gateway.metrics import GatewayMetrics
 from hostler.routing.claim import Claim, Outcome
@@ -75,12 +76,14 @@ class Ticket:
 class Flights:
     """Those of one gateway."""
 
-    def __init__(self, router: Router, metrics: GatewayMetrics, stall_s: float) -> None:
+    def __init__(
+        self, router: Router, metrics: GatewayMetrics, stall_s: float, pool: PoolOf
+    ) -> None:
         self.tasks: asyncio.TaskGroup | None = None  # where loans are made
         self._router = router
         self._metrics = metrics
         self._stall_s = stall_s
-        self._loans = Loans(metrics, router.clock)
+        self._loans = Loans(metrics, router.clock, pool)
         self._loaning: dict[Flight[Relay], asyncio.Task[None]] = {}
         self._table: FlightTable[Relay] = FlightTable()
         self._holding: dict[str, dict[Ticket, None]] = {}  # by model: who holds a slot and waits

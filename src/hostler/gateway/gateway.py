@@ -40,6 +40,7 @@ from hostler.gateway.spans import Spans
 from hostler.gateway.table import gateway_table
 from hostler.routing.router import Router
 from hostler.wire.exchange import Exchange
+from hostler.wire.identity import ClientContexts
 
 SWEEP_S = 1.0  # how exact deadlines of requests are kept
 QUESTIONS_MAX = 64  # token counts under way at the same time
@@ -76,10 +77,12 @@ class Gateway(BaseComponent):
         send_usage: Send | None = None,
         siblings: Siblings = tuple,
         tell_demand: Tell | None = None,
+        tls: ClientContexts | None = None,
     ) -> None:
         """send_usage: how counts of usage get to who keeps them. siblings: sockets of other gateways.
 
         tell_demand: how the load of models that are scaled gets to who scales them.
+        tls: who we are, for instances on other hosts; None: there are none that we can reach.
         """
         settings = config.gateway
         self.metrics = GatewayMetrics()
@@ -93,9 +96,9 @@ class Gateway(BaseComponent):
         self._config = config
         self._source = source
         self._admission = Admission(config.limits.json_depth, asks_usage=settings.ask_usage)
-        self._lanes = Lanes(settings, identity_proof)
+        self._lanes = Lanes(settings, identity_proof, tls)
         self._detours = Detours(self._admission, self.router, self.metrics)
-        self._flights = Flights(self.router, self.metrics, settings.stall_s)
+        self._flights = Flights(self.router, self.metrics, settings.stall_s, self._lanes.pool)
         self.relays = Relays(
             settings,
             self.router,
@@ -130,6 +133,7 @@ class Gateway(BaseComponent):
             self.router,
             lambda: self._source.snapshot,
             self.relays.note_silence,
+            self._lanes.pool,
         )
         self._source.listen(self.take_snapshot)
         self.take_snapshot(self._source.snapshot)
@@ -257,7 +261,9 @@ class Gateway(BaseComponent):
         self, exchange: Exchange, asked: TokenQuestion, instance: InstanceView
     ) -> None:
         try:
-            status, body = await tokens.ask(asked, instance, COUNT_TIMEOUT_S)
+            status, body = await tokens.ask(
+                asked, instance, COUNT_TIMEOUT_S, self._lanes.pool(instance)
+            )
             exchange.send(status, body, [JSON_FIELD])
         except HostlerError as error:
             exchange.send(*own_error(error))

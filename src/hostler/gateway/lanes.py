@@ -10,6 +10,11 @@ from hostler.gateway.answers import AnswerHead, Fields
 from hostler.gateway.job import Job
 from hostler.wire.client import Pool, Proof, host_header
 from hostler.wire.http1 import field_lines
+from hostler.wire.identity import ClientContexts
+
+PoolOf = Callable[[InstanceView], Pool | None]
+
+RELAY_IDLE_S = 60.0  # a relay closes after 75
 
 
 class Lane:
@@ -84,6 +89,7 @@ class Lane:
                 *credentials(endpoint),
             ]
         )
+        path = endpoint.prefix + path
         return b"POST %b HTTP/1.1\r\n%bx-request-id: " % (path.encode("ascii"), lines)
 
 
@@ -91,8 +97,13 @@ class Lanes:
     """The lanes of one gateway, made when first used, closed when their instance is no more."""
 
     def __init__(
-        self, config: GatewayConfig, prove: Callable[[InstanceView], Proof | None]
+        self,
+        config: GatewayConfig,
+        prove: Callable[[InstanceView], Proof | None],
+        tls: ClientContexts | None = None,
     ) -> None:
+        """tls: who we are, for the relays of other hosts."""
+        self._tls = tls
         self._config = config
         self._prove = prove
         self._lanes: dict[str, Lane] = {}
@@ -108,6 +119,10 @@ class Lanes:
             lane = self._lanes[instance.instance_id] = self._make(instance)
         return lane
 
+    def pool(self, instance: InstanceView) -> Pool | None:
+        """What questions beside requests go through: on another host a connection is kept, here not."""
+        return self.lane(instance).pool if instance.endpoint.host_id else None
+
     async def close_unused(self, busy: Callable[[str], bool]) -> None:
         """Close the lanes to instances that are gone and have no request in flight."""
         for instance_id in [i for i in self._lanes if i not in self._known and not busy(i)]:
@@ -120,13 +135,14 @@ class Lanes:
     # Private
 
     def _make(self, instance: InstanceView) -> Lane:
-        dialect = find_dialect(instance.engine)
+        dialect, is_distant = find_dialect(instance.engine), bool(instance.endpoint.host_id)
         pool = Pool(
             instance.endpoint,
             connect_timeout_s=self._config.connect_timeout_s,
-            idle_s=dialect.idle_s,
-            requests_per_connection=dialect.requests_per_connection,
+            idle_s=RELAY_IDLE_S if is_distant else dialect.idle_s,
+            requests_per_connection=0 if is_distant else dialect.requests_per_connection,
             prove=self._prove(instance),
+            tls=self._tls,
         )
         return Lane(instance, pool)
 

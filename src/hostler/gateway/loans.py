@@ -23,8 +23,9 @@ from hostler.engines.lending import (
 )
 from hostler.gateway.answers import JSON_FIELD
 from hostler.gateway.job import Job
+from hostler.gateway.lanes import PoolOf
 from hostler.gateway.metrics import GatewayMetrics
-from hostler.wire.client import UpstreamLost, fetch
+from hostler.wire.client import Pool, UpstreamLost, fetch
 
 Word = TypeVar("Word", PrefixRead, PrefixLent)
 
@@ -37,7 +38,9 @@ _LEND_S = 15.0  # a save and some restores; measured: 10 to 100 ms
 class Loans:
     """Those of one gateway."""
 
-    def __init__(self, metrics: GatewayMetrics, clock: Callable[[], float]) -> None:
+    def __init__(self, metrics: GatewayMetrics, clock: Callable[[], float], pool: PoolOf) -> None:
+        """pool: to an instance on another host; its agent is reached by the same."""
+        self._pool = pool
         self._metrics = metrics
         self._clock = clock
         self._paused_s: dict[str, float] = {}  # by instance: until when
@@ -63,15 +66,15 @@ class Loans:
 
         others: requests that the engine works on beside it. copies: asked when it has been read.
         """
-        route, body = job.route, job.body
+        route, body, pool = job.route, job.body, self._pool(instance)
         try:
             order = ReadOrder(route=route, body=body, others=others)
-            read = await _ask(instance, READ_PATH, order, PrefixRead, timeout_s)
+            read = await _ask(instance, READ_PATH, order, PrefixRead, timeout_s, pool)
             wanted = copies()
             if not wanted:
                 return 0
             lending = LendOrder(slot=read.slot, tokens=read.tokens, copies=wanted)
-            lent = await _ask(instance, LEND_PATH, lending, PrefixLent, _LEND_S)
+            lent = await _ask(instance, LEND_PATH, lending, PrefixLent, _LEND_S, pool)
         except BadRequest:
             self._metrics.lent(instance.model_name, "refused")
             return 0
@@ -105,6 +108,7 @@ async def _ask(
     order: ReadOrder | LendOrder,
     answer_type: type[Word],
     timeout_s: float,
+    pool: Pool | None,
 ) -> Word:
     """Send an order to the instance's agent.
 
@@ -119,6 +123,7 @@ async def _ask(
             headers=(JSON_FIELD,),
             body=msgspec.json.encode(order),
             timeout_s=timeout_s,
+            pool=pool,
         )
         if answer.status == BadRequest.http_status:
             raise BadRequest(f"{path}: not with this prompt")

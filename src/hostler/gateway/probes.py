@@ -11,9 +11,9 @@ import msgspec
 from hostler.app.config import GatewayConfig
 from hostler.core.lifecycle import State
 from hostler.core.snapshot import InstanceView, Snapshot
-from hostler.gateway.lanes import credentials
+from hostler.gateway.lanes import PoolOf, credentials
 from hostler.routing.router import Router
-from hostler.wire.client import Proof, UpstreamLost, build_request, fetch, host_header
+from hostler.wire.client import Pool, Proof, UpstreamLost, build_request, fetch, host_header
 
 AT_ONCE = 32  # probes under way at the same time
 LIST_BYTES = 1024 * 1024  # of a list of models
@@ -22,10 +22,11 @@ LIST_BYTES = 1024 * 1024  # of a list of models
 def identity_proof(instance: InstanceView) -> Proof | None:
     """How a connection to a server given by URL shows that it serves the model meant (F27).
 
-    None for a Unix socket in the run folder: its path is the instance.
+    None for engines of ours: the path of a Unix socket in the run folder is the instance, and a relay
+    shows the certificate of its host.
     """
     endpoint = instance.endpoint
-    if endpoint.socket:
+    if endpoint.is_ours:
         return None
     request = build_request(
         "GET", models_path(instance), host_header(endpoint), credentials(endpoint)
@@ -56,7 +57,10 @@ class Prober:
         router: Router,
         snapshot: Callable[[], Snapshot],
         on_silence: Callable[[str], None],
+        pool: PoolOf,
     ) -> None:
+        """pool: that of an instance whose connections are kept."""
+        self._pool = pool
         self._config = config
         self._router = router
         self._snapshot = snapshot
@@ -79,19 +83,22 @@ class Prober:
             i
             for i in self._snapshot().instances
             if i.state in _PROBED
-            and (not i.endpoint.socket or i.instance_id in troubled or i.instance_id in load)
+            and (not i.endpoint.is_ours or i.instance_id in troubled or i.instance_id in load)
         ]
 
     async def _probe(self, instance: InstanceView, slots: asyncio.Semaphore) -> None:
+        pool = self._pool(instance)
         async with slots:
-            is_good = await self._is_good(instance)
+            is_good = await self._is_good(instance, pool)
         self._router.note_probe(instance.instance_id, is_good)
         if not is_good:
             self._on_silence(instance.instance_id)
+            if pool is not None:
+                pool.drop_idle()
 
-    async def _is_good(self, instance: InstanceView) -> bool:
+    async def _is_good(self, instance: InstanceView, pool: Pool | None) -> bool:
         endpoint = instance.endpoint
-        by_url = not endpoint.socket
+        by_url = not endpoint.is_ours
         try:
             answer = await fetch(
                 endpoint,
@@ -100,6 +107,7 @@ class Prober:
                 headers=credentials(endpoint),
                 timeout_s=self._config.probe_timeout_s,
                 most_bytes=LIST_BYTES,
+                pool=pool,
             )
         except UpstreamLost:
             return False

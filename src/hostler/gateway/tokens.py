@@ -8,11 +8,15 @@ from hostler.core.snapshot import InstanceView
 from hostler.engines.counting import TokenQuestion, read_count
 from hostler.gateway.answers import engine_error, shape_error
 from hostler.gateway.lanes import credentials
-from hostler.wire.client import UpstreamLost, fetch
+from hostler.wire.client import Pool, UpstreamLost, fetch
 
 
-async def ask(asked: TokenQuestion, instance: InstanceView, timeout_s: float) -> tuple[int, bytes]:
+async def ask(
+    asked: TokenQuestion, instance: InstanceView, timeout_s: float, pool: Pool | None = None
+) -> tuple[int, bytes]:
     """Return status and body for the client: `{"count": n, "tokens": [...]}` or the engine's refusal.
+
+    pool: of an instance on another host.
 
     Raises:
         UpstreamError: no usable answer.
@@ -25,6 +29,7 @@ async def ask(asked: TokenQuestion, instance: InstanceView, timeout_s: float) ->
             headers=[(b"content-type", b"application/json"), *credentials(instance.endpoint)],
             body=encode_body(asked.body),
             timeout_s=timeout_s,
+            pool=pool,
         )
     except UpstreamLost as error:
         raise UpstreamError("the engine did not count the tokens") from error

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from hostler.core.snapshot import Endpoint
 from hostler.wire.http1 import Fields, build_request
+from hostler.wire.identity import ClientContexts
 from hostler.wire.pool import Pool, Proof
 from hostler.wire.sink import Collector, PlainSink, Response, Sink, UpstreamLost, UpstreamStatus
 from hostler.wire.upstream import Call
@@ -25,7 +26,7 @@ STREAM_BUFFER_BYTES = 256 * 1024  # of a streamed answer that waits for its read
 
 def host_header(endpoint: Endpoint) -> str:
     """The Host header for an endpoint."""
-    if endpoint.socket:
+    if endpoint.socket or endpoint.host_id:
         return "localhost"
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     return f"{host}:{endpoint.port}"
@@ -41,16 +42,18 @@ async def fetch(
     timeout_s: float,
     most_bytes: int = FETCH_BYTES,
     pool: Pool | None = None,
+    tls: ClientContexts | None = None,
 ) -> Response:
     """Ask once and return the whole answer, whatever its status.
 
-    pool: of this endpoint; without one, on a connection of its own.
+    path: goes behind the endpoint's prefix.
+    pool: of this endpoint; without one, on a connection of its own. tls: as for a Pool.
 
     Raises:
         UpstreamLost: no answer, or not a whole one, or not in time (`timed_out`).
     """
     sink = Collector(asyncio.get_running_loop(), most_bytes)
-    async with _one_call(endpoint, method, path, headers, body, timeout_s, sink, pool) as call:
+    async with _one_call(endpoint, method, path, headers, body, timeout_s, sink, pool, tls) as call:
         sink.call = call
         try:
             async with asyncio.timeout(timeout_s):
@@ -73,17 +76,18 @@ async def stream(
     timeout_s: float,
     idle_s: float,
     pool: Pool | None = None,
+    tls: ClientContexts | None = None,
 ) -> AsyncGenerator[bytes, None]:
     """Ask once and give the answer's body as it comes.
 
-    pool: of this endpoint; without one, on a connection of its own.
+    pool: of this endpoint; without one, on a connection of its own. tls: as for a Pool.
     timeout_s: until the answer's head is here. idle_s: between two parts of the body.
 
     Raises:
         UpstreamStatus: the answer's status is 400 or more; UpstreamLost: as for `fetch`.
     """
     sink = _Stream()
-    async with _one_call(endpoint, method, path, headers, body, timeout_s, sink, pool) as call:
+    async with _one_call(endpoint, method, path, headers, body, timeout_s, sink, pool, tls) as call:
         sink.call = call
         wait_s = timeout_s
         while True:
@@ -115,10 +119,12 @@ async def _one_call(
     timeout_s: float,
     sink: Sink,
     pool: Pool | None,
+    tls: ClientContexts | None,
 ) -> AsyncIterator[Call]:
     fields = [*headers, (b"connection", b"close")] if pool is None else headers
-    request = build_request(method, path, host_header(endpoint), fields, body)
-    used = pool or Pool(endpoint, connect_timeout_s=timeout_s, idle_s=1.0)
+    target = endpoint.prefix + path
+    request = build_request(method, target, host_header(endpoint), fields, body)
+    used = pool or Pool(endpoint, connect_timeout_s=timeout_s, idle_s=1.0, tls=tls)
     call = used.submit(request, sink)
     try:
         yield call

@@ -13,6 +13,8 @@ from typing import cast
 import msgspec
 
 from hostler.core.snapshot import Endpoint
+from hostler.wire.distant import DistantTls, keep_watch
+from hostler.wire.identity import ClientContexts
 from hostler.wire.outbox import Outbox
 from hostler.wire.reply import ReplyHead
 from hostler.wire.sink import Collector, Sink, UpstreamLost
@@ -41,6 +43,7 @@ class Pool:
     connect_timeout_s: for connecting and the proof together.
     idle_s: an idle connection is not used after that; less than the server's own limit.
     requests_per_connection: after so many a connection is closed; 0 for no limit.
+    tls: who we are, for an endpoint on another host; without it none there can be reached.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Pool:
         idle_s: float,
         requests_per_connection: int = 0,
         prove: Proof | None = None,
+        tls: ClientContexts | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.requests_per_connection = requests_per_connection
@@ -64,8 +68,14 @@ class Pool:
         self.outbox = Outbox(self._loop)
         self._sweep_handle: asyncio.TimerHandle | None = None
         self.known_head: ReplyHead | None = None  # of the last good answer
+        self._distant = DistantTls(endpoint, tls) if endpoint.host_id else None
         self._tls = ssl.create_default_context() if endpoint.tls else None
         self._is_closed = False
+
+    @property
+    def busy_count(self) -> int:
+        """Connections with a call under way, and those that are being made."""
+        return len(self._connections) - len(self._idle) + len(self._connecting)
 
     @property
     def connection_count(self) -> int:
@@ -90,6 +100,11 @@ class Pool:
                 connection.transport.abort()
         self.connect(call)
         return call
+
+    def drop_idle(self) -> None:
+        """Cut the idle connections: the way there was dead, and they may be as well."""
+        for connection in self._idle:
+            connection.transport.abort()
 
     async def close(self) -> None:
         """Cut every connection; calls under way are told they are lost."""
@@ -124,6 +139,8 @@ class Pool:
             connection.transport.close()
             return
         connection.idle_since_s = self._loop.time()
+        if self._distant is not None and connection.served == 1:
+            self._distant.remember(connection.transport)
         self._idle.append(connection)
         if self._sweep_handle is None:
             self._sweep_handle = self._loop.call_later(self._idle_s, self._sweep)
@@ -143,6 +160,8 @@ class Pool:
                 if self._prove is not None:
                     await self._check_proof(connection, self._prove)
         except (OSError, TimeoutError) as error:
+            if self._distant is not None:
+                self._distant.note_failure(error)
             call.lose(f"{type(error).__name__}: {error}", refused=True)
             return
         except UpstreamLost as error:
@@ -164,6 +183,9 @@ class Pool:
         protocol = cast(asyncio.Protocol, connection)
         if endpoint.socket:
             await self._loop.create_unix_connection(lambda: protocol, endpoint.socket)
+        elif self._distant is not None:
+            await self._distant.connect(self._loop, protocol)
+            keep_watch(connection.transport.get_extra_info("socket"), RECEIVE_BYTES)
         else:
             await self._loop.create_connection(
                 lambda: protocol,

@@ -34,6 +34,11 @@ class Background(StrEnum):
     ROUTER = "router.follow"  # keeps the manager's own router at the newest snapshot
     LOGS = "logs.keep"  # keeps log files bounded
     SCALING = "scaling"  # decides by load how many copies there are
+    # host
+    HOST_ORDERS = "host.orders"  # hears what should be
+    HOST_BEATS = "host.beats"  # tells what is
+    HOST_OFFER = "host.brought"  # of a worker that was brought by hand
+    HOST_LOOK = "host.look"  # leads what is to what should be
     # gateway
     MIRROR = "gateway.mirror"  # follows the controller
     PROBE = "gateway.probe"  # asks instances in doubt

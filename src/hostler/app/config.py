@@ -1,6 +1,7 @@
 """The settings tree: frozen, units in the names, checked once, when it is built.
 
-Built from defaults < TOML file < environment < flags; this is the only reader of the environment.
+Built from defaults < TOML file < environment < flags; with app/environment.py this is the only reader of
+the environment.
 """
 
 import difflib
@@ -14,6 +15,10 @@ from typing import Any, get_type_hints
 import msgspec
 import platformdirs
 
+from hostler.app.environment import child_environment as child_environment
+from hostler.app.environment import engine_environment as engine_environment
+from hostler.app.environment import environment as environment
+from hostler.app.environment import quiet_openmp as quiet_openmp
 from hostler.core.errors import ConfigError
 from hostler.core.model import WorkerType
 
@@ -155,6 +160,22 @@ class LifeConfig(Section, frozen=True, kw_only=True):
             raise ConfigError(f"life: need hung_after_s >= 2, got {self.hung_after_s:g}")
 
 
+class HostConfig(Section, frozen=True, kw_only=True):
+    """Of a machine that works for a controller on another one (`hostler host run`)."""
+
+    fence_after_s: float = 0.0  # no controller heard for so long: no new requests; 0: never
+    silence_s: float = 5.0  # of a controller that tells every second: it is called again
+    answer_timeout_s: float = 5.0  # of what is told to a controller
+    dismissed_after_s: float = 10.0  # told so long that no such host is known: its models end
+
+    def __post_init__(self) -> None:
+        if self.silence_s < 2 or self.answer_timeout_s <= 0:  # it is told every second
+            raise ConfigError(
+                "host: need silence_s >= 2 and answer_timeout_s > 0, got "
+                f"{self.silence_s:g}, {self.answer_timeout_s:g}"
+            )
+
+
 class TelemetryConfig(Section, frozen=True, kw_only=True):
     """Traces for OpenTelemetry; needs the extra `hostler[otel]`."""
 
@@ -193,6 +214,7 @@ class Config(Section, frozen=True, kw_only=True):
     limits: HttpLimits = HttpLimits()
     gateway: GatewayConfig = GatewayConfig()
     life: LifeConfig = LifeConfig()
+    host: HostConfig = HostConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     models: tuple[ModelConfig, ...] = ()
 
@@ -243,67 +265,12 @@ def default_state_dir() -> Path:
     return Path(platformdirs.user_data_dir("hostler", appauthor=False))
 
 
-def environment(name: str, default: str | None = None) -> str | None:
-    """One environment variable: what the operator named in the config, or ours."""
-    return os.environ.get(name, default)
-
-
-def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment for a child of our own, with `extra` on top."""
-    return {**os.environ, **(extra or {})}
-
-
-def quiet_openmp() -> None:
-    """Let idle OpenMP threads sleep instead of spin. Before any engine library is imported.
-
-    An operator's own OMP_WAIT_POLICY stays.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
-def engine_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of an engine process: only names from an allow-list, and `extra`."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name in _ENGINE_NAMES or name.startswith(_ENGINE_PREFIXES)
-    }
-    return {**kept, **(extra or {})}
+def default_host_dir() -> Path:
+    """Where a host keeps its state when nobody says: beside that of a server of this user, never in it."""
+    return Path(platformdirs.user_data_dir("hostler-host", appauthor=False))
 
 
 # Private
-
-# What engines need to find their libraries, devices and caches. No key of ours is among them.
-_ENGINE_NAMES = frozenset(
-    (
-        "PATH",
-        "HOME",
-        "LANG",
-        "LC_ALL",
-        "LC_CTYPE",
-        "TZ",
-        "TMPDIR",
-        "LD_LIBRARY_PATH",
-        "VIRTUAL_ENV",
-        "PYTHONPATH",
-        "PYTHONUNBUFFERED",
-        "PYTHONDONTWRITEBYTECODE",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "XDG_CACHE_HOME",
-    )
-)
-_ENGINE_PREFIXES = (
-    "CUDA_",
-    "NVIDIA_",
-    "ROCR_",
-    "HIP_",
-    "OMP_",
-    "OPENBLAS_",
-    "MKL_",
-    "GGML_",
-    "VLLM_",
-)
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 

@@ -40,6 +40,9 @@ class StatePaths:
         self.board = self.run_dir / "slots.board"
         self.up_socket = self.run_dir / "up.sock"
         self.pulse_socket = self.run_dir / "pulse.sock"
+        self.host_membership = self.state_dir / "host.json"
+        self.host_orders = self.state_dir / "orders.json"
+        self.host_socket = self.run_dir / "host.sock"
         self.kept_snapshot = self.run_dir / "snapshot.kept"
 
     def create(self) -> None:

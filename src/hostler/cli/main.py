@@ -161,6 +161,13 @@ _FAMILIES = (
         },
     ),
     (
+        ("host", "Machines that work for a controller on another one.", "Server"),
+        {
+            "run": "hostler.cli.host:run",
+            "status": "hostler.cli.host:status",
+        },
+    ),
+    (
         ("completion", "Completion of commands in your shell.", "This machine"),
         {
             "install": "hostler.cli.completion:install",

@@ -112,9 +112,32 @@ def worker(*, spec: Annotated[Path, Parameter(help="JSON file written by a contr
     run_worker_file(spec)
 
 
-# Private
-
 Main = Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]
+
+
+def until_asked(main: Main) -> int:
+    """Run `main` in a loop of its own; SIGTERM and SIGINT set its first event, the next one the second."""
+
+    async def body() -> None:
+        stop, hasten = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def asked() -> None:
+            (hasten if stop.is_set() else stop).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, asked)
+        await main(stop, hasten)
+
+    try:
+        uvloop.run(body())
+    except BaseExceptionGroup as group:
+        sys.stderr.write(f"hostler: {_first(group)}\n")
+        raise
+    return Exit.OK
+
+
+# Private
 
 
 def _run(
@@ -131,27 +154,14 @@ def _run(
     """
     configure_logging(json_lines=settings.log_json)
 
-    async def body() -> None:
-        stop, hasten = asyncio.Event(), asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def asked() -> None:
-            (hasten if stop.is_set() else stop).set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, asked)
+    async def supervised_main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
             if supervised:
                 await stack.enter_async_context(orphan_watch(stop, settings.life.orphan_grace_s))
                 await stack.enter_async_context(telling(paths.pulse_socket, serves))
             await main(stop, hasten)
 
-    try:
-        uvloop.run(body())
-    except BaseExceptionGroup as group:
-        sys.stderr.write(f"hostler: {_first(group)}\n")
-        raise
-    return Exit.OK
+    return until_asked(supervised_main)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> str:

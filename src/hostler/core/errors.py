@@ -276,6 +276,12 @@ class PlacementUnavailable(Unavailable):
     code = "placement_unavailable"
 
 
+class HostRefuses(PlacementUnavailable):
+    """The host does not run this model: it may not, or it cannot."""
+
+    code = "host_refuses"
+
+
 class StorageBusy(Unavailable):
     """The store is locked by another process."""
 

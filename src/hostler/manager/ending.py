@@ -1,6 +1,7 @@
 """How the process of a worker is ended: asked, given time, hastened, killed. Decides nothing."""
 
 import asyncio
+import signal
 from collections.abc import Callable
 
 from hostler.app.config import LifeConfig
@@ -22,9 +23,10 @@ async def drain_out(
     life: LifeConfig,
     telling: Telling,
     clock: Callable[[], float],
+    announce_s: float = ANNOUNCE_S,
 ) -> None:
     """SIGTERM, the drain's time with what is still in flight told every second, SIGKILL."""
-    await asyncio.sleep(ANNOUNCE_S)
+    await asyncio.sleep(announce_s)
     handle.terminate()
     crash_point(CrashPoint.STOP_SENT)
     end_s = clock() + life.drain_timeout_s + life.kill_grace_s
@@ -40,5 +42,12 @@ async def drain_out(
 async def hurry_out(handle: ProcessHandle, life: LifeConfig) -> None:
     """A second SIGTERM: the worker leaves now, whatever it has. SIGKILL when it does not."""
     handle.terminate()
+    await wait_exit(handle, timeout_s=life.kill_grace_s)
+    handle.kill()
+
+
+async def end_now(handle: ProcessHandle, life: LifeConfig) -> None:
+    """SIGINT: the worker leaves now, whatever it has. SIGKILL when it does not."""
+    handle.signal(signal.SIGINT)
     await wait_exit(handle, timeout_s=life.kill_grace_s)
     handle.kill()

@@ -48,9 +48,11 @@ class Memory:
         life: LifeConfig,
         pid_of: Callable[[str], int | None],
         free_bytes: Callable[[], int | None] = free_memory_bytes,
+        most_bytes: int | None = None,
     ) -> None:
-        """pid_of: the process of an instance, if it has one by now."""
+        """pid_of: the process of an instance, if it has one by now. most_bytes: for all together."""
         self._life = life
+        self._most_bytes = most_bytes
         self._pid_of = pid_of
         self._free_bytes = free_bytes
         self._promises: dict[str, Promise] = {}
@@ -62,11 +64,18 @@ class Memory:
             PlacementUnavailable: there is not so much; the message names what would make room.
         """
         need_bytes, free = need_of(spec), self._free_bytes()
+        if self._most_bytes is not None and self.promised_bytes + need_bytes > self._most_bytes:
+            raise PlacementUnavailable(self._over_limit(spec.model_name, need_bytes))
         if (missing := self._missing(need_bytes, free)) > 0:
             raise PlacementUnavailable(
                 self._refusal(spec.model_name, need_bytes, free or 0, missing)
             )
         self._promises[spec.instance_id] = Promise(model=spec.model_name, need_bytes=need_bytes)
+
+    @property
+    def promised_bytes(self) -> int:
+        """What all of them may take together."""
+        return sum(promise.need_bytes for promise in self._promises.values())
 
     def fits(self, need_bytes: int) -> bool:
         """Whether a claim of so much would be granted now."""
@@ -89,15 +98,26 @@ class Memory:
         reserve = self._life.memory_reserve_bytes
         return missing_bytes(need_bytes, free, self._promises, taken, reserve)
 
+    def _over_limit(self, model: str, need: int) -> str:
+        return (
+            f"model {model!r} needs about {_mib(need)} of memory; models may take "
+            f"{_mib(self._most_bytes or 0)} here in all, and {_mib(self.promised_bytes)} are promised: "
+            f"{self._named()}"
+        )
+
     def _refusal(self, model: str, need: int, free: int, missing: int) -> str:
-        others = sorted(self._promises.values(), key=lambda one: -one.need_bytes)
-        named = ", ".join(f"{one.model} ({_mib(one.need_bytes)})" for one in others[:5])
         return (
             f"model {model!r} needs about {_mib(need)} of memory; {_mib(free)} are free, and what the "
             f"running models may still take and life.memory_reserve_bytes is kept: {_mib(missing)} are "
-            f"missing. Stop one of: {named or 'none of ours runs'}; choose a smaller context or fewer "
+            f"missing. Stop one of: {self._named()}; choose a smaller context or fewer "
             "slots; or set life.memory_check = false"
         )
+
+    def _named(self) -> str:
+        """The largest of those that were promised some."""
+        others = sorted(self._promises.values(), key=lambda one: -one.need_bytes)
+        named = ", ".join(f"{one.model} ({_mib(one.need_bytes)})" for one in others[:5])
+        return named or "none of ours runs"
 
 
 def need_of(spec: WorkerSpec) -> int:

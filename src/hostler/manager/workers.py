@@ -22,7 +22,7 @@ from hostler.core.deployment import Deployment
 from hostler.core.errors import HostlerError
 from hostler.core.launch import Launch
 from hostler.core.lifecycle import Instance, Signal, State
-from hostler.manager.ending import drain_out, hurry_out
+from hostler.manager.ending import ANNOUNCE_S, drain_out, end_now, hurry_out
 from hostler.manager.files import ModelFiles, Tell
 from hostler.manager.launches import LaunchBook, expected_of
 from hostler.manager.launching import agent_answers, intent, specify, start_process, worker_argv
@@ -56,11 +56,17 @@ class LocalWorkers:
         book: LaunchBook,
         registry: Registry,
         files: ModelFiles,
-        servers: GivenServers,
+        servers: GivenServers | None = None,
         tell: Tell,
         clock: Callable[[], float],
+        announce_s: float = ANNOUNCE_S,
+        memory_bytes: int | None = None,
     ) -> None:
-        """Start and adopt nothing yet. tell: takes progress events."""
+        """Start and adopt nothing yet.
+
+        servers: those given by URL; None: there are none. tell: takes progress events.
+        announce_s: from the news that one drains to its signal. memory_bytes: for all together.
+        """
         self._paths = paths
         self._config = config
         self._book = book
@@ -71,16 +77,22 @@ class LocalWorkers:
         self._clock = clock
         self._tasks: asyncio.TaskGroup | None = None
         self._handles: dict[str, ProcessHandle] = {}
-        self.memory = Memory(config.life, self.pid)
+        self._announce_s = announce_s
+        self.memory = Memory(config.life, self.pid, most_bytes=memory_bytes)
         self._launches: dict[str, Launch] = {}
         self._logs = LogKeeper(paths.logs_dir)
         self._lives: dict[str, asyncio.Task[None]] = {}
 
     # What the plan orders
 
-    def launch(self, deployment: Deployment, replica: int) -> None:
-        """Begin the life of a new instance: fetch its files, start its process, watch it."""
-        instance = Instance(
+    def launch(
+        self, deployment: Deployment, replica: int, instance: Instance | None = None
+    ) -> None:
+        """Begin the life of a new instance: fetch its files, start its process, watch it.
+
+        instance: as somebody else has named and numbered it.
+        """
+        instance = instance or Instance(
             instance_id=secrets.token_hex(6),
             worker_key=deployment.worker_key,
             model_name=deployment.name,
@@ -94,27 +106,36 @@ class LocalWorkers:
             engine=deployment.engine,
             concurrency=deployment.concurrency,
         )
-        if deployment.urls:
+        if deployment.urls and self._servers is not None:
             expected = self._servers.expected(deployment, replica)
         self._registry.add(instance, expected)
         self._begin(instance.instance_id, "life", self._bring_up(instance, expected, deployment))
 
-    def drain(self, instance_id: str, reason: str) -> None:
-        """Let an instance finish, then end it."""
-        moved = self._registry.post(instance_id, Signal.DRAIN, reason)
+    def drain(self, instance_id: str, reason: str, *, now: bool = False) -> None:
+        """Let an instance finish, then end it; `now`: whatever it has, also when it drains already."""
+        record, handle = self._registry.record(instance_id), self._handles.get(instance_id)
+        if record is None:
+            return
+        moved: Instance | None = record.instance
+        if not (now and record.instance.state is State.DRAINING):
+            moved = self._registry.post(instance_id, Signal.DRAIN, reason)
         if moved is None:
             return
         if moved.state is State.STOPPED:  # it had no process yet
             if (life := self._lives.get(instance_id)) is not None:
                 life.cancel()
             return
-        handle, record = self._handles.get(instance_id), self._registry.record(instance_id)
-        if handle is None or record is None:
+        if handle is None:
             self._registry.post(instance_id, Signal.DRAINED, reason)
             return
         crash_point(CrashPoint.DRAIN_POSTED)
-        telling = Telling(moved, self._tell, self._clock)
-        ending = drain_out(handle, record, self._config.life, telling, self._clock)
+        if now:
+            ending = end_now(handle, self._config.life)
+        else:
+            telling = Telling(moved, self._tell, self._clock)
+            ending = drain_out(
+                handle, record, self._config.life, telling, self._clock, self._announce_s
+            )
         self._begin(instance_id, "end", ending)
 
     def forget(self, instance_id: str) -> None:
@@ -171,7 +192,9 @@ class LocalWorkers:
     ) -> None:
         instance_id = instance.instance_id
         try:
-            epoch = await self._book.next_epoch(instance.worker_key, instance.replica)
+            epoch = instance.epoch or await self._book.next_epoch(
+                instance.worker_key, instance.replica
+            )
             self._registry.expect(instance_id, expected, epoch=epoch)
             if deployment.urls:  # a server that runs already
                 self._registry.post(instance_id, Signal.LAUNCH)

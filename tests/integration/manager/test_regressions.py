@@ -348,7 +348,7 @@ def test_a_failing_hand_or_probe_stops_no_loop_and_a_dead_loop_is_told() -> None
                 raise OSError("no more of anything")
             real(deployment, replica)  # type: ignore[arg-type]
 
-        manager.workers.launch = failing  # type: ignore[method-assign]
+        manager.workers.launch = failing  # type: ignore[method-assign, assignment]
         other = WorkerStartupRequest(model="other", engine="fake")
         await manager.model_startup(other, wait=False)
         third = WorkerStartupRequest(model="third", engine="fake")

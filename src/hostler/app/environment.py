@@ -1,0 +1,67 @@
+"""The environment of this process, and of those it starts. Settings are read in config.py."""
+
+import os
+from collections.abc import Mapping
+
+
+def environment(name: str, default: str | None = None) -> str | None:
+    """One environment variable: what the operator named in the config, or ours."""
+    return os.environ.get(name, default)
+
+
+def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment for a child of our own, with `extra` on top."""
+    return {**os.environ, **(extra or {})}
+
+
+def quiet_openmp() -> None:
+    """Let idle OpenMP threads sleep instead of spin. Before any engine library is imported.
+
+    An operator's own OMP_WAIT_POLICY stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def engine_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of an engine process: only names from an allow-list, and `extra`."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _ENGINE_NAMES or name.startswith(_ENGINE_PREFIXES)
+    }
+    return {**kept, **(extra or {})}
+
+
+# Private
+
+# What engines need to find their libraries, devices and caches. No key of ours is among them.
+_ENGINE_NAMES = frozenset(
+    (
+        "PATH",
+        "HOME",
+        "LANG",
+        "LC_ALL",
+        "LC_CTYPE",
+        "TZ",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "VIRTUAL_ENV",
+        "PYTHONPATH",
+        "PYTHONUNBUFFERED",
+        "PYTHONDONTWRITEBYTECODE",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "XDG_CACHE_HOME",
+    )
+)
+_ENGINE_PREFIXES = (
+    "CUDA_",
+    "NVIDIA_",
+    "ROCR_",
+    "HIP_",
+    "OMP_",
+    "OPENBLAS_",
+    "MKL_",
+    "GGML_",
+    "VLLM_",
+)

@@ -1,0 +1,335 @@
+"""Link: how a host and its controller hear of each other. It decides nothing and starts nothing.
+
+Beats go out as often as the controller asks, and at once when something has changed; the list of orders
+comes in on a connection that stays open. Either may break without the other, and both for any length.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import TypeVar
+
+import msgspec
+
+from hostler.app.background import Background, begin
+from hostler.app.config import HostConfig
+from hostler.app.tasks import first_of
+from hostler.app.telemetry import logger
+from hostler.core.errors import Conflict, ControllerUnavailable, HostlerError, StaleEpoch
+from hostler.core.hosts import HostBeat, HostBeatAnswer, HostOrders, Offer, OfferAnswer
+from hostler.core.snapshot import Endpoint, Spoken
+from hostler.manager.host_orders import rank
+from hostler.manager.host_voice import Voice
+from hostler.wire.client import Pool, UpstreamLost, UpstreamStatus, fetch, stream
+
+log = logger(__name__)
+
+T = TypeVar("T")
+
+COALESCE_S = 0.05  # changes so close together are one beat
+RETRY_FIRST_S, RETRY_LAST_S = 0.5, 8.0  # between tries to reach a controller that is away
+LINE_BYTES = 32 << 20  # of one list of orders
+_LEAVE_S = 2.0
+_BEHIND = 3  # beats in a row whose answer knows of newer orders: the stream hangs
+_BEATS, _ORDERS = "beats", "orders"  # the two ways, in the log
+_JSON = ((b"content-type", b"application/json"),)
+
+
+class Controllers:
+    """Where the controller may be found: one address, or several of which one serves.
+
+    They are tried in turn, and the one that answered is kept to.
+    """
+
+    def __init__(
+        self, endpoints: Sequence[Endpoint], make_pool: Callable[[Endpoint], Pool]
+    ) -> None:
+        self._endpoints = list(endpoints)
+        self._make_pool = make_pool
+        self._pool: Pool | None = None
+
+    @property
+    def count(self) -> int:
+        return len(self._endpoints)
+
+    def pool(self) -> Pool:
+        """Connections to the one in use."""
+        if self._pool is None:
+            self._pool = self._make_pool(self._endpoints[0])
+        return self._pool
+
+    async def failed(self, pool: Pool) -> None:
+        """It did not answer: the next one's turn, unless that has come already."""
+        if pool is self._pool:
+            self._pool = None
+            self._endpoints.append(self._endpoints.pop(0))
+            await pool.close()
+
+    async def renew(self) -> None:
+        """Connect anew, with the certificate of now."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close()
+
+
+class Link:
+    """Tells and hears, as long as `running` lasts."""
+
+    def __init__(
+        self,
+        controllers: Controllers,
+        voice: Voice,
+        config: HostConfig,
+        *,
+        known: tuple[int, int],
+        take: Callable[[HostOrders], Awaitable[None]],
+        dismissed: Callable[[str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """known: the rank of the newest orders from before. take: keeps a newer list and obeys it.
+
+        dismissed: told why the controller wants no more of this host.
+        """
+        self._controllers = controllers
+        self._voice = voice
+        self._config = config
+        self._take = take
+        self._clock = clock
+        self._heard_at_s = clock()
+        self._news = asyncio.Event()
+        self._reopen = asyncio.Event()
+        self._behind = 0
+        self._told: dict[str, str] = {}  # by what is disturbed
+        self._unknown_since_s: float | None = None
+        self._dismissed = dismissed
+        self.known = known
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds since a controller was last heard."""
+        return self._clock() - self._heard_at_s
+
+    @property
+    def is_heard(self) -> bool:
+        return not self._told
+
+    def hurry(self) -> None:
+        """Beat soon: something has changed."""
+        self._news.set()
+
+    def asked(self) -> HostBeat:
+        """The beat for a controller that came for it, because none arrived there."""
+        self._heard_at_s = self._clock()
+        return self._voice.beat()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            jobs = [
+                begin(tasks, Background.HOST_BEATS, self._beats()),
+                begin(tasks, Background.HOST_ORDERS, self._listen()),
+            ]
+            try:
+                yield
+            finally:
+                for job in jobs:
+                    job.cancel()
+        await self._controllers.renew()
+
+    async def beat(self) -> float:
+        """Beat once; return how many seconds until the next is due.
+
+        Raises:
+            HostlerError: it was not taken.
+        """
+        beat = self._voice.beat()
+        answer = await self._ask("/host/beat", beat, HostBeatAnswer, self._config.answer_timeout_s)
+        self._check_incarnation(answer.incarnation)
+        self._note_heard(_BEATS)
+        is_wanted = self._voice.heard(beat, answer)
+        self._note_version((answer.incarnation, answer.version))
+        return 0.0 if is_wanted else max(0.0, answer.next_beat_s)
+
+    async def offer(self, offer: Offer) -> OfferAnswer:
+        """Bring a worker of one's own.
+
+        Raises:
+            ControllerUnavailable: nobody answers; HostlerError: it is not taken.
+        """
+        return await self._ask("/host/offer", offer, OfferAnswer, self._config.answer_timeout_s)
+
+    async def leave(self) -> None:
+        """Say goodbye, if anybody hears it."""
+        try:
+            await self._ask("/host/leave", self._voice.beat(), dict[str, object], _LEAVE_S)
+        except HostlerError as error:
+            log.info("host.goodbye_unheard", why=error.message)
+
+    # Private: beats
+
+    async def _beats(self) -> None:
+        wait_s = RETRY_FIRST_S
+        while True:
+            self._news.clear()
+            try:
+                due_s = await self.beat()
+                wait_s = RETRY_FIRST_S
+            except HostlerError as error:
+                self._note_silence(_BEATS, error)
+                self._voice.forget()
+                due_s = wait_s * random.uniform(0.5, 1.0)  # many hosts do not come back as one
+                wait_s = min(wait_s * 2, RETRY_LAST_S)
+            try:
+                async with asyncio.timeout(due_s):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+            await asyncio.sleep(COALESCE_S)
+
+    def _note_version(self, told: tuple[int, int]) -> None:
+        """An answer that knows of newer orders again and again: their stream is dead, unnoticed."""
+        self._behind = self._behind + 1 if told > self.known else 0
+        if self._behind >= _BEHIND:
+            self._behind = 0
+            log.warning("host.orders_hang", known=self.known, told=told)
+            self._reopen.set()
+
+    # Private: orders
+
+    async def _listen(self) -> None:
+        wait_s = RETRY_FIRST_S
+        while True:
+            self._reopen.clear()
+            began_s = self._clock()
+            try:
+                await first_of(self._read(), self._reopen.wait())
+            except* HostlerError as group:
+                self._note_silence(_ORDERS, _first(group))
+            if self._clock() - began_s > RETRY_LAST_S:  # it was good for a while
+                wait_s = RETRY_FIRST_S
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
+            wait_s = min(wait_s * 2, RETRY_LAST_S)
+
+    async def _read(self) -> None:
+        """Take lists until the stream ends.
+
+        Raises:
+            HostlerError: it ended, is silent, or says what is not understood.
+        """
+        pool = self._controllers.pool()
+        pending = bytearray()
+        limit_s, idle_s = self._config.answer_timeout_s, self._config.silence_s
+        parts = stream(
+            pool.endpoint, "GET", "/host/orders", timeout_s=limit_s, idle_s=idle_s, pool=pool
+        )
+        try:
+            async with aclosing(parts):
+                async for part in parts:
+                    pending += part
+                    *lines, rest = pending.split(b"\n")
+                    pending = bytearray(rest)
+                    if len(pending) > LINE_BYTES:
+                        raise Conflict(f"a list of orders has over {LINE_BYTES} bytes")
+                    for line in lines:
+                        await self._hear(bytes(line))
+        except UpstreamStatus as error:
+            raise self._refusal(error.status, error.body) from error
+        except (UpstreamLost, TimeoutError, OSError) as error:
+            await self._controllers.failed(pool)
+            raise ControllerUnavailable(f"its orders ended: {error}") from error
+        raise ControllerUnavailable("its orders ended")
+
+    async def _hear(self, line: bytes) -> None:
+        """Take one line: a list, or the empty one of a controller that has nothing new."""
+        if not line.strip():
+            self._note_heard(_ORDERS)
+            return
+        try:
+            if refusal := msgspec.json.decode(line, type=Spoken).refusal():
+                raise Conflict(refusal)
+            orders = msgspec.json.decode(line, type=HostOrders)
+        except msgspec.MsgspecError as error:
+            raise Conflict(f"its orders cannot be read: {error}") from error
+        self._check_incarnation(orders.incarnation)
+        self._note_heard(_ORDERS)
+        if rank(orders) > self.known:
+            self.known = rank(orders)
+            await self._take(orders)
+            self.hurry()
+
+    # Private: both
+
+    async def _ask(self, path: str, message: msgspec.Struct, kind: type[T], timeout_s: float) -> T:
+        pool = self._controllers.pool()
+        body = msgspec.json.encode(message)
+        try:
+            answer = await fetch(
+                pool.endpoint,
+                "POST",
+                path,
+                headers=_JSON,
+                body=body,
+                timeout_s=timeout_s,
+                pool=pool,
+            )
+        except (UpstreamLost, TimeoutError, OSError) as error:
+            await self._controllers.failed(pool)
+            raise ControllerUnavailable(str(error)) from error
+        if answer.status != 200:
+            raise self._refusal(answer.status, answer.body)
+        try:
+            return msgspec.json.decode(answer.body, type=kind)
+        except msgspec.MsgspecError as error:
+            raise Conflict(f"its answer to {path} cannot be read: {error}") from error
+
+    def _refusal(self, status: int, body: bytes) -> HostlerError:
+        """What an answer of 400 or more means. A host that is told for a while that it is not known has
+        been removed; one whose place another process has taken ends at once.
+        """
+        code, text = _error_in(body)
+        if code == StaleEpoch.code:
+            self._dismissed(text)
+        elif status in (403, 404):
+            self._unknown_since_s = self._unknown_since_s or self._clock()
+            if self._clock() - self._unknown_since_s > self._config.dismissed_after_s:
+                self._dismissed(text)
+        return Conflict(text) if status < 500 else ControllerUnavailable(text)
+
+    def _check_incarnation(self, incarnation: int) -> None:
+        """Refuse what a controller says that is older than one heard before (F35)."""
+        if incarnation and incarnation < self.known[0]:
+            raise Conflict(
+                f"this controller is the {incarnation}. on its store; orders of the {self.known[0]}. were "
+                "heard before: another one serves, or its store is an old copy"
+            )
+
+    def _note_heard(self, by: str) -> None:
+        self._heard_at_s = self._clock()
+        if by == _BEATS:
+            self._unknown_since_s = None
+        if self._told.pop(by, None):
+            log.info("host.controller_heard", by=by)
+
+    def _note_silence(self, by: str, error: HostlerError) -> None:
+        """Told once, and again when it is for another reason."""
+        if self._told.get(by) != error.code:
+            self._told[by] = error.code
+            log.warning("host.controller_away", by=by, code=error.code, why=error.message)
+
+
+# Private
+
+
+def _error_in(body: bytes) -> tuple[str, str]:
+    try:
+        error = msgspec.json.decode(body, type=dict[str, dict[str, object]])["error"]
+        return str(error.get("code", "")), str(error.get("message", ""))
+    except (msgspec.MsgspecError, KeyError):
+        return "", "the controller's answer cannot be read"
+
+
+def _first(group: BaseExceptionGroup[HostlerError]) -> HostlerError:
+    for error in group.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    raise group

@@ -1,0 +1,156 @@
+"""The host process: a Host, its relay and its link, from a membership, until it is asked to stop.
+
+It is crash-only: SIGKILL loses nothing; the next one on this folder adopts the workers.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from hostler.app.config import Config, HttpLimits
+from hostler.app.paths import StatePaths
+from hostler.app.tasks import first_of
+from hostler.app.telemetry import logger
+from hostler.core.errors import NotFound
+from hostler.core.hosts import InstanceReport, Role
+from hostler.core.snapshot import Endpoint
+from hostler.core.worker import OperatorEvent
+from hostler.manager.brought import BroughtWorker
+from hostler.manager.host import Host
+from hostler.manager.host_link import Controllers
+from hostler.manager.membership import Membership, endpoint_of
+from hostler.storage.sql import SqlStore
+from hostler.wire.client import Pool
+from hostler.wire.server import Exchange, HttpServer
+
+log = logger(__name__)
+
+_LOCK_WAIT_S = 0.5  # of one try; the writer tries again
+_CONNECT_S = 3.0
+_IDLE_S = 30.0
+_JSON = ((b"content-type", b"application/json"),)
+
+
+class HostStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /status on host.sock. heard_s: since a controller was last heard."""
+
+    host_id: str
+    name: str
+    role: Role
+    pid_run: str
+    controllers: tuple[str, ...]
+    port: int
+    heard_s: float
+    is_heard: bool
+    is_draining: bool
+    is_fenced: bool
+    incarnation: int
+    version: int
+    instances: tuple[InstanceReport, ...]
+
+
+async def run_host(
+    paths: StatePaths,
+    config: Config,
+    membership: Membership,
+    stop: asyncio.Event,
+    hasten: asyncio.Event,
+    *,
+    hear: Callable[[OperatorEvent], None] = lambda event: None,
+    up: Callable[[], None] = lambda: None,
+) -> None:
+    """Work for the controller until `stop` is set; then drain and say goodbye. `hasten`: at once.
+
+    hear: told what happens to instances here. up: called once it takes orders.
+
+    Raises:
+        StartupError: another process serves this folder, the store cannot be used, or the controller
+            wants no more of this host. What a worker brought by hand failed of.
+    """
+    paths.create()
+    store = SqlStore(paths.database, busy_timeout_s=_LOCK_WAIT_S)
+    try:
+        host = _make(paths, config, membership, store, hear)
+        async with host.running(), _status_server(paths, membership, host):
+            up()
+            await first_of(stop.wait(), host.finished.wait())
+            await _end(host, hasten)
+    finally:
+        store.close()
+    if host.failure is not None:
+        raise host.failure
+
+
+# Private
+
+
+def _make(
+    paths: StatePaths,
+    config: Config,
+    membership: Membership,
+    store: SqlStore,
+    hear: Callable[[OperatorEvent], None],
+) -> Host:
+    def pool(endpoint: Endpoint) -> Pool:
+        return Pool(endpoint, connect_timeout_s=_CONNECT_S, idle_s=_IDLE_S)
+
+    controllers = Controllers([endpoint_of(url) for url in membership.controllers], pool)
+    if membership.offer is not None:
+        return BroughtWorker(
+            paths, config, store, membership, controllers, offer=membership.offer, hear=hear
+        )
+    return Host(paths, config, store, membership, controllers, hear=hear)
+
+
+async def _end(host: Host, hasten: asyncio.Event) -> None:
+    """Drain; at the second signal, at once."""
+    async with asyncio.TaskGroup() as tasks:
+        stopping = tasks.create_task(host.stop(), name="stop")
+        hurry = tasks.create_task(hasten.wait(), name="hasten")
+        await asyncio.wait([stopping, hurry], return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await host.hasten()
+            await stopping
+        hurry.cancel()
+
+
+@asynccontextmanager
+async def _status_server(
+    paths: StatePaths, membership: Membership, host: Host
+) -> AsyncIterator[None]:
+    """Say on a Unix socket how it is, for `hostler host status`."""
+
+    def handle(exchange: Exchange) -> None:
+        request = exchange.request
+        if (request.method, request.path) == ("GET", "/status"):
+            exchange.send(200, msgspec.json.encode(_status(membership, host)), _JSON)
+        else:
+            exchange.send_error(NotFound(f"a host has no {request.method} {request.path}"))
+
+    server = HttpServer(handle, limits=HttpLimits(), name="host")
+    await server.listen_unix(paths.host_socket)
+    try:
+        yield
+    finally:
+        await server.close(0.0)
+
+
+def _status(membership: Membership, host: Host) -> HostStatus:
+    incarnation, version = host.link.known
+    return HostStatus(
+        host_id=membership.host_id,
+        name=membership.name,
+        role=membership.role,
+        pid_run=host.run_id,
+        controllers=membership.controllers,
+        port=host.voice.port,
+        heard_s=round(host.link.silence_s, 3),
+        is_heard=host.link.is_heard,
+        is_draining=host.is_draining,
+        is_fenced=host.is_fenced,
+        incarnation=incarnation,
+        version=version,
+        instances=host.voice.reports(whole=True),
+    )

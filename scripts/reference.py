@@ -17,12 +17,13 @@ from typing import get_args, get_origin
 
 import msgspec
 
+import hostler.core.trust  # noqa: F401  its errors are listed
 from hostler.admin.api import OPERATIONS
 from hostler.admin.sight import GATEWAY_OPERATIONS
 from hostler.app import config
 from hostler.cli.exits import Exit
 from hostler.cli.main import make_app
-from hostler.core.errors import HostlerError, all_errors
+from hostler.core.errors import all_errors
 from hostler.core.model import ParameterDescription, describe
 from hostler.engines.base import ENGINES
 from hostler.gateway.gateway import Gateway
@@ -102,7 +103,7 @@ def errors() -> str:
         f"| {error.http_status} | `{error.code}` | `{error.openai_type}` | "
         f"{'yes' if error.retryable else 'no'} | {_cell((error.__doc__ or '').splitlines()[0])} |"
         for error in all_errors()
-        if error.__module__ == HostlerError.__module__
+        if error.__module__.startswith("hostler.core.")
     ]
     return "\n".join(
         [

@@ -55,7 +55,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JoinRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST /join. csr: PEM of a request for a certificate, whose key stays where it was made.
+    """POST /join. csr: PEM of a request for a certificate, whose key stays where it was made; "" where
+    the connection shows one that the operator gave.
 
     address: of its relay, "" for the one it connects from; port: of its relay.
     """
@@ -76,6 +77,13 @@ class JoinAnswer(msgspec.Struct, frozen=True, kw_only=True):
     certificate: str
     authority: str
     expires_at_s: float
+
+
+class RenewRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /host/renew, of a host or a gateway: another certificate. Answered by a JoinAnswer."""
+
+    protocol: int = 1
+    csr: str
 
 
 class OrderWish(StrEnum):

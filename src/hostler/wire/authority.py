@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hostler.app.private_file import link_private, write_private
 from hostler.app.telemetry import logger
 from hostler.core.errors import ConfigError, StartupError
-from hostler.wire.csr import DAMAGED, PEM, Key, is_due, key_of, private_pem
+from hostler.wire.csr import DAMAGED, PEM, Key, is_due, key_hash, key_of, private_pem
 from hostler.wire.identity import CA_FILE, CERT_FILE, CONTROLLER, KEY_FILE, Identity, Peer
 from hostler.wire.tls import check_shown, fingerprint_of
 
@@ -72,6 +72,7 @@ class Authority:
         self.fingerprint = fingerprint_of(self.certificate)
         self._issuer = certificate
         self._key = key
+        self.can_sign = key is not None
         self._clock = clock
 
     @classmethod
@@ -117,6 +118,10 @@ class Authority:
         if identity.role is not Peer.GATEWAY:
             usage.insert(0, ExtendedKeyUsageOID.SERVER_AUTH)
         return self._issue(key_of(csr_pem), [x509.DNSName(identity.name)], usage, days)
+
+    def key_hash(self, csr_pem: str) -> str:
+        """Return what tells the key of a request from every other. Raises BadRequest as `sign`."""
+        return key_hash(csr_pem)
 
     def renew_own(self) -> bool:
         """Make this machine's certificate anew if that is due; say whether it was.

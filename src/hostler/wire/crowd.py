@@ -39,7 +39,7 @@ class Crowd:
     def add(self, connection: "ServerConnection") -> bool:
         """Count a new connection. False: it must be refused, since no idle one can go for it."""
         self._all.add(connection)
-        client = _counted(connection.client) if self._most_per_client else ""
+        client = client_network(connection.client) if self._most_per_client else ""
         if client:
             its = self._by_client.setdefault(client, set())
             its.add(connection)
@@ -54,7 +54,7 @@ class Crowd:
     def remove(self, connection: "ServerConnection") -> None:
         """A connection is gone."""
         self._all.discard(connection)
-        if self._by_client and (client := _counted(connection.client)) in self._by_client:
+        if self._by_client and (client := client_network(connection.client)) in self._by_client:
             its = self._by_client[client]
             its.discard(connection)
             if not its:
@@ -86,8 +86,8 @@ class Crowd:
         self.remove(connection)
 
 
-def _counted(client: str) -> str:
-    """Whose connection this is; "" for this machine's own."""
+def client_network(client: str) -> str:
+    """Whose a connection is, for counting: an address, or an IPv6 network; "" for this machine's own."""
     if ":" not in client:
         return "" if client.startswith("127.") or client == "unix" else client
     try:
@@ -95,5 +95,5 @@ def _counted(client: str) -> str:
     except ValueError:
         return client
     if address.ipv4_mapped is not None:
-        return _counted(str(address.ipv4_mapped))
+        return client_network(str(address.ipv4_mapped))
     return "" if address.is_loopback else str(ipaddress.IPv6Address(int(address) >> 64 << 64))

@@ -1,0 +1,94 @@
+"""Members: which machines may speak to this controller. What is in memory was in the store first.
+
+Whether a machine lives, and what runs there, is not known here (registry/hosts.py).
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+from hostler.app.telemetry import logger
+from hostler.app.tokens import HostStore, StoredHost, StoredToken, TokenStore
+from hostler.core.errors import Conflict
+from hostler.core.hosts import Role
+from hostler.storage.writer import Writer
+from hostler.wire.identity import Identity, Peer
+
+log = logger(__name__)
+
+HOSTS_MOST = 10_000
+
+Listener = Callable[[StoredHost], None]
+
+
+class MemberStore(TokenStore, HostStore, Protocol):
+    """Tokens, and who came in by them."""
+
+
+class Members:
+    """The machines that joined and were not removed.
+
+    joined, removed: call these with a machine, in the event loop, after the store has it.
+    """
+
+    def __init__(self, store: MemberStore, writer: Writer, clock: Callable[[], float]) -> None:
+        """clock: Unix time: tokens outlive processes."""
+        self.joined: list[Listener] = []
+        self.removed: list[Listener] = []
+        self._store = store
+        self._writer = writer
+        self._clock = clock
+        self._known = {one.host_id: one for one in store.hosts() if not one.is_removed}
+
+    @property
+    def known(self) -> Mapping[str, StoredHost]:
+        """By id."""
+        return MappingProxyType(self._known)
+
+    def find(self, identity: Identity) -> StoredHost | None:
+        """Return the machine of this identity; None for one that never joined, or was removed."""
+        found = self._known.get(identity.id)
+        return found if found is not None and peer_of(found.role) is identity.role else None
+
+    async def token(self, token_id: str) -> StoredToken | None:
+        """Return a token as it is kept now. Raises StorageBusy, StorageFailed."""
+        found = await self._writer.do(self._store.tokens)
+        return next((one for one in found if one.token_id == token_id), None)
+
+    async def admit(self, host: StoredHost) -> StoredHost:
+        """Let a machine in by its token; return it, or the one it was when it asked before.
+
+        Raises:
+            TokenRefused: nothing was changed. Conflict: there are too many. StorageBusy.
+        """
+        if len(self._known) >= HOSTS_MOST:
+            raise Conflict(f"{HOSTS_MOST} machines have joined already; remove some")
+        kept = await self._writer.do(self._store.admit, host, self._clock())
+        self._known[kept.host_id] = kept
+        if kept is host:
+            for listener in self.joined:
+                listener(kept)
+        return kept
+
+    async def save(self, host: StoredHost) -> bool:
+        """Keep what has changed of a machine. False: it was removed. Raises StorageBusy."""
+        is_kept = await self._writer.do(self._store.save_host, host)
+        if is_kept and host.host_id in self._known:
+            self._known[host.host_id] = host
+        return is_kept
+
+    async def remove(self, host_id: str) -> StoredHost | None:
+        """Let a machine speak no more, from now on; None: there is no such one. Raises StorageBusy."""
+        if host_id not in self._known:
+            return None
+        await self._writer.do(self._store.remove_host, host_id, self._clock())
+        host = self._known.pop(host_id, None)
+        if host is not None:
+            for listener in self.removed:
+                listener(host)
+        return host
+
+
+def peer_of(role: Role) -> Peer:
+    """What a machine that joined with this role shows itself as."""
+    return Peer.GATEWAY if role is Role.GATEWAY else Peer.HOST

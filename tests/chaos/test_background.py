@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hostler.app.background import FAULTS_VARIABLE, Background
-from hostler.app.config import child_environment
+from hostler.app.environment import child_environment
 from hostler.app.process import sweep
 from hostler.manager.workers import ROLE_TAG, STATE_TAG
 from hostler.testing.cluster import Cluster, fake_model

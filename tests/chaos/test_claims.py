@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from hostler.app.config import child_environment
+from hostler.app.environment import child_environment
 from hostler.app.process import ProcessHandle, tagged
 from hostler.core.fleet import WorkerSpec
 from hostler.manager.workers import INSTANCE_TAG, ROLE_TAG, STATE_TAG

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hostler.app.config import child_environment
+from hostler.app.environment import child_environment
 from hostler.app.faults import CRASH_VARIABLE, CrashPoint
 from hostler.app.process import sweep, tagged
 from hostler.core.snapshot import Endpoint

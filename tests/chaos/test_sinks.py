@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hostler.app.config import child_environment
+from hostler.app.environment import child_environment
 from hostler.manager.workers import ROLE_TAG, STATE_TAG
 from hostler.testing.cluster import Cluster, fake_model
 from tests.chaos.figures import IS_LONG, tell

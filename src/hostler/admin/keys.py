@@ -18,7 +18,7 @@ async def list_keys(call: Call) -> KeyList:
 
 async def create_key(call: Call) -> KeyCreated:
     order = call.body
-    if order.name == ADMIN_KEY_NAME:
+    if order.name == ADMIN_KEY_NAME or order.name.startswith(f"{ADMIN_KEY_NAME} of "):
         raise BadRequest(f"name: {ADMIN_KEY_NAME!r} is the server's own", param="name")
     for model in order.models:
         check_name(model)

@@ -12,6 +12,7 @@ from functools import partial
 
 from hostler.admin.api import admin_app
 from hostler.admin.control import Status
+from hostler.admin.leading import Lead, leading
 from hostler.app.auth import KeyRing, ensure_admin_key
 from hostler.app.config import Config, state_dir
 from hostler.app.paths import StatePaths
@@ -20,10 +21,10 @@ from hostler.app.tasks import first_of
 from hostler.app.telemetry import logger
 from hostler.app.version import installed_version
 from hostler.core.errors import StartupError
+from hostler.core.worker import OperatorEvent
 from hostler.engines.process import best_isolation
 from hostler.manager.control import LocalControl
 from hostler.manager.local import LocalWorkerManager
-from hostler.storage.sql import SqlStore
 from hostler.storage.store import Store
 from hostler.storage.writer import Writer
 from hostler.wire.asgi import AsgiBridge
@@ -62,24 +63,36 @@ async def run_controller(config: Config, stop: asyncio.Event, hasten: asyncio.Ev
     """
     paths = StatePaths(state_dir(config))
     paths.create()
-    store = SqlStore(paths.database, busy_timeout_s=LOCK_WAIT_S)
-    try:
-        await Writer("admin key").do(ensure_admin_key, store, paths)
-        manager = LocalWorkerManager(config, store=store)
-        await manager.start()
-        try:
-            async with _admin_server(manager, store, paths, config):
-                await _until(stop, manager)
-                await _end(manager, hasten)
-        finally:
-            await manager.stop(ignore_exception=True)
-    finally:
-        store.close()
+    async with leading(config, paths, stop) as lead:
+        if lead is not None:
+            await _run(config, paths, lead, stop, hasten)
 
 
 # Private
 
-LOCK_WAIT_S = 0.5  # of one try; the writer tries again
+
+async def _run(
+    config: Config, paths: StatePaths, lead: Lead, stop: asyncio.Event, hasten: asyncio.Event
+) -> None:
+    """Lead until asked to stop."""
+    manager = LocalWorkerManager(config, store=lead.store)
+    try:
+        await Writer("admin key").do(ensure_admin_key, lead.store, paths, lead.folder)
+        await manager.start()
+    except BaseException:  # boundary: what cannot start here may start elsewhere
+        await lead.give_back()
+        raise
+    try:
+        if lead.before:
+            manager.journal.tell(OperatorEvent(kind="controller.leads", message=lead.story))
+        async with _admin_server(manager, lead.store, paths, config):
+            await _until(stop, manager)
+            await lead.give_back()  # first: the next one starts its models while ours end
+            await _end(manager, hasten)
+    finally:
+        await manager.stop(ignore_exception=True)
+
+
 _BEST_FIRST = ("ready", "suspect", "starting", "fetching", "pending", "draining", "failed")
 
 

@@ -163,13 +163,14 @@ class KeyRing:
     require = staticmethod(require)
 
 
-def ensure_admin_key(store: KeyStore, paths: StatePaths) -> tuple[str, bool]:
+def ensure_admin_key(store: KeyStore, paths: StatePaths, owner: str = "") -> tuple[str, bool]:
     """Return the administrator's key and whether it was made just now.
 
     Its plain text is in `admin.key` in the state folder (0600, nothing else in it), its hash in the
     store. Who owns that folder is the administrator. So when the file is gone, damaged, or holds a
     key that is revoked or unknown here, a new key is made and written there, and the one that was
     there before is revoked: at most one such key is valid, and a lost file heals by a restart.
+    owner: of this folder, where the store is shared: each folder has a key of its own.
 
     Raises:
         StartupError: the file cannot be read or written, or is not a plain file of this user.
@@ -184,17 +185,18 @@ def ensure_admin_key(store: KeyStore, paths: StatePaths) -> tuple[str, bool]:
             plain = None
         else:
             return plain, False
-    made = new_key([Scope.ADMIN], name=ADMIN_KEY_NAME)
+    name = f"{ADMIN_KEY_NAME} of {owner}" if owner else ADMIN_KEY_NAME
+    made = new_key([Scope.ADMIN], name=name)
     store.save_key(made.stored)
     crash_point(CrashPoint.ADMIN_KEY_SAVED)
     _write_key_file(paths.admin_key, made.plain)
     for key in stored:
-        if key.name == ADMIN_KEY_NAME and not key.view.revoked:
+        if key.name == name and not key.view.revoked:
             store.revoke_key(key.view.key_id)
     return made.plain, True
 
 
-ADMIN_KEY_NAME = "admin.key"  # of the key in that file; an operator cannot give it to another
+ADMIN_KEY_NAME = "admin.key"  # of the key in that file; no operator's begins so
 
 
 def random_id() -> str:

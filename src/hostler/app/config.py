@@ -185,6 +185,33 @@ class TelemetryConfig(Section, frozen=True, kw_only=True):
     timeout_s: float = 5.0  # of one export, its retries included
 
 
+class StoreConfig(Section, frozen=True, kw_only=True):
+    """Where wishes, keys, events and usage are kept. Several controllers may share a PostgreSQL
+    database; one of them leads. It needs the extra `hostler[postgres]`."""
+
+    url: str = (
+        ""  # postgresql+psycopg://USER:PASSWORD@HOST/DATABASE; "": SQLite in the state folder
+    )
+    name: str = ""  # what the others call this controller; "": the machine's name
+    cut_off_s: float = (
+        0.0  # after so long out of the database's reach workers end; 0: they serve on
+    )
+
+    def __post_init__(self) -> None:
+        scheme = self.url.partition("://")[0] if "://" in self.url else ""
+        if self.url and scheme not in ("postgresql", "postgresql+psycopg", "postgres"):
+            raise ConfigError(
+                f"store.url: {scheme or 'a text without a scheme'!r} is no database known here; write "
+                "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, or leave it out for SQLite"
+            )
+        if self.cut_off_s < 0:
+            raise ConfigError(f"store: need cut_off_s >= 0, got {self.cut_off_s:g}")
+
+    def __repr__(self) -> str:
+        """Without the URL, which may hold a password."""
+        return f"StoreConfig(url={'...' if self.url else ''!r}, name={self.name!r})"
+
+
 class ModelConfig(Section, frozen=True, kw_only=True):
     """One `[[models]]` table. What is left out comes from the catalogue entry of that name."""
 
@@ -216,6 +243,7 @@ class Config(Section, frozen=True, kw_only=True):
     life: LifeConfig = LifeConfig()
     host: HostConfig = HostConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    store: StoreConfig = StoreConfig()
     models: tuple[ModelConfig, ...] = ()
 
     @classmethod
@@ -280,6 +308,7 @@ _VARIABLES: Mapping[str, tuple[str, ...]] = {
     "HOSTLER_HOST": ("server", "host"),
     "HOSTLER_PORT": ("server", "port"),
     "HOSTLER_LOG_JSON": ("log_json",),
+    "HOSTLER_STORE_URL": ("store", "url"),
 }
 
 

@@ -14,6 +14,12 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, **(extra or {})}
 
 
+def worker_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The same for a worker, in which anybody's class may run: without the store's password."""
+    kept = {name: value for name, value in os.environ.items() if name not in _STORE_SECRETS}
+    return {**kept, **(extra or {})}
+
+
 def quiet_openmp() -> None:
     """Let idle OpenMP threads sleep instead of spin. Before any engine library is imported.
 
@@ -65,3 +71,4 @@ _ENGINE_PREFIXES = (
     "GGML_",
     "VLLM_",
 )
+_STORE_SECRETS = frozenset(("HOSTLER_STORE_URL", "PGPASSWORD"))

@@ -44,6 +44,7 @@ class StatePaths:
         self.host_orders = self.state_dir / "orders.json"
         self.host_socket = self.run_dir / "host.sock"
         self.kept_snapshot = self.run_dir / "snapshot.kept"
+        self.standby_record = self.run_dir / "standby.json"
 
     def create(self) -> None:
         """Make the folders, readable by their owner alone.

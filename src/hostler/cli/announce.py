@@ -23,6 +23,10 @@ class ForPeople(Meter):
     def ready(self, url: str, paths: StatePaths, arrival: Arrival, took_s: float) -> None:
         _banner(url, paths, arrival, took_s)
 
+    def standing_by(self, url: str, why: str) -> None:
+        print(f"\nHostler at {url}: {why}.")
+        print("It takes over when nobody leads. Ctrl-C stops it.", flush=True)
+
     def stopping(self) -> None:
         sys.stderr.write("stopping: requests may finish; Ctrl-C again ends at once\n")
 
@@ -54,6 +58,9 @@ class ForPrograms:
             admin_key_file=str(paths.admin_key),
             took_s=round(took_s, 3),
         )
+
+    def standing_by(self, url: str, why: str) -> None:
+        log.info("up.stands_by", url=url, why=why)
 
     def stopping(self) -> None:
         log.info("up.stopping")

@@ -1,6 +1,7 @@
 """Arrival: from an empty process list to every wished model ready, or given up, with each step shown."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, TypeVar
@@ -10,6 +11,7 @@ import msgspec
 from hostler.admin.messages import EventList, ModelList, ModelStatus
 from hostler.app.config import default_state_dir
 from hostler.app.paths import StatePaths
+from hostler.app.record import read_standby
 from hostler.core.deployment import Wish
 from hostler.core.errors import StartupError
 from hostler.core.snapshot import Endpoint
@@ -22,6 +24,7 @@ T = TypeVar("T")
 _LOOK_EVERY_S = 0.1
 _CONTROLLER_WITHIN_S = 30.0
 _ANSWER_S = 10.0
+_LEADS_WITHIN_S = 5.0  # a controller on a shared store, when nobody else does
 
 
 class Shown(Protocol):
@@ -49,6 +52,7 @@ class Arrival:
         self.is_default_state = paths.state_dir == default_state_dir()
         self.models: tuple[ModelStatus, ...] = ()
         self.failed: dict[str, str] = {}
+        self.standby = ""  # why the controller here does not lead, when that stays so
 
     @property
     def wanted(self) -> int:
@@ -63,13 +67,13 @@ class Arrival:
         return next((m.name for m in self.models if m.worker_type.value == worker_type), None)
 
     async def wait(self) -> None:
-        """Return when each wished model is ready or given up.
+        """Return when each wished model is ready or given up, or when this controller stands by.
 
         Raises:
             StartupError: the controller or the gateway does not come up.
         """
         seq = await self._first_seq()
-        while True:
+        while not self.standby:
             seq = await self._show_events(seq)
             if await self._is_settled():
                 await self._show_events(seq)
@@ -79,13 +83,17 @@ class Arrival:
     # Private
 
     async def _first_seq(self) -> int:
-        """Wait for the controller; return the number of the last event before its start."""
+        """Wait for the controller; return the number of the last event before its start. One that stands
+        by for another has none.
+        """
         try:
             async with asyncio.timeout(_CONTROLLER_WITHIN_S):
                 while True:
                     found = await self._get("/api/v1/events?after=0&limit=1", EventList)
                     if found is not None:
                         return await self._seq_of_start()
+                    if self._stands_by():
+                        return 0
                     if (why := self._failing("controller")) is not None:
                         raise StartupError(f"the controller does not start: {why}")
                     await asyncio.sleep(_LOOK_EVERY_S)
@@ -94,6 +102,14 @@ class Arrival:
                 f"the controller did not come up within {_CONTROLLER_WITHIN_S:g} s; "
                 f"its log: {self._paths.logs_dir / 'controller.log'}"
             ) from error
+
+    def _stands_by(self) -> bool:
+        """Whether another controller leads: one whose lease has only to run out does not for long."""
+        record = read_standby(self._paths)
+        if record is None or time.time() - record.since_at_s < _LEADS_WITHIN_S:
+            return False
+        self.standby = record.text
+        return True
 
     async def _seq_of_start(self) -> int:
         seq = 0

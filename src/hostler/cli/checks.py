@@ -20,8 +20,11 @@ import msgspec
 import psutil
 
 from hostler.app.paths import StatePaths
-from hostler.core.errors import ConfigError
+from hostler.app.record import StandbyRecord
+from hostler.core.errors import ConfigError, HostlerError
 from hostler.engines.base import ENGINES, engine_problems, engines
+from hostler.storage.lease import leader_of
+from hostler.storage.postgres import check_url, shown
 from hostler.wire.tls import Certificates
 
 GB = 1_000_000_000
@@ -207,6 +210,23 @@ def certificate(cert: str, key: str, now_at_s: float) -> Finding:
         "certificate", days > SOON_DAYS, seen, "renew it: the server takes the new file by itself",
         worst=Verdict.WARN,
     )  # fmt: skip
+
+
+def database(url: str, standby: StandbyRecord | None) -> Finding:
+    """Judge the PostgreSQL database that controllers share, and say who leads."""
+    try:
+        check_url(url)
+        leader = leader_of(url)
+    except HostlerError as error:
+        return Finding(
+            check="database",
+            verdict=Verdict.FAIL,
+            seen=error.message,
+            advice="models that run serve on meanwhile; orders wait until it answers again",
+        )
+    who = "nobody leads" if leader is None else f"{leader} leads"
+    ours = f"; {standby.text}" if standby is not None else ""
+    return Finding(check="database", verdict=Verdict.OK, seen=f"{shown(url)} answers: {who}{ours}")
 
 
 def open_files() -> Finding:

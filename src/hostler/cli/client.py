@@ -194,6 +194,8 @@ _JSON = {"Content-Type": "application/json"}
 
 def _refusal(status: int, body: bytes, target: Target) -> CommandFailed:
     message = error_message(body) or f"{target.url}: HTTP status {status}"
+    if target.standby and status in (401, 503):
+        return CommandFailed(target.standby, Exit.TRY_AGAIN)
     if status == 401 and target.key is None:
         message = (
             f"{target.url}: no API key was found; give one with --key or HOSTLER_API_KEY, "

@@ -9,8 +9,9 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from hostler.app.config import ServerConfig, load_config
+from hostler.app.config import Config, ServerConfig, load_config
 from hostler.app.paths import StatePaths
+from hostler.app.record import read_standby
 from hostler.cli import checks
 from hostler.cli.checks import Finding, Verdict
 from hostler.cli.client import Client
@@ -88,8 +89,12 @@ def _look(common: Common, host: str, port: int, offline: bool) -> Iterator[Findi
         checks.custom_engines,
     ]
     started = _started(paths)
-    if started.is_tls:
-        looks.append(lambda: checks.certificate(started.tls_cert, started.tls_key, time.time()))
+    server_config, store = started.server, started.store
+    if server_config.is_tls:
+        cert, cert_key = server_config.tls_cert, server_config.tls_key
+        looks.append(lambda: checks.certificate(cert, cert_key, time.time()))
+    if store.url:
+        looks.append(lambda: checks.database(store.url, read_standby(paths)))
     if not offline:
         looks.append(lambda: checks.package_index(_INDEX_PROBE))
     for look in looks:
@@ -97,12 +102,12 @@ def _look(common: Common, host: str, port: int, offline: bool) -> Iterator[Findi
     yield server
 
 
-def _started(paths: StatePaths) -> ServerConfig:
+def _started(paths: StatePaths) -> Config:
     """The settings of the last server of this state folder; the defaults when there was none."""
     try:
-        return load_config(paths.run_dir / "settings.json").server
+        return load_config(paths.run_dir / "settings.json")
     except ConfigError:
-        return ServerConfig()
+        return Config()
 
 
 def _cpuinfo() -> str:

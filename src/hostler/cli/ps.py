@@ -9,6 +9,7 @@ import psutil
 from cyclopts import Parameter
 
 from hostler.app.paths import StatePaths
+from hostler.app.record import read_standby
 from hostler.cli.api import Api
 from hostler.cli.client import Client
 from hostler.cli.exits import CommandFailed, Exit
@@ -49,7 +50,8 @@ def ps(
         with Client(target) as client:
             instances = Api(client).instances()
     except CommandFailed as failure:
-        if failure.exit_code not in (Exit.UNREACHABLE, Exit.TRY_AGAIN):
+        stands_by = not common.url and read_standby(common.paths) is not None
+        if not stands_by and failure.exit_code not in (Exit.UNREACHABLE, Exit.TRY_AGAIN):
             raise
         return _without_server(common, failure)
     shown = [one for one in instances if stopped or not one.stopped]
@@ -115,10 +117,18 @@ def _without_server(common: Common, failure: CommandFailed) -> int:
     if common.url:
         raise failure  # another machine's processes cannot be seen from here
     found = find_leftovers(common.paths)
-    record = read_up_record(common.paths)
+    record, standby = read_up_record(common.paths), read_standby(common.paths)
+    code = Exit.UNREACHABLE if standby is None else Exit.TRY_AGAIN
     if common.json:
-        print_json({"server": record.url if record else None, "answers": False, "processes": found})
-        return Exit.UNREACHABLE
+        print_json(
+            {
+                "server": record.url if record else None,
+                "answers": False,
+                "standby": standby.text if standby else None,
+                "processes": found,
+            }
+        )
+        return code
     print_table(
         ("PROCESS", "PID", "INSTANCE", "AGE", "MEMORY"),
         (
@@ -127,6 +137,9 @@ def _without_server(common: Common, failure: CommandFailed) -> int:
         ),
         empty=f"no process of the state folder {common.paths.state_dir} runs",
     )
+    if standby is not None:
+        err().print(f"hostler: {standby.text}", markup=False)
+        return code
     ending = (
         "processes without a controller end by themselves after life.orphan_grace_s "
         "(20 s unless set otherwise); "
@@ -137,7 +150,7 @@ def _without_server(common: Common, failure: CommandFailed) -> int:
         f"hostler: no controller answers; {ending}`hostler up` starts the server again",
         markup=False,
     )
-    return Exit.UNREACHABLE
+    return code
 
 
 def _role(tags: Mapping[str, str]) -> str | None:

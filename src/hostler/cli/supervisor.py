@@ -7,6 +7,7 @@ It knows nothing of models.
 import asyncio
 import fcntl
 import os
+import secrets
 import socket
 import sys
 import time
@@ -29,6 +30,7 @@ from hostler.cli.target import UpRecord
 from hostler.core.errors import Conflict, HostlerError, StartupError
 from hostler.gateway.board import Bells, Board
 from hostler.manager.workers import INSTANCE_TAG, ROLE_TAG, STATE_TAG
+from hostler.storage.lease import OWNER_VARIABLE
 
 log = logger(__name__)
 
@@ -99,6 +101,9 @@ class Supervisor:
         self._reload = reload
         self._settings = paths.run_dir / "settings.json"
         self._pulses = Pulses()
+        self._owner = secrets.token_hex(
+            8
+        )  # each controller of ours may go on where the last one led
         self._stopping = False
         self._group: asyncio.TaskGroup | None = None
         self._board: Board | None = None
@@ -283,7 +288,13 @@ class Supervisor:
         with self._log(name).open("ab") as output:
             return spawn(
                 argv,
-                env=child_environment({STATE_TAG: str(self._paths.state_dir), ROLE_TAG: role}),
+                env=child_environment(
+                    {
+                        STATE_TAG: str(self._paths.state_dir),
+                        ROLE_TAG: role,
+                        OWNER_VARIABLE: self._owner,
+                    }
+                ),
                 stdout=output.fileno(),
                 stdin=sock.fileno() if sock is not None else None,
             )

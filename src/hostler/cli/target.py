@@ -13,7 +13,7 @@ from cyclopts import Group, Parameter
 from hostler.app.config import default_state_dir, environment
 from hostler.app.paths import StatePaths
 from hostler.app.record import UpRecord as UpRecord
-from hostler.app.record import read_admin_key
+from hostler.app.record import read_admin_key, read_standby
 from hostler.app.record import read_up_record as read_up_record
 from hostler.cli.exits import CommandFailed, Exit
 
@@ -59,6 +59,7 @@ class Target:
     key: str | None
     socket: Path | None = None
     ca: Path | None = None
+    standby: str = ""  # of whom the controller here is one, and why
 
     @property
     def is_local(self) -> bool:
@@ -88,11 +89,13 @@ def find_target(common: Common) -> Target:
     is_given = bool(common.url or environment("HOSTLER_URL"))
     is_near = not is_given and url.startswith("https:") and common.paths.gateway_socket.exists()
     ca = common.ca or environment("SSL_CERT_FILE")
+    standby = read_standby(common.paths) if not is_given else None
     return Target(
         url=url,
         key=key or None,
         socket=common.paths.gateway_socket if is_near else None,
         ca=Path(ca) if ca else None,
+        standby=standby.text if standby else "",
     )
 
 

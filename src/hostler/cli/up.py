@@ -26,6 +26,7 @@ from hostler.cli.supervisor import StateLock, Supervisor, take_over, write_recor
 from hostler.core.errors import ConfigError, HostlerError, StartupError
 from hostler.gateway.spans import check_telemetry
 from hostler.manager.resolve import request_of, resolve
+from hostler.storage.postgres import check_url
 from hostler.wire.tls import Certificates
 
 
@@ -68,6 +69,8 @@ def up(
         check_bind(settings.server, has_key=True)
         _check_models(settings)
         check_telemetry(settings.telemetry)
+        if settings.store.url:
+            check_url(settings.store.url)
         names = _certificate_names(settings)
     except (ConfigError, StartupError) as error:
         raise CommandFailed(error.message, Exit.CONFIG) from error
@@ -132,7 +135,10 @@ async def _serve(
         with voice:
             arrival = Arrival(paths, voice, supervisor.failing)
             await first_of(arrival.wait(), stop.wait())
-        if not stop.is_set():
+        if arrival.standby:
+            voice.standing_by(url, arrival.standby)
+            await stop.wait()
+        elif not stop.is_set():
             voice.ready(url, paths, arrival, time.monotonic() - began_s)
             await stop.wait()
         voice.stopping()

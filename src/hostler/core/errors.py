@@ -283,9 +283,15 @@ class HostRefuses(PlacementUnavailable):
 
 
 class StorageBusy(Unavailable):
-    """The store is locked by another process."""
+    """The store is locked by another process, or cannot be reached now."""
 
     code = "storage_busy"
+
+
+class Standby(Unavailable):
+    """This controller stands by; another one leads."""
+
+    code = "standby"
 
 
 class StorageFailed(Unavailable):

@@ -11,7 +11,6 @@ from hostler.gateway.job import Job
 from hostler.wire.client import Pool, Proof, host_header
 from hostler.wire.http1 import field_lines
 from hostler.wire.identity import ClientContexts
-from hostler.wire.turn import Turn
 
 PoolOf = Callable[[InstanceView], Pool | None]
 
@@ -101,15 +100,12 @@ class Lanes:
         self,
         config: GatewayConfig,
         prove: Callable[[InstanceView], Proof | None],
-        turn: Turn,
         tls: ClientContexts | None = None,
     ) -> None:
-        """turn: of the loop, which the servers of this gateway share. tls: who we are, for the relays
-        of other hosts."""
+        """tls: who we are, for the relays of other hosts."""
         self._tls = tls
         self._config = config
         self._prove = prove
-        self._turn = turn
         self._lanes: dict[str, Lane] = {}
         self._known: frozenset[str] = frozenset()
 
@@ -147,7 +143,6 @@ class Lanes:
             requests_per_connection=0 if is_distant else dialect.requests_per_connection,
             prove=self._prove(instance),
             tls=self._tls,
-            turn=self._turn,
         )
         return Lane(instance, pool)
 

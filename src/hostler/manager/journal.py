@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from hostler.app.telemetry import logger
+from hostler.core.errors import Standby
 from hostler.core.lifecycle import Instance, State
 from hostler.core.worker import OperatorEvent
 from hostler.manager.telling import PASSING
@@ -38,7 +39,7 @@ class Journal:
         """Keep one event; a full or locked disk costs the event, never what it tells of."""
 
         def kept(error: BaseException | None) -> None:
-            if error is not None:
+            if error is not None and not isinstance(error, Standby):
                 log.warning("journal.lost", kind=event.kind, why=told(error))
             self._news.set()
             self._news = asyncio.Event()
@@ -83,7 +84,7 @@ class Journal:
     async def wait(self, seq: int, timeout_s: float) -> None:
         """Return when there is an event with a higher number, or the time has passed."""
         news = self._news
-        if self._store.last_seq() > seq:
+        if await asyncio.to_thread(self._store.last_seq) > seq:
             return
         try:
             async with asyncio.timeout(timeout_s):

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from hostler.app.faults import CrashPoint, crash_point
+from hostler.app.paths import StatePaths
 from hostler.app.telemetry import logger
-from hostler.core.errors import InsufficientStorage, StorageBusy, StorageFailed
+from hostler.core.errors import InsufficientStorage, Standby, StorageBusy, StorageFailed
 from hostler.core.launch import Launch
 from hostler.registry.expected import Expected
 from hostler.storage.store import Store
@@ -60,6 +61,8 @@ class LaunchBook:
         """
 
         def dropped(error: BaseException | None) -> None:
+            if isinstance(error, Standby):
+                return  # whoever leads now drops it
             if error is not None:
                 self._stale.add(instance_id)
                 log.warning("launch.record_stays", instance_id=instance_id, why=told(error))
@@ -89,3 +92,10 @@ def expected_of(launch: Launch) -> Expected:
         secret_hash=launch.secret_hash,
         concurrency=launch.spec.concurrency,
     )
+
+
+def is_of(launch: Launch, paths: StatePaths) -> bool:
+    """Whether this process was started on this state folder. Where several share a store, another
+    folder's workers report there, and end by themselves when nobody leads there.
+    """
+    return launch.spec.registry_socket == str(paths.registry_socket)

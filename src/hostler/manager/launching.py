@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from hostler.app.config import Config, LifeConfig, child_environment
+from hostler.app.config import Config, LifeConfig
+from hostler.app.environment import worker_environment
 from hostler.app.faults import CrashPoint, crash_point
 from hostler.app.paths import StatePaths
 from hostler.app.process import ProcessHandle, spawn
@@ -85,7 +86,7 @@ def start_process(paths: StatePaths, spec: WorkerSpec, tags: Mapping[str, str]) 
         return spawn(
             worker_argv(paths, instance_id),
             # spinning OpenMP threads ruin neighbours (docs/design/engines.md)
-            env=child_environment({**tags, "OMP_WAIT_POLICY": "passive"}),
+            env=worker_environment({**tags, "OMP_WAIT_POLICY": "passive"}),
             stdout=output.fileno(),
         )
 

@@ -24,7 +24,7 @@ from hostler.core.launch import Launch
 from hostler.core.lifecycle import Instance, Signal, State
 from hostler.manager.ending import ANNOUNCE_S, drain_out, end_now, hurry_out
 from hostler.manager.files import ModelFiles, Tell
-from hostler.manager.launches import LaunchBook, expected_of
+from hostler.manager.launches import LaunchBook, expected_of, is_of
 from hostler.manager.launching import agent_answers, intent, specify, start_process, worker_argv
 from hostler.manager.logs import LogKeeper, error_told, exit_reason, last_lines
 from hostler.manager.memory import Memory
@@ -318,6 +318,9 @@ class LocalWorkers:
         """Take over every process of the controller before us; end what nobody wrote down."""
         gone: list[str] = []
         for launch in self._book.all():
+            if not is_of(launch, self._paths):
+                self._book.drop(launch.instance_id)
+                continue
             handle = ProcessHandle.find(launch.pid, launch.pid_start_ticks, launch.boot_id)
             if handle is None:
                 gone.append(launch.instance_id)

@@ -24,6 +24,7 @@ from hostler.core.snapshot import Endpoint, Snapshot, Spoken
 from hostler.core.usage import UsageBatch
 from hostler.registry.kept import KeptSnapshot
 from hostler.wire.client import Response, UpstreamLost, fetch, stream
+from hostler.wire.sink import UpstreamStatus
 
 log = logger(__name__)
 
@@ -186,7 +187,14 @@ class SnapshotMirror:
                 if error.message != self._refused:
                     self._refused = error.message
                     log.error("mirror.protocol", why=error.message)
-            except (UpstreamLost, HostlerError, TimeoutError, OSError, msgspec.MsgspecError):
+            except (
+                UpstreamLost,
+                UpstreamStatus,
+                HostlerError,
+                TimeoutError,
+                OSError,
+                msgspec.MsgspecError,
+            ):
                 pass  # the controller is away or restarting: what we have stays true until it is back
             self.connected = False
             await asyncio.sleep(wait_s)

@@ -8,12 +8,13 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
 
 from hostler.core.errors import (
     BadRequest,
@@ -87,8 +88,10 @@ def translated(path: Path) -> Iterator[None]:
         raise StorageFailed(_damaged(path, f"a row cannot be read: {error}")) from error
 
 
-class Line:
+class FileLine:
     """One connection that several threads take in turn."""
+
+    insert = staticmethod(insert)
 
     def __init__(self, connection: sa.Connection, path: Path) -> None:
         self.connection = connection
@@ -106,6 +109,10 @@ class Line:
         with self._lock, translated(self._path), self.connection.begin():
             self.connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield self.connection
+
+    def decoding(self) -> AbstractContextManager[None]:
+        """What cannot be read within is damage to this file."""
+        return translated(self._path)
 
     def close(self) -> None:
         """Let go of the file."""

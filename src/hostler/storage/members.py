@@ -1,6 +1,5 @@
 """SqlMembers: the part of `SqlStore` that keeps join tokens, and the machines that came in by them."""
 
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -13,7 +12,7 @@ from hostler.app.tokens import (
     admitted,
 )
 from hostler.storage import tables
-from hostler.storage.database import Line, translated
+from hostler.storage.line import Line
 
 T = TypeVar("T")
 
@@ -21,7 +20,6 @@ T = TypeVar("T")
 class SqlMembers:
     """Needs two connections of the store: one that writes, one that only reads."""
 
-    _path: Path
     _state: Line
     _reads: Line
 
@@ -85,7 +83,7 @@ class SqlMembers:
 
     def _listed(self, query: sa.Select[tuple[str]], kind: type[T]) -> tuple[T, ...]:
         rows = self._reads.rows(query)
-        with translated(self._path):
+        with self._reads.decoding():
             return tuple(msgspec.json.decode(body, type=kind) for (body,) in rows)
 
 

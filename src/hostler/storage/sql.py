@@ -1,4 +1,4 @@
-"""SqlStore: the store on SQLAlchemy Core over one SQLite file.
+"""The store on SQLAlchemy Core: `SqlTables` says what is written, `SqlStore` is it over one SQLite file.
 
 One connection under a lock for state: writers of this process queue up in order, and those of another
 (`hostler key create` beside a controller) are waited for up to `busy_timeout_s`. WAL, so readers
@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from hostler.app.auth import StoredKey
 from hostler.core.deployment import Deployment
@@ -22,7 +21,8 @@ from hostler.core.launch import Launch
 from hostler.core.model import WorkerType, worker_key
 from hostler.core.worker import OperatorEvent
 from hostler.storage import tables
-from hostler.storage.database import Line, connect, open_database, translated
+from hostler.storage.database import FileLine, connect, open_database
+from hostler.storage.line import Line
 from hostler.storage.members import SqlMembers
 from hostler.storage.store import EVENTS_KEPT
 from hostler.storage.usage import SqlUsage
@@ -32,31 +32,10 @@ T = TypeVar("T")
 EVENT_WAIT_S = 0.2  # for the write lock
 
 
-class SqlStore(SqlUsage, SqlMembers):
-    """What a controller keeps, in one file that only its owner can read.
+class SqlTables(SqlUsage, SqlMembers):
+    """A store over three lines to a database: one for state, one that does not flush, one that reads."""
 
-    Raises:
-        StartupError: the file is damaged, of a newer Hostler, or cannot be opened. A file that is
-            there is never replaced by an empty one.
-        StorageBusy, InsufficientStorage: another process holds it, or the disk is full.
-    """
-
-    def __init__(self, path: Path, *, busy_timeout_s: float = 5.0) -> None:
-        self._path = path
-        wait_s = min(EVENT_WAIT_S, busy_timeout_s)
-        with ExitStack() as opened:
-            self._state = self._line(opened, open_database(path, busy_timeout_s))
-            self._log = self._line(opened, connect(path, wait_s, flush=False))
-            self._reads = self._line(opened, connect(path, wait_s, flush=False))
-            try:
-                self.deployments()
-                self.launches()
-                self.keys()
-                self.tokens()
-                self.hosts()
-            except StorageFailed as error:
-                raise StartupError(error.message) from error
-            self._opened = opened.pop_all()
+    _state: Line
 
     def deployments(self) -> tuple[Deployment, ...]:
         table = tables.deployments
@@ -66,7 +45,7 @@ class SqlStore(SqlUsage, SqlMembers):
 
     def save_deployment(self, deployment: Deployment) -> None:
         with self._state.writing() as connection:
-            _put(
+            self._put(
                 connection,
                 tables.deployments,
                 name=deployment.name,
@@ -83,7 +62,7 @@ class SqlStore(SqlUsage, SqlMembers):
                 return False
             one = msgspec.json.decode(body, type=Deployment)
             name = f"generation:{one.worker_key}"
-            _put(connection, tables.counters, name=name, value=one.generation)
+            self._put(connection, tables.counters, name=name, value=one.generation)
             return True
 
     def last_generation(self, name: str, worker_type: WorkerType) -> int:
@@ -98,7 +77,7 @@ class SqlStore(SqlUsage, SqlMembers):
 
     def save_launch(self, launch: Launch) -> None:
         with self._state.writing() as connection:
-            _put(
+            self._put(
                 connection,
                 tables.launches,
                 instance_id=launch.instance_id,
@@ -119,7 +98,7 @@ class SqlStore(SqlUsage, SqlMembers):
 
     def save_key(self, key: StoredKey) -> None:
         with self._state.writing() as connection:
-            _put_key(connection, key)
+            self._put_key(connection, key)
 
     def revoke_key(self, key_id: str) -> bool:
         query = sa.select(tables.keys.c.body).where(tables.keys.c.key_id == key_id)
@@ -129,7 +108,7 @@ class SqlStore(SqlUsage, SqlMembers):
                 return False
             key = msgspec.json.decode(body, type=StoredKey)
             view = msgspec.structs.replace(key.view, revoked=True)
-            _put_key(connection, msgspec.structs.replace(key, view=view))
+            self._put_key(connection, msgspec.structs.replace(key, view=view))
             return True
 
     def append_event(self, event: OperatorEvent) -> int:
@@ -150,7 +129,7 @@ class SqlStore(SqlUsage, SqlMembers):
             query = query.where(table.c.model == model)
         rows = self._reads.rows(query.order_by(table.c.seq).limit(max(limit, 0)))
         decode = msgspec.json.Decoder(OperatorEvent).decode
-        with translated(self._path):
+        with self._reads.decoding():
             return tuple(msgspec.structs.replace(decode(body), seq=seq) for seq, body in rows)
 
     def last_seq(self) -> int:
@@ -162,47 +141,91 @@ class SqlStore(SqlUsage, SqlMembers):
     def next_epoch(self, worker_key: str, replica: int) -> int:
         return self._next(f"epoch:{worker_key}:{replica}")
 
-    def close(self) -> None:
-        self._opened.close()
+    def check(self) -> None:
+        """Read what a controller needs at its start.
+
+        Raises:
+            StartupError: a row cannot be read; nothing was changed.
+        """
+        try:
+            self.deployments()
+            self.launches()
+            self.keys()
+            self.tokens()
+            self.hosts()
+        except StorageFailed as error:
+            raise StartupError(error.message) from error
 
     # Private
 
-    def _line(self, opened: ExitStack, connection: sa.Connection) -> Line:
-        line = Line(connection, self._path)
-        opened.callback(line.close)
-        return line
-
     def _next(self, name: str) -> int:
         table = tables.counters
-        order = insert(table).values(name=name, value=1)
-        order = order.on_conflict_do_update(set_={"value": table.c.value + 1})
+        order = self._state.insert(table).values(name=name, value=1)
+        order = order.on_conflict_do_update(
+            index_elements=[table.c.name], set_={"value": table.c.value + 1}
+        )
         with self._state.writing() as connection:
             return int(connection.execute(order.returning(table.c.value)).scalar_one())
 
     def _all(self, query: sa.Select[Any], kind: type[T]) -> tuple[T, ...]:
         decode = msgspec.json.Decoder(kind).decode
         rows = self._reads.rows(query)
-        with translated(self._path):
+        with self._reads.decoding():
             return tuple(decode(body) for (body,) in rows)
+
+    def _put(self, connection: sa.Connection, table: sa.Table, **values: object) -> None:
+        """Add a row, or replace the one with the same primary key."""
+        order = self._state.insert(table).values(**values)
+        rest = {name: values[name] for name in values if not table.c[name].primary_key}
+        connection.execute(
+            order.on_conflict_do_update(index_elements=list(table.primary_key), set_=rest)
+        )
+
+    def _put_key(self, connection: sa.Connection, key: StoredKey) -> None:
+        self._put(
+            connection,
+            tables.keys,
+            key_id=key.view.key_id,
+            created_at_s=key.created_at_s,
+            revoked=key.view.revoked,
+            body=_json(key),
+        )
+
+
+class SqlStore(SqlTables):
+    """What a controller keeps, in one file that only its owner can read.
+
+    Raises:
+        StartupError: the file is damaged, of a newer Hostler, or cannot be opened. A file that is
+            there is never replaced by an empty one.
+        StorageBusy, InsufficientStorage: another process holds it, or the disk is full.
+    """
+
+    _state: FileLine
+    _log: FileLine
+    _reads: FileLine
+
+    def __init__(self, path: Path, *, busy_timeout_s: float = 5.0) -> None:
+        wait_s = min(EVENT_WAIT_S, busy_timeout_s)
+        with ExitStack() as opened:
+
+            def line(connection: sa.Connection) -> FileLine:
+                made = FileLine(connection, path)
+                opened.callback(made.close)
+                return made
+
+            self._state = line(open_database(path, busy_timeout_s))
+            self._log = line(connect(path, wait_s, flush=False))
+            self._reads = line(connect(path, wait_s, flush=False))
+            self.check()
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        self._opened.close()
+
+
+# Private
 
 
 def _json(value: msgspec.Struct) -> str:
     return msgspec.json.encode(value).decode()
-
-
-def _put(connection: sa.Connection, table: sa.Table, **values: object) -> None:
-    """Add a row, or replace the one with the same primary key."""
-    order = insert(table).values(**values)
-    rest = {name: values[name] for name in values if not table.c[name].primary_key}
-    connection.execute(order.on_conflict_do_update(index_elements=table.primary_key, set_=rest))
-
-
-def _put_key(connection: sa.Connection, key: StoredKey) -> None:
-    _put(
-        connection,
-        tables.keys,
-        key_id=key.view.key_id,
-        created_at_s=key.created_at_s,
-        revoked=key.view.revoked,
-        body=_json(key),
-    )

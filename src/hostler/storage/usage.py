@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from hostler.core.usage import (
     DAY_S,
@@ -18,7 +17,7 @@ from hostler.core.usage import (
     hours_between,
 )
 from hostler.storage import tables
-from hostler.storage.database import Line
+from hostler.storage.line import Line
 from hostler.storage.store import USAGE_KEPT_S
 
 
@@ -32,14 +31,14 @@ class SqlUsage:
         table, sources = tables.usage, tables.usage_sources
         now_s = int(time.time())
         known = sa.select(sources.c.seq).where(sources.c.source == batch.source)
-        add = insert(table)
+        add = self._log.insert(table)
         sums = {name: table.c[name] + add.excluded[name] for name in Tokens.__struct_fields__}
-        add = add.on_conflict_do_update(index_elements=table.primary_key, set_=sums)
+        add = add.on_conflict_do_update(index_elements=list(table.primary_key), set_=sums)
         with self._log.writing() as connection:
             if batch.seq <= (connection.execute(known).scalar_one_or_none() or 0):
                 return False
             seen = {"seq": batch.seq, "seen_s": now_s}
-            note = insert(sources).values(source=batch.source, **seen)
+            note = self._log.insert(sources).values(source=batch.source, **seen)
             connection.execute(note.on_conflict_do_update(index_elements=["source"], set_=seen))
             if batch.counts:
                 connection.execute(add, [msgspec.structs.asdict(one) for one in batch.counts])
@@ -58,7 +57,10 @@ class SqlUsage:
             None: {"key_id": table.c.key_id, "model": table.c.model},
         }
         groups = by[question.by]
-        sums = {name: sa.func.sum(table.c[name]) for name in Tokens.__struct_fields__}
+        sums = {  # PostgreSQL's sum of whole numbers is a decimal one
+            name: sa.cast(sa.func.sum(table.c[name]), tables.Whole)
+            for name in Tokens.__struct_fields__
+        }
         since_s, until_s = hours_between(question)
         query = sa.select(*(column.label(name) for name, column in {**groups, **sums}.items()))
         query = query.where(table.c.hour_s >= since_s, table.c.hour_s < until_s)

@@ -23,9 +23,9 @@ _AGAIN_S = 0.02
 class Writer:
     """Carries writes out one at a time, in the order given.
 
-    A write that meets another process's lock is tried again until `patience_s` after it was ordered;
-    the time in the queue counts, so no order waits longer because others wait before it. A refused
-    one has left no trace.
+    A write that meets another process's lock, or a database out of reach, is tried again until
+    `patience_s` after it was ordered; the time in the queue counts, so no order waits longer because
+    others wait before it. A refused one has left no trace.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class Writer:
 
 
 def _patiently(until_s: float, work: Callable[[], T]) -> T:
+    why = "the store is locked by another process"
     while True:
         if time.monotonic() >= until_s:
-            raise StorageBusy(
-                "the store is locked by another process; nothing was changed", retry_after_s=1
-            )
+            raise StorageBusy(f"{why}; nothing was changed", retry_after_s=1)
         try:
             return work()
-        except StorageBusy:
+        except StorageBusy as error:
+            why = error.message
             time.sleep(_AGAIN_S)
 
 

@@ -209,9 +209,7 @@ async def rig(
     config = Config(gateway=settings or GatewayConfig(), telemetry=telemetry or TelemetryConfig())
     source = Source()
     gateway = Gateway(config, source, folder / "admin.sock")
-    server = HttpServer(
-        gateway.handle, limits=config.limits, on_head=gateway.judge_head, turn=gateway.turn
-    )
+    server = HttpServer(gateway.handle, limits=config.limits, on_head=gateway.judge_head)
     sock = socket.create_server(("127.0.0.1", 0))
     made = Rig(gateway, source, sock.getsockname()[1], folder)
     try:

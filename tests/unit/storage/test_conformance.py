@@ -23,19 +23,39 @@ from hostler.core.usage import (
     UsageRow,
 )
 from hostler.core.worker import OperatorEvent
+from hostler.storage import memory, sql
 from hostler.storage.memory import MemoryStore
+from hostler.storage.postgres import PostgresStore
 from hostler.storage.sql import SqlStore
-from hostler.storage.store import EVENTS_KEPT, Store
+from hostler.storage.store import Store
+from tests.postgres import Postgres, running_postgres
 
-KINDS: dict[str, Callable[[Path], Store]] = {
-    "memory": lambda folder: MemoryStore(),
-    "sql": lambda folder: SqlStore(folder / "hostler.db"),
+KINDS: dict[str, Callable[[Path, pytest.FixtureRequest], Store]] = {
+    "memory": lambda folder, request: MemoryStore(),
+    "sql": lambda folder, request: SqlStore(folder / "hostler.db"),
+    "postgres": lambda folder, request: PostgresStore.alone(
+        request.getfixturevalue("postgres").new_url()
+    ),
 }
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def few_events(monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many events are kept: few, so that more than these are soon written."""
+    for module in (memory, sql):
+        monkeypatch.setattr(module, "EVENTS_KEPT", 40)
+    return 40
 
 
 @pytest.fixture(params=KINDS)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    made = KINDS[request.param](tmp_path)
+    made = KINDS[request.param](tmp_path, request)
     yield made
     made.close()
 
@@ -249,12 +269,12 @@ def test_events_are_numbered_in_order_and_read_in_pages(store: Store) -> None:
     assert store.events(0, 1)[0].fields == {"n": 0}
 
 
-def test_only_the_newest_events_are_kept_and_numbers_go_on(store: Store) -> None:
+def test_only_the_newest_events_are_kept_and_numbers_go_on(few_events: int, store: Store) -> None:
     event = OperatorEvent(kind="fetch.progress", model="qwen")
-    for _ in range(EVENTS_KEPT + 3):
+    for _ in range(few_events + 3):
         last = store.append_event(event)
-    kept = store.events(0, EVENTS_KEPT * 2)
-    assert (len(kept), kept[0].seq, kept[-1].seq) == (EVENTS_KEPT, 4, last)
+    kept = store.events(0, few_events * 2)
+    assert (len(kept), kept[0].seq, kept[-1].seq) == (few_events, 4, last)
 
 
 def test_epochs_grow_for_each_replica_alone_also_when_the_model_was_forgotten(store: Store) -> None:

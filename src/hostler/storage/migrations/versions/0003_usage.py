@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from hostler.storage.tables import Text, Whole
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -12,19 +14,19 @@ depends_on = None
 def upgrade() -> None:
     op.create_table(
         "usage",
-        sa.Column("hour_s", sa.Integer, primary_key=True),
-        sa.Column("key_id", sa.Text, primary_key=True),
-        sa.Column("model", sa.Text, primary_key=True),
-        sa.Column("requests", sa.Integer, nullable=False),
-        sa.Column("failed", sa.Integer, nullable=False),
-        sa.Column("estimated", sa.Integer, nullable=False),
-        sa.Column("prompt_tokens", sa.Integer, nullable=False),
-        sa.Column("cached_tokens", sa.Integer, nullable=False),
-        sa.Column("completion_tokens", sa.Integer, nullable=False),
+        sa.Column("hour_s", Whole, primary_key=True),
+        sa.Column("key_id", Text, primary_key=True),
+        sa.Column("model", Text, primary_key=True),
+        sa.Column("requests", Whole, nullable=False),
+        sa.Column("failed", Whole, nullable=False),
+        sa.Column("estimated", Whole, nullable=False),
+        sa.Column("prompt_tokens", Whole, nullable=False),
+        sa.Column("cached_tokens", Whole, nullable=False),
+        sa.Column("completion_tokens", Whole, nullable=False),
     )
     op.create_table(
         "usage_sources",
-        sa.Column("source", sa.Text, primary_key=True),
-        sa.Column("seq", sa.Integer, nullable=False),
-        sa.Column("seen_s", sa.Integer, nullable=False),
+        sa.Column("source", Text, primary_key=True),
+        sa.Column("seq", Whole, nullable=False),
+        sa.Column("seen_s", Whole, nullable=False),
     )

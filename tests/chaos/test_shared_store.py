@@ -1,0 +1,139 @@
+"""Two `hostler up` on one PostgreSQL: what clients and operators see when it, or one of them, is away."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from hostler.app.process import tagged
+from hostler.manager.workers import STATE_TAG
+from hostler.testing.cluster import Cluster, fake_model
+from tests.chaos.figures import tell
+from tests.chaos.pressure import Pressure
+from tests.postgres import Postgres, running_postgres, until
+
+GRACE_S = 6.0  # longer than a process takes to start on a machine that is shared
+LIFE = (
+    f"[life]\norphan_grace_s = {GRACE_S}\nbackoff_first_s = 0.2\ndrain_timeout_s = 3.0\n"
+    "[heartbeat]\ninterval_s = 0.3\nsuspect_after_s = 0.9\nlost_after_s = 3.0\n"
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def both(postgres: Postgres) -> Iterator[tuple[Cluster, Cluster]]:
+    """The one that leads, and its standby."""
+    url = postgres.new_url().replace("not-needed", "s3cret")
+    made = [
+        Cluster(f'{LIFE}[store]\nurl = "{url}"\nname = "{name}"\n' + fake_model("echo", tokens=6))
+        for name in ("anna", "bert")
+    ]
+    try:
+        made[0].start()
+        made[1].launch()
+        until(lambda: "stands by: anna leads" in said(made[1]), 30, "bert says that it stands by")
+        yield made[0], made[1]
+        for cluster in made:
+            for path in [cluster.output, *(cluster.state_dir / "logs").glob("*.log")]:
+                assert "s3cret" not in path.read_text(), path.name
+    finally:
+        for cluster in made:
+            cluster.clear()
+            cluster.truth.watch.stop()
+            shutil.rmtree(cluster.root, ignore_errors=True)
+
+
+def said(cluster: Cluster) -> str:
+    return cluster.output.read_text()
+
+
+def ids(cluster: Cluster) -> set[str]:
+    return {one["instance_id"] for one in cluster.ready("echo")}
+
+
+def answer(cluster: Cluster) -> bytes:
+    """What an order gets while no controller leads here."""
+    return cluster.request("POST", "/api/v1/models", {"model": "x"})[2]
+
+
+def leads(cluster: Cluster) -> bool:
+    return cluster.answers("/api/v1/status")
+
+
+def test_a_standby_says_of_whom_and_refuses_orders(both: tuple[Cluster, Cluster]) -> None:
+    anna, bert = both
+    key = anna.admin_key
+    assert bert.request("GET", "/health", key="")[0] == 200
+    assert bert.request("GET", "/ready", key="")[0] == 503
+    order = {"model": "other", "engine": "fake"}
+    status, fields, body = bert.request("POST", "/api/v1/models", order, key=key)
+    error = json.loads(body)["error"]
+    assert (status, error["code"]) == (503, "standby")
+    assert "anna leads" in error["message"]
+    assert int(fields["retry-after"]) >= 1
+    assert bert.request("GET", "/api/v1/status", key="")[0] == 401  # strangers are not told
+    for command in (["ps"], ["model", "list"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "hostler", *command, f"--state-dir={bert.state_dir}"],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert (done.returncode, "(bert) stands by: anna leads" in done.stderr) == (75, True)
+
+
+def test_F79_an_outage_of_the_database_costs_no_request_and_no_worker(
+    both: tuple[Cluster, Cluster], postgres: Postgres
+) -> None:
+    anna, _ = both
+    before = ids(anna)
+    assert before
+    with Pressure(anna, clients=4) as pressure:
+        postgres.stop("immediate")
+        try:
+            until(lambda: not leads(anna), 15, "who cannot say that it leads does not")
+            until(lambda: b'"standby"' in answer(anna), 20, "its next process stands by")
+            time.sleep(GRACE_S + 2.0)  # longer than workers without a controller live
+        finally:
+            postgres.start()
+        took_s = until(lambda: leads(anna), 20, "it leads again")
+        time.sleep(1.0)
+    pressure.assert_unharmed(at_least=100)
+    tell(f"database back: the controller before leads again after {took_s:.2f} s")
+    until(lambda: ids(anna) == before, 15, "its workers were adopted")
+
+
+def test_F35_the_standby_serves_and_the_workers_of_the_dead_leader_end(
+    both: tuple[Cluster, Cluster],
+) -> None:
+    anna, bert = both
+    for role in ("up", "controller", "gateway"):
+        anna.kill(role, signal.SIGKILL)
+    began_s = time.monotonic()
+    until(lambda: leads(bert), 20, "bert leads")
+    led_s = time.monotonic() - began_s
+    until(bert.is_ready, 30, "bert serves")
+    ready_s = time.monotonic() - began_s
+    assert bert.chat("echo", "still there?")[0] == 200
+
+    def left() -> bool:
+        return bool(tagged(STATE_TAG, str(anna.state_dir)))
+
+    until(lambda: not left(), 30, "nothing of anna runs")
+    both_s = time.monotonic() - began_s - ready_s
+    tell(
+        f"leader's machine killed: the standby leads after {led_s:.2f} s and serves after "
+        f"{ready_s:.2f} s; two processes of one place for {max(both_s, 0.0):.2f} s"
+    )
+    assert both_s < GRACE_S + 10.0
+    assert bert.stop() == 0

@@ -22,7 +22,7 @@ MODULES = {
     "relay relays routes streams timeline trace usage",
     "routing": "claim flights health own places policies pool pools prefix quarantine queue router "
     "session turns verdict",
-    "wire": "connection crowd exchange heads hosts http1 json outbox phase pool reply server sse upstream",
+    "wire": "connection crowd exchange heads hosts http1 json phase pool reply server sse turn upstream",
 }
 GROUP = "hostler"  # all of them are in hostler__mypyc; calls between them are C calls
 

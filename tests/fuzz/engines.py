@@ -23,6 +23,7 @@ from hostler.routing.claim import Claim, Outcome
 from hostler.routing.verdict import Failure
 from hostler.wire.client import Call, Pool
 from hostler.wire.sse import parse_event
+from hostler.wire.turn import Turn
 from hostler.wire.upstream import Connection
 from tests.unit.routing.fleet import instance, model
 from tests.unit.wire.transport import KeepingTransport
@@ -130,7 +131,9 @@ class Engines:
     """Feeds answers to attempts. Must be used inside a running loop."""
 
     def __init__(self) -> None:
-        self._pool = Pool(Endpoint(socket="/nowhere"), connect_timeout_s=1, idle_s=3600)
+        self._pool = Pool(
+            Endpoint(socket="/nowhere"), connect_timeout_s=1, idle_s=3600, turn=Turn()
+        )
         self._lane = Lane(instance("a", "m"), self._pool)
 
     def check(self, rng: Random) -> bytes:

@@ -41,6 +41,7 @@ from hostler.gateway.table import gateway_table
 from hostler.routing.router import Router
 from hostler.wire.exchange import Exchange
 from hostler.wire.identity import ClientContexts
+from hostler.wire.turn import Turn
 
 SWEEP_S = 1.0  # how exact deadlines of requests are kept
 QUESTIONS_MAX = 64  # token counts under way at the same time
@@ -96,7 +97,8 @@ class Gateway(BaseComponent):
         self._config = config
         self._source = source
         self._admission = Admission(config.limits.json_depth, asks_usage=settings.ask_usage)
-        self._lanes = Lanes(settings, identity_proof, tls)
+        self.turn = Turn()  # to be shared by the servers it answers through
+        self._lanes = Lanes(settings, identity_proof, self.turn, tls)
         self._detours = Detours(self._admission, self.router, self.metrics)
         self._flights = Flights(self.router, self.metrics, settings.stall_s, self._lanes.pool)
         self.relays = Relays(
@@ -135,6 +137,7 @@ class Gateway(BaseComponent):
             self.relays.note_silence,
             self._lanes.pool,
         )
+        self.turn.join(asyncio.get_running_loop())
         self._source.listen(self.take_snapshot)
         self.take_snapshot(self._source.snapshot)
         spans = self.relays.spans

@@ -11,6 +11,7 @@ from hostler.gateway.job import Job
 from hostler.wire.client import Pool, Proof, host_header
 from hostler.wire.http1 import field_lines
 from hostler.wire.identity import ClientContexts
+from hostler.wire.turn import Turn
 
 PoolOf = Callable[[InstanceView], Pool | None]
 
@@ -100,12 +101,15 @@ class Lanes:
         self,
         config: GatewayConfig,
         prove: Callable[[InstanceView], Proof | None],
+        turn: Turn,
         tls: ClientContexts | None = None,
     ) -> None:
-        """tls: who we are, for the relays of other hosts."""
+        """turn: of the loop, which the servers of this gateway share. tls: who we are, for the relays
+        of other hosts."""
         self._tls = tls
         self._config = config
         self._prove = prove
+        self._turn = turn
         self._lanes: dict[str, Lane] = {}
         self._known: frozenset[str] = frozenset()
 
@@ -143,6 +147,7 @@ class Lanes:
             requests_per_connection=0 if is_distant else dialect.requests_per_connection,
             prove=self._prove(instance),
             tls=self._tls,
+            turn=self._turn,
         )
         return Lane(instance, pool)
 

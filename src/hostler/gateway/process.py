@@ -70,8 +70,7 @@ async def run_gateway(
     # A name in our own certificate is ours; a page that rebinds its name cannot show it.
     names = certificates.facts.names if certificates else ()
     hosts = HostPolicy(
-        (config.server.host, *config.server.allowed_hosts, *names),
-        any_address=not is_loopback(config.server.host),
+        (server.host, *server.allowed_hosts, *names), any_address=not is_loopback(server.host)
     )
     servers = [
         HttpServer(
@@ -81,6 +80,7 @@ async def run_gateway(
             on_head=gateway.judge_head,
             cors=Cors(server.cors_origins) if server.cors_origins else None,
             name="gateway",
+            turn=gateway.turn,
         )
         for allowed in (hosts, None)
     ]

@@ -43,13 +43,13 @@ class ServerConnection:
         "_is_reading",
         "_is_running",
         "_missing",
-        "_outbox",
         "_phase",
         "_received",
         "_request",
         "_served",
         "_since_s",
         "_stalled_since_s",
+        "_turn",
         "client",
         "peer",
         "server",
@@ -61,7 +61,7 @@ class ServerConnection:
 
     def __init__(self, server: "HttpServer") -> None:
         self.server = server
-        self._outbox = server.outbox
+        self._turn = server.turn
         self.written = 0  # bytes given to the transport, ever
         self._drained = 0
         self._phase: Phase = IDLE
@@ -84,7 +84,7 @@ class ServerConnection:
     def write(self, data: bytes) -> None:
         """Send bytes and count them: the sweep tells a slow reader from a stalled one."""
         self.written += len(data)
-        self._outbox.write(self.transport, data)
+        self._turn.write(self.transport, data)
 
     # asyncio.Protocol
 
@@ -105,6 +105,10 @@ class ServerConnection:
             self._refuse(Overloaded("too many connections", retry_after_s=1))
 
     def data_received(self, data: bytes) -> None:
+        self._turn.asked(self, data)
+
+    def take(self, data: bytes) -> None:
+        """For the turn: this was read."""
         if self._phase is BUSY:
             self._buffer += data
             if len(self._buffer) > PIPELINE_BYTES and self._is_reading:
@@ -118,11 +122,13 @@ class ServerConnection:
 
     def eof_received(self) -> None:
         """The client has closed its side; a half-closed client counts as gone."""
+        self._turn.catch_up()
         if self._exchange is not None:
             self._tell_gone()
             self.transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._turn.catch_up()
         self._release()
         self._phase = LINGER
         self._buffer = b""
@@ -132,12 +138,10 @@ class ServerConnection:
         self._tell_gone()
 
     def pause_writing(self) -> None:
-        if self._exchange is not None:
-            _tell(self._exchange.on_pause)
+        _tell(self._exchange.on_pause if self._exchange is not None else None)
 
     def resume_writing(self) -> None:
-        if self._exchange is not None:
-            _tell(self._exchange.on_resume)
+        _tell(self._exchange.on_resume if self._exchange is not None else None)
 
     # For the exchange and the server
 
@@ -260,9 +264,7 @@ class ServerConnection:
 
     def _wait_for_head(self, buffer: bytes) -> None:
         http1.check_partial_head(buffer)
-        limits = self.server.limits
-        line_end = buffer.find(b"\r\n")
-        too_large = http1.head_too_large(line_end, len(buffer), limits)
+        too_large = http1.head_too_large(buffer.find(b"\r\n"), len(buffer), self.server.limits)
         if too_large is not None:
             raise too_large
         if self._phase is IDLE:
@@ -373,7 +375,7 @@ class ServerConnection:
         self._phase = LINGER
         self._since_s = self.server.now_s
         self._buffer = b""
-        self._outbox.flush()
+        self._turn.flush()
         if not linger:
             self.transport.close()
             return

@@ -15,9 +15,9 @@ import msgspec
 from hostler.core.snapshot import Endpoint
 from hostler.wire.distant import DistantTls, keep_watch
 from hostler.wire.identity import ClientContexts
-from hostler.wire.outbox import Outbox
 from hostler.wire.reply import ReplyHead
 from hostler.wire.sink import Collector, Sink, UpstreamLost
+from hostler.wire.turn import Turn
 from hostler.wire.upstream import Call, Connection
 
 IDLE_CONNECTIONS = 256  # kept by one pool
@@ -44,6 +44,7 @@ class Pool:
     idle_s: an idle connection is not used after that; less than the server's own limit.
     requests_per_connection: after so many a connection is closed; 0 for no limit.
     tls: who we are, for an endpoint on another host; without it none there can be reached.
+    turn: what its reads and writes are part of; None: one of its own.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Pool:
         requests_per_connection: int = 0,
         prove: Proof | None = None,
         tls: ClientContexts | None = None,
+        turn: Turn | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.requests_per_connection = requests_per_connection
@@ -65,7 +67,7 @@ class Pool:
         self._connections: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
-        self.outbox = Outbox(self._loop)
+        self.turn = turn or Turn(self._loop)
         self._sweep_handle: asyncio.TimerHandle | None = None
         self.known_head: ReplyHead | None = None  # of the last good answer
         self._distant = DistantTls(endpoint, tls) if endpoint.host_id else None

@@ -23,8 +23,8 @@ from hostler.wire.door import OPEN_AT, SHUT_AT, Door, most_files, open_files
 from hostler.wire.exchange import Exchange, Request
 from hostler.wire.hosts import HostPolicy
 from hostler.wire.http1 import Head, check_declared_body
-from hostler.wire.outbox import Outbox
 from hostler.wire.tls import Certificates
+from hostler.wire.turn import Turn
 
 log = logger(__name__)
 
@@ -42,6 +42,7 @@ class HttpServer:
     allowed_hosts: None accepts every well-formed Host: for Unix sockets, out of browsers' reach.
     on_head: judges a request before its body is read; an error it returns is the answer (F91).
     cors: which web pages may use it; None: none.
+    turn: what its reads and writes are part of; None: one of its own.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class HttpServer:
         on_head: Callable[[Head], HostlerError | None] | None = None,
         cors: Cors | None = None,
         name: str = "hostler",
+        turn: Turn | None = None,
     ) -> None:
         self.handler = handler if cors is None else cors.around(handler)
         self.cors = cors
@@ -69,7 +71,7 @@ class HttpServer:
         self._on_head = on_head if cors is None else cors.before(on_head)
         files = most_files()
         share = int(files * SHUT_AT) // FILES_A_REQUEST
-        self.outbox = Outbox()  # that of the loop, once it listens
+        self.turn = turn or Turn()  # of the loop, once it listens
         self.crowd = Crowd(min(limits.connections, share), limits.connections_per_client)
         self.files_end = int(files * SHUT_AT)  # a descriptor of this number: no more are accepted
         self.last_request = limits.requests_per_connection or sys.maxsize
@@ -108,7 +110,7 @@ class HttpServer:
         """
         if self._sweep_handle is None:
             self._sweep()
-            self.outbox = Outbox(asyncio.get_running_loop())
+            self.turn.join(asyncio.get_running_loop())
 
         def connection() -> ServerConnection:
             return ServerConnection(self)
@@ -174,6 +176,7 @@ class HttpServer:
     def close_idle(self) -> None:
         """Close the connections that wait for a request."""
         self.is_handing_over = False
+        self.turn.catch_up()
         for connection in self.crowd:
             connection.close_if_idle()
 
@@ -181,6 +184,7 @@ class HttpServer:
 
     def add(self, connection: ServerConnection, fileno: int) -> bool:
         """Count a new connection. False: there are too many, or the server is closing."""
+        self.turn.catch_up()  # who has asked something is not idle
         is_welcome = self.crowd.add(connection) and (not self.is_draining or self.is_handing_over)
         self._note_file(fileno, connection)
         return is_welcome
@@ -215,6 +219,7 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         self.now_s = now_s = loop.time()
         self.common_headers = _COMMON % formatdate(usegmt=True).encode()
+        self.turn.catch_up()
         for connection in self.crowd:
             connection.check_deadlines(now_s, self._sweep_s)
         if self._certificates is not None:

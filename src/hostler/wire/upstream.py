@@ -105,6 +105,7 @@ class Connection:
         "_left",
         "_pending",
         "_pool",
+        "_turn",
         "call",
         "idle_since_s",
         "is_proving",
@@ -122,6 +123,7 @@ class Connection:
         self.proofs = 0  # how many of the answers served were proofs
         self.served = 0
         self._pool = pool
+        self._turn = pool.turn
         self._pending = b""  # the beginning of a head
         self._framing: Framing | None = None  # None: the head is due
         self._left = 0
@@ -134,7 +136,7 @@ class Connection:
         self.call = call
         call.connection = self
         call.sent = True
-        self._pool.outbox.write(self.transport, call.request)
+        self._turn.write(self.transport, call.request)
         if call.is_paused:
             self.transport.pause_reading()
 
@@ -144,6 +146,10 @@ class Connection:
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        self._turn.answered(self, data)
+
+    def take(self, data: bytes) -> None:
+        """For the turn: this was read."""
         call = self.call
         if call is None:  # bytes that nobody asked for: the framing of what follows is unknown
             self.transport.abort()
@@ -163,6 +169,7 @@ class Connection:
 
     def eof_received(self) -> None:
         """The server closes; that ends an answer that has no other end."""
+        self._turn.catch_up()
         call = self.call
         if call is not None and self._framing is CLOSE:
             self._finish(call)
@@ -174,6 +181,7 @@ class Connection:
         """See pause_writing."""
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._turn.catch_up()
         self._pool.forget(self)
         self._lose("the connection was closed" if error is None else f"connection lost: {error}")
 

@@ -209,7 +209,9 @@ async def rig(
     config = Config(gateway=settings or GatewayConfig(), telemetry=telemetry or TelemetryConfig())
     source = Source()
     gateway = Gateway(config, source, folder / "admin.sock")
-    server = HttpServer(gateway.handle, limits=config.limits, on_head=gateway.judge_head)
+    server = HttpServer(
+        gateway.handle, limits=config.limits, on_head=gateway.judge_head, turn=gateway.turn
+    )
     sock = socket.create_server(("127.0.0.1", 0))
     made = Rig(gateway, source, sock.getsockname()[1], folder)
     try:

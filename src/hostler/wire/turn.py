@@ -1,0 +1,108 @@
+"""Turn: what one turn of the event loop reads is worked on at its end, together; then all that is written.
+
+Each read and write is a visit to the kernel, which puts other code into the CPU's caches; what is worked
+on in a row finds ours still there. And a write to a socket whose reader sleeps wakes it, which costs more
+than the write: between two writes of a burst it has no time to fall asleep again.
+"""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hostler.wire.connection import ServerConnection
+    from hostler.wire.upstream import Connection
+
+log = logging.getLogger(__name__)
+
+HELD_BYTES = 256 * 1024  # that were read and wait; more are worked on at once
+
+
+class Turn:
+    """The reads and writes of servers and pools of one loop. Without a loop each is done at once."""
+
+    __slots__ = ("_answers", "_is_due", "_loop", "_read_bytes", "_requests", "_writes")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._loop = loop
+        self._is_due = False  # the end of this turn will come here
+        self._requests: list[tuple[ServerConnection, bytes]] = []
+        self._answers: list[tuple[Connection, bytes]] = []
+        self._read_bytes = 0
+        self._writes: list[tuple[asyncio.Transport, bytes]] = []
+
+    def join(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Its turns are those of this loop from now on."""
+        self._loop = loop
+
+    def asked(self, connection: "ServerConnection", data: bytes) -> None:
+        """A client's connection has read this."""
+        if self._loop is None:
+            connection.take(data)
+            return
+        self._requests.append((connection, data))
+        self._note_read(len(data))
+
+    def answered(self, connection: "Connection", data: bytes) -> None:
+        """An engine's connection has read this."""
+        if self._loop is None:
+            connection.take(data)
+            return
+        self._answers.append((connection, data))
+        self._note_read(len(data))
+
+    def write(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Write this, after what was written before it."""
+        if self._loop is None:
+            transport.write(data)
+            return
+        self._writes.append((transport, data))
+        if not self._is_due:
+            self._begin()
+
+    def catch_up(self) -> None:
+        """Work on all that was read until now: before it is judged who is idle, or gone."""
+        while self._answers or self._requests:
+            answers, self._answers = self._answers, []
+            requests, self._requests = self._requests, []
+            self._read_bytes = 0
+            for engine, data in answers:
+                try:
+                    engine.take(data)
+                except Exception:  # boundary: one connection
+                    log.exception("http.connection_failed")
+                    engine.transport.abort()
+            for client, data in requests:
+                try:
+                    client.take(data)
+                except Exception:  # boundary: one connection
+                    log.exception("http.connection_failed")
+                    client.transport.abort()
+
+    def flush(self) -> None:
+        """Write all of it now: before a connection is closed, and at the end of the turn."""
+        writes, self._writes = self._writes, []
+        for transport, data in writes:
+            if not transport.is_closing():  # aborted meanwhile: nobody waits for it
+                transport.write(data)
+
+    # Private
+
+    def _note_read(self, count: int) -> None:
+        self._read_bytes += count
+        if not self._is_due:
+            self._begin()
+        if self._read_bytes > HELD_BYTES:
+            self.catch_up()
+
+    def _begin(self) -> None:
+        assert self._loop is not None
+        self._is_due = True
+        self._loop.call_soon(self._end)
+
+    def _end(self) -> None:
+        try:
+            self.catch_up()
+        finally:
+            self._is_due = False
+            self.flush()

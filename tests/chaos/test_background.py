@@ -32,7 +32,14 @@ GATEWAY = (
     Background.ACCOUNTS,
     Background.DOUBT,
 )
-HOST = (Background.HOSTS,)
+HOST = (
+    Background.HOSTS,
+    Background.HOST_ORDERS,
+    Background.HOST_BEATS,
+    Background.HOST_OFFER,
+    Background.HOST_RENEWAL,
+    Background.HOST_LOOK,
+)
 CONTROLLER = tuple(sorted(set(Background) - {*WORKER, *GATEWAY, *HOST}))
 
 

@@ -38,6 +38,7 @@ class Background(StrEnum):
     HOST_ORDERS = "host.orders"  # hears what should be
     HOST_BEATS = "host.beats"  # tells what is
     HOST_OFFER = "host.brought"  # of a worker that was brought by hand
+    HOST_RENEWAL = "host.renewal"  # of its certificate
     HOST_LOOK = "host.look"  # leads what is to what should be
     # gateway
     MIRROR = "gateway.mirror"  # follows the controller

@@ -31,6 +31,7 @@ class StatePaths:
         self.logs_dir = self.state_dir / "logs"
         self.database = self.state_dir / "hostler.db"
         self.admin_key = self.state_dir / "admin.key"
+        self.tls_dir = self.state_dir / "tls"
         self.lock = self.state_dir / "up.lock"
         self.up_record = self.state_dir / "up.json"
         self.run_dir = self._run_dir()

@@ -1,7 +1,7 @@
 """`hostler host`: this machine works for a controller on another one."""
 
 import asyncio
-import sys
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +13,8 @@ from hostler.app.config import state_dir as _state_dir
 from hostler.app.paths import StatePaths
 from hostler.app.telemetry import configure_logging
 from hostler.cli.exits import CommandFailed, Exit
+from hostler.cli.follow import Meter
+from hostler.cli.listening import relay_socket
 from hostler.cli.processes import ConfigFile, until_asked
 from hostler.cli.render import duration, print_json, print_table
 from hostler.core.hosts import InstanceReport
@@ -38,7 +40,10 @@ def run(*, state_dir: HostDir = None, config: ConfigFile = None, json: JsonLog =
     """
     settings = host_settings(config, state_dir, json)
     paths = StatePaths(_state_dir(settings))
-    return serve(settings, paths, joined(paths))
+    membership = joined(paths)
+    paths.claim()
+    sock = None if membership.is_near else relay_socket(membership.address, membership.port)
+    return serve(settings, paths, membership, sock)
 
 
 def status(
@@ -97,20 +102,38 @@ def joined(paths: StatePaths) -> Membership:
     return found
 
 
-def serve(settings: Config, paths: StatePaths, membership: Membership) -> int:
-    """Run the host process in the foreground until SIGTERM or Ctrl-C; a second one hastens."""
-    configure_logging(json_lines=settings.log_json)
+def serve(
+    settings: Config,
+    paths: StatePaths,
+    membership: Membership,
+    sock: socket.socket | None = None,
+) -> int:
+    """Run the host process in the foreground until SIGTERM or Ctrl-C; a second one hastens.
+
+    sock: bound, for the relay.
+    """
+    configure_logging(
+        json_lines=settings.log_json, level="INFO" if settings.log_json else "WARNING"
+    )
+    meter = Meter(quiet=settings.log_json)
+    where = " or ".join(membership.controllers)
 
     async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
         def up() -> None:
-            sys.stderr.write(
-                f"host {membership.name} ({membership.host_id}) takes orders from "
-                f"{' or '.join(membership.controllers)}; Ctrl-C drains and leaves\n"
+            what = (
+                f"brings model {membership.offer.model_name}"
+                if membership.offer
+                else "takes orders from"
+            )
+            meter.line(
+                f"host {membership.name} ({membership.host_id}) {what} "
+                f"{'to ' if membership.offer else ''}{where}; Ctrl-C drains and leaves"
             )
 
-        await run_host(paths, settings, membership, stop, hasten, up=up)
+        await run_host(paths, settings, membership, stop, hasten, sock=sock, hear=meter.show, up=up)
 
-    return until_asked(main)
+    with meter:
+        return until_asked(main)
 
 
 # Private

@@ -64,6 +64,21 @@ def listening_socket(server: ServerConfig, *, is_shared: bool = False) -> socket
     return sock
 
 
+def relay_socket(address: str, port: int) -> socket.socket:
+    """Return where a host's relay will listen: at this address, if it is this machine's, else at all.
+
+    Raises as `listening_socket`.
+    """
+    if address:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((address, 0))
+            except OSError:
+                address = ""  # that of a router before it
+    return listening_socket(ServerConfig(host=address or "0.0.0.0", port=port))
+
+
 # Private
 
 

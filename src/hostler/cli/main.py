@@ -163,6 +163,7 @@ _FAMILIES = (
     (
         ("host", "Machines that work for a controller on another one.", "Server"),
         {
+            "join": "hostler.cli.host_join:join_host",
             "run": "hostler.cli.host:run",
             "status": "hostler.cli.host:status",
         },

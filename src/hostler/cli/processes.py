@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import msgspec
 import uvloop
@@ -22,6 +22,8 @@ from hostler.app.telemetry import configure_logging
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.core.errors import HostlerError
 from hostler.core.fleet import WorkerSpec
+from hostler.core.model import WorkerType
+from hostler.core.worker import WorkerStartupRequest
 
 ConfigFile = Annotated[Path | None, Parameter(name="--config", help="TOML file with settings.")]
 StateDir = Annotated[str | None, Parameter(name="--state-dir", help="Where everything is kept.")]
@@ -97,19 +99,70 @@ def gateway(
     return _run(settings, main, paths, place.serves.is_set, supervised=supervised)
 
 
-def worker(*, spec: Annotated[Path, Parameter(help="JSON file written by a controller.")]) -> int:
-    """Run one model instance from its specification. The controller starts these.
+def worker(
+    *,
+    spec: Annotated[Path | None, Parameter(help="JSON file written by a controller.")] = None,
+    controller: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative=(),
+            help="Bring this worker to the controller with this control port, https://HOST:8101.",
+        ),
+    ] = (),
+    token: Annotated[
+        str | None,
+        Parameter(help="To join with, once; of role worker. [env: HOSTLER_JOIN_TOKEN]"),
+    ] = None,
+    name: Annotated[str | None, Parameter(help="The model's name, as requests name it.")] = None,
+    worker_type: Annotated[
+        WorkerType | None, Parameter(name="--type", help="What it does. [default: llm]")
+    ] = None,
+    engine: Annotated[str | None, Parameter(help="Who runs it.")] = None,
+    source: Annotated[str | None, Parameter(help="wheel:, hf:, https: or a path here.")] = None,
+    param: Annotated[
+        tuple[str, ...], Parameter(negative=(), help="A parameter of the engine, NAME=VALUE.")
+    ] = (),
+    concurrency: Annotated[int | None, Parameter(help="Requests at once.")] = None,
+    alias: Annotated[tuple[str, ...], Parameter(negative=(), help="Another name.")] = (),
+    address: Annotated[
+        str | None, Parameter(help="IP address that gateways reach this machine by.")
+    ] = None,
+    port: Annotated[int, Parameter(help="Of its relay, for gateways; 0: a free one.")] = 0,
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+    json: Annotated[bool | None, Parameter(negative=(), help="Log in JSON lines.")] = None,
+) -> int:
+    """Load one model here and bring it to a controller on another machine. Ctrl-C drains and leaves.
 
-    Example: `hostler worker --spec /run/hostler/ab12.json`
+    It joins, loads, offers the model, and serves until it is drained. `--spec` is for controllers alone.
+
+    Example: `hostler worker --controller https://10.0.0.1:8101 --token hstj_... --name qwen --source /m.gguf`
     """
-    from hostler.worker.agent import run_worker_file
+    if spec is not None:
+        _run_spec(spec)
+    if not controller or name is None:
+        raise CommandFailed("need --controller and --name, and a --token", Exit.USAGE)
+    from hostler.cli.bring import bring
 
-    try:
-        told = msgspec.json.decode(spec.read_bytes(), type=WorkerSpec)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise CommandFailed(f"worker specification {spec}: {error}", Exit.USAGE) from error
-    configure_logging(json_lines=told.log_json)
-    run_worker_file(spec)
+    request = WorkerStartupRequest(
+        model=name,
+        worker_type=worker_type,
+        engine=engine,
+        source=source,
+        concurrency=concurrency,
+        aliases=alias or None,
+    )
+    return bring(
+        request,
+        param,
+        controllers=list(controller),
+        token=token,
+        address=address,
+        port=port,
+        state_dir=Path(state_dir) if state_dir else None,
+        config=config,
+        json=json,
+    )
 
 
 Main = Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]
@@ -138,6 +191,18 @@ def until_asked(main: Main) -> int:
 
 
 # Private
+
+
+def _run_spec(spec: Path) -> NoReturn:
+    """Be the worker that a controller or a host has specified."""
+    from hostler.worker.agent import run_worker_file
+
+    try:
+        told = msgspec.json.decode(spec.read_bytes(), type=WorkerSpec)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise CommandFailed(f"worker specification {spec}: {error}", Exit.USAGE) from error
+    configure_logging(json_lines=told.log_json)
+    run_worker_file(spec)
 
 
 def _run(

@@ -14,7 +14,7 @@ from hostler.app.config import Config
 from hostler.app.paths import StatePaths
 from hostler.app.tasks import first_of
 from hostler.app.telemetry import logger
-from hostler.core.errors import ControllerUnavailable, EngineError, HostlerError
+from hostler.core.errors import ControllerUnavailable, EngineError, HostlerError, all_errors
 from hostler.core.hosts import Offer, OfferAnswer, Order, OrderWish
 from hostler.core.lifecycle import Instance, State
 from hostler.core.model import worker_key
@@ -163,13 +163,21 @@ class BroughtWorker(Host):
 
     def _finish(self, one: Instance | None) -> None:
         if one is not None and one.state is State.FAILED:
-            self.failure = EngineError(f"model {one.model_name!r}: {one.reason}")
+            record = self.registry.record(one.instance_id)
+            code = record.error_code if record else ""
+            self.failure = failure_of(code, f"model {one.model_name!r}: {one.reason}")
         self.finished.set()
 
     def _instance_here(self) -> Instance | None:
         """The newest one; others are dead."""
         found = sorted(self.registry.instances(), key=lambda one: one.epoch)
         return found[-1] if found else None
+
+
+def failure_of(code: str, message: str) -> HostlerError:
+    """Return the error of this code, as a command ends with it."""
+    kind = next((kind for kind in all_errors() if kind.code == code), EngineError)
+    return kind(message)
 
 
 # Private

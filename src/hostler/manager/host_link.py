@@ -50,8 +50,11 @@ class Controllers:
         self._pool: Pool | None = None
 
     @property
-    def count(self) -> int:
-        return len(self._endpoints)
+    def url(self) -> str:
+        """Of the one in use, for what is asked outside of the link."""
+        first = self._endpoints[0]
+        host = f"[{first.host}]" if ":" in first.host else first.host
+        return f"https://{host}:{first.port}"
 
     def pool(self) -> Pool:
         """Connections to the one in use."""
@@ -113,6 +116,10 @@ class Link:
     @property
     def is_heard(self) -> bool:
         return not self._told
+
+    def url(self) -> str:
+        """Where the controller is now."""
+        return self._controllers.url
 
     def hurry(self) -> None:
         """Beat soon: something has changed."""

@@ -4,11 +4,13 @@ It is crash-only: SIGKILL loses nothing; the next one on this folder adopts the 
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 
+from hostler.app.background import Background, begin
 from hostler.app.config import Config, HttpLimits
 from hostler.app.paths import StatePaths
 from hostler.app.tasks import first_of
@@ -21,8 +23,11 @@ from hostler.manager.brought import BroughtWorker
 from hostler.manager.host import Host
 from hostler.manager.host_link import Controllers
 from hostler.manager.membership import Membership, endpoint_of
+from hostler.registry.joining import keep_renewed
 from hostler.storage.sql import SqlStore
 from hostler.wire.client import Pool
+from hostler.wire.identity import ClientContexts, server_certificates
+from hostler.wire.relay import Relay
 from hostler.wire.server import Exchange, HttpServer
 
 log = logger(__name__)
@@ -58,11 +63,13 @@ async def run_host(
     stop: asyncio.Event,
     hasten: asyncio.Event,
     *,
+    sock: socket.socket | None = None,
     hear: Callable[[OperatorEvent], None] = lambda event: None,
     up: Callable[[], None] = lambda: None,
 ) -> None:
     """Work for the controller until `stop` is set; then drain and say goodbye. `hasten`: at once.
 
+    sock: bound, for the relay, which owns it from now on; None: for a controller on a Unix socket.
     hear: told what happens to instances here. up: called once it takes orders.
 
     Raises:
@@ -73,7 +80,13 @@ async def run_host(
     store = SqlStore(paths.database, busy_timeout_s=_LOCK_WAIT_S)
     try:
         host = _make(paths, config, membership, store, hear)
-        async with host.running(), _status_server(paths, membership, host):
+        if sock is not None:
+            host.voice.address, host.voice.port = membership.address, sock.getsockname()[1]
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(host.running())
+            await stack.enter_async_context(_status_server(paths, membership, host))
+            if sock is not None:
+                await stack.enter_async_context(_distant(paths, host, sock))
             up()
             await first_of(stop.wait(), host.finished.wait())
             await _end(host, hasten)
@@ -93,8 +106,10 @@ def _make(
     store: SqlStore,
     hear: Callable[[OperatorEvent], None],
 ) -> Host:
+    contexts = None if membership.is_near else ClientContexts(paths.tls_dir)
+
     def pool(endpoint: Endpoint) -> Pool:
-        return Pool(endpoint, connect_timeout_s=_CONNECT_S, idle_s=_IDLE_S)
+        return Pool(endpoint, connect_timeout_s=_CONNECT_S, idle_s=_IDLE_S, tls=contexts)
 
     controllers = Controllers([endpoint_of(url) for url in membership.controllers], pool)
     if membership.offer is not None:
@@ -114,6 +129,23 @@ async def _end(host: Host, hasten: asyncio.Event) -> None:
             await host.hasten()
             await stopping
         hurry.cancel()
+
+
+@asynccontextmanager
+async def _distant(paths: StatePaths, host: Host, sock: socket.socket) -> AsyncIterator[None]:
+    """What it takes to work for a controller on another machine: the relay, and a certificate that lasts."""
+    relay = Relay(
+        host.sockets,
+        server_certificates(paths.tls_dir, clients_must_show=True),
+        beat=lambda: msgspec.json.encode(host.link.asked()),
+    )
+    async with relay.running(sock), asyncio.TaskGroup() as tasks:
+        renewing = keep_renewed(host.link.url, paths.tls_dir)
+        job = begin(tasks, Background.HOST_RENEWAL, renewing)
+        try:
+            yield
+        finally:
+            job.cancel()
 
 
 @asynccontextmanager

@@ -4,6 +4,8 @@ It plans nothing: a test says what should run, how it answers, and when it is aw
 """
 
 import asyncio
+import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from hostler.app.config import HttpLimits
+from hostler.app.tokens import new_token
 from hostler.core.errors import HostlerError, NotFound
 from hostler.core.hosts import (
     HostBeat,
@@ -20,8 +23,16 @@ from hostler.core.hosts import (
     Offer,
     OfferAnswer,
     Order,
+    Role,
 )
 from hostler.core.model import WorkerType
+from hostler.registry.control import ControlServer
+from hostler.registry.joins import Joins
+from hostler.registry.members import Members
+from hostler.storage.memory import MemoryStore
+from hostler.storage.writer import Writer
+from hostler.wire.authority import Authority
+from hostler.wire.identity import Identity, Peer, server_certificates
 from hostler.wire.server import Exchange, HttpServer
 
 HOST_ID = "host0001"
@@ -31,7 +42,10 @@ _NDJSON = ((b"content-type", b"application/x-ndjson"),)
 
 
 class SimController:
-    """Speaks the words of core/hosts.py on a Unix socket. `running` may be left and entered again."""
+    """Speaks the words of core/hosts.py on a Unix socket. `running` may be left and entered again.
+
+    `SimControlPort` is the same behind a real control port, with tokens and certificates.
+    """
 
     def __init__(self, socket: Path, *, incarnation: int = 1) -> None:
         self.socket = socket
@@ -108,7 +122,7 @@ class SimController:
     async def running(self) -> AsyncIterator["SimController"]:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            server = HttpServer(self._handle, limits=HttpLimits(), name="sim")
+            server = HttpServer(self.handle, limits=HttpLimits(), name="sim")
             await server.listen_unix(self.socket)
             holding = tasks.create_task(asyncio.Event().wait(), name="sim.hold")
             streams: set[asyncio.Task[None]] = set()
@@ -123,7 +137,8 @@ class SimController:
 
     # Private
 
-    def _handle(self, exchange: Exchange) -> None:
+    def handle(self, exchange: Exchange) -> None:
+        """Answer a host."""
         request = exchange.request
         if self.refusal is not None:
             exchange.send_error(self.refusal)
@@ -195,12 +210,59 @@ class SimController:
                 continue
 
     def list(self) -> HostOrders:
+        """All that should run, as it is told."""
         return HostOrders(
-            host_id=HOST_ID,
+            host_id=self.last.host_id if self.beats else HOST_ID,
             incarnation=self.incarnation,
             version=self.version,
             orders=self.orders,
         )
+
+
+class SimControlPort(SimController):
+    """A simulated controller whose hosts join by tokens and are known by their certificates."""
+
+    def __init__(self, folder: Path, *, incarnation: int = 1) -> None:
+        super().__init__(folder / "unused", incarnation=incarnation)
+        self.tls_dir = folder
+        self.authority = Authority.open(folder, ["localhost", "127.0.0.1"])
+        self.store = MemoryStore()
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def token(self, role: Role = Role.HOST) -> str:
+        """A new join token."""
+        made = new_token(role, self.authority.fingerprint)
+        self.store.save_token(made.stored)
+        return made.plain
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["SimController"]:
+        sock = socket.create_server(("127.0.0.1", self.port))
+        self.port = sock.getsockname()[1]
+        writer = Writer("sim")
+        members = Members(self.store, writer, time.time)
+        server = ControlServer(members, Joins(members, self.authority))
+        server.plug(Peer.HOST, self._serve)
+        certificates = server_certificates(self.tls_dir, clients_must_show=False)
+        async with asyncio.TaskGroup() as tasks, writer.running():
+            self._tasks = tasks
+            self._open_streams = set()
+            async with server.running(sock, certificates):
+                try:
+                    yield self
+                finally:
+                    for stream in tuple(self._open_streams):
+                        stream.cancel()
+
+    # Private
+
+    def _serve(self, exchange: Exchange, identity: Identity) -> bool:
+        self.handle(exchange)
+        return True
 
 
 def echo_order(instance_id: str, *, epoch: int = 1, **fields: object) -> Order:

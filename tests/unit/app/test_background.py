@@ -19,6 +19,7 @@ PASSING = {
     "agent.lending",
     "agent.stop",
     "canary",
+    "control.join",
     "gateway.close",
     "gateway.drain",
     "gateway.hasten",

@@ -1,0 +1,278 @@
+"""`hostler host join`, and `hostler worker --controller`: a machine joins once, then serves."""
+
+import asyncio
+import ipaddress
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from hostler.app.config import Config, environment
+from hostler.app.config import state_dir as _state_dir
+from hostler.app.paths import StatePaths
+from hostler.app.telemetry import configure_logging
+from hostler.cli.exits import CommandFailed, Exit
+from hostler.cli.host import HostDir, JsonLog, host_settings, serve
+from hostler.cli.listening import relay_socket
+from hostler.cli.processes import ConfigFile
+from hostler.core.errors import ConfigError, HostlerError
+from hostler.core.hosts import Role
+from hostler.engines.base import find_engine
+from hostler.manager.host_rules import HostRules, facts, missing, startable
+from hostler.manager.membership import Membership, load_membership, pin, save_membership
+from hostler.registry.joining import join
+from hostler.wire.identity import CERT_FILE, KEY_FILE
+from hostler.wire.tls import describe
+
+RELAY_PORT = 8102
+JOIN_VARIABLE = "HOSTLER_JOIN_TOKEN"
+
+Controllers = Annotated[
+    list[str],
+    Parameter(
+        name="--controller",
+        help="The control port of the controller, https://HOST:8101; again for a standby of it.",
+        negative=(),
+    ),
+]
+Token = Annotated[
+    str | None,
+    Parameter(help=f"Of `hostler token create` there; used once. [env: {JOIN_VARIABLE}]"),
+]
+Name = Annotated[str | None, Parameter(help="What it is called. [default: its host name]")]
+Address = Annotated[
+    str | None,
+    Parameter(help="IP address that gateways reach it by. [default: where it joins from]"),
+]
+Port = Annotated[int | None, Parameter(help="Of its relay, for gateways; 0: a free one.")]
+
+
+def join_host(
+    *,
+    controller: Controllers,
+    token: Token = None,
+    name: Name = None,
+    address: Address = None,
+    port: Port = None,
+    engines: Annotated[
+        str | None, Parameter(help="Engines that may be started: a,b. [default: all installed]")
+    ] = None,
+    labels: Annotated[str | None, Parameter(help="For placing models: k=v,k2=v2.")] = None,
+    memory: Annotated[str | None, Parameter(help="For its models in all: 16GiB.")] = None,
+    folders: Annotated[
+        str | None,
+        Parameter(help="Folders where files given by path may lie: /a,/b. [default: anywhere]"),
+    ] = None,
+    state_dir: HostDir = None,
+    config: ConfigFile = None,
+    json: JsonLog = None,
+) -> int:
+    """Join a controller on another machine, and serve there: it may start models here. Ctrl-C leaves.
+
+    What was joined is remembered: the same command again, or `hostler host run`, goes on with it.
+
+    Example: `hostler host join --controller https://10.0.0.1:8101 --token hstj_...`
+    """
+    settings = host_settings(config, state_dir, json)
+    rules = HostRules(
+        engines=_engines(engines),
+        folders=tuple(str(Path(one).expanduser().absolute()) for one in _words(folders)),
+        memory_bytes=_bytes(memory),
+        labels=_labels(labels),
+    )
+    wished = Membership(
+        host_id="",
+        name=name or socket.gethostname(),
+        controllers=pinned(controller),
+        address=own_address(address),
+        port=RELAY_PORT if port is None else check_port(port),
+        rules=rules,
+    )
+    return join_and_serve(settings, wished, token)
+
+
+def join_and_serve(settings: Config, wished: Membership, token: str | None) -> int:
+    """Join as wished, or go on with what was joined before, and serve until asked to stop.
+
+    Raises:
+        CommandFailed, HostlerError: why not.
+    """
+    paths = StatePaths(_state_dir(settings))
+    known = load_membership(paths.host_membership)
+    if known is None and paths.database.exists():
+        raise CommandFailed(
+            f"state folder {paths.state_dir}: it is the one of a server (`hostler up`); a host needs its "
+            "own: choose another with --state-dir",
+            Exit.CONFLICT,
+        )
+    if known is not None:
+        _check_same(known, wished, paths)
+    paths.claim()  # before the port: another process of this host has that as well
+    port = known.port if known is not None and wished.port == RELAY_PORT else wished.port
+    sock = relay_socket(wished.address, port)
+    wished = msgspec.structs.replace(wished, port=sock.getsockname()[1])
+    if known is not None and not _is_over(paths):
+        membership = msgspec.structs.replace(
+            wished, host_id=known.host_id, joined_at_s=known.joined_at_s
+        )
+        sys.stderr.write(f"goes on as {known.name} ({known.host_id}), joined before\n")
+    else:
+        membership = _join(paths, wished, token or environment(JOIN_VARIABLE) or "")
+    save_membership(paths.host_membership, membership)
+    return serve(settings, paths, membership, sock)
+
+
+def pinned(urls: Iterable[str]) -> tuple[str, ...]:
+    """Return the controllers' URLs with addresses for names."""
+    found = tuple(dict.fromkeys(pin(url.strip()) for one in urls for url in one.split(",")))
+    if not found:
+        raise CommandFailed("--controller: need https://HOST:PORT", Exit.USAGE)
+    return found
+
+
+def own_address(given: str | None) -> str:
+    """Return an address that was given, in its usual form."""
+    if not given:
+        return ""
+    try:
+        return str(ipaddress.ip_address(given))
+    except ValueError:
+        raise CommandFailed(
+            f"--address {given!r}: need an IP address; names are not resolved between machines",
+            Exit.USAGE,
+        ) from None
+
+
+def check_port(port: int) -> int:
+    """Return a port that may be one."""
+    if not 0 <= port <= 65535:
+        raise CommandFailed(f"--port {port}: need 1 to 65535, or 0 for a free one", Exit.USAGE)
+    return port
+
+
+def not_installed(name: str, lacks: Iterable[str]) -> str:
+    """Say what an engine lacks on this machine."""
+    return (
+        f"engine {name!r} is not installed on this machine: {', '.join(lacks)} missing; "
+        "`pip install 'hostler[cpu]'` brings our own"
+    )
+
+
+# Private
+
+
+def _join(paths: StatePaths, wished: Membership, token: str) -> Membership:
+    if not token:
+        raise CommandFailed(
+            f"a join token is needed: --token, or {JOIN_VARIABLE} in the environment; "
+            "`hostler token create` at the controller makes one",
+            Exit.USAGE,
+        )
+    configure_logging(level="WARNING")
+    said = facts(
+        wished.name,
+        wished.rules,
+        paths.models_dir,
+        engines_here=startable(wished.rules),
+        promised_bytes=0,
+    )
+    role = Role.WORKER if wished.offer else Role.HOST
+    answer = asyncio.run(
+        join(
+            wished.controllers[0],
+            token,
+            role,
+            said,
+            wished.address,
+            wished.port,
+            paths.tls_dir,
+        )
+    )
+    sys.stderr.write(f"joined {wished.controllers[0]} as {wished.name} ({answer.host_id})\n")
+    return msgspec.structs.replace(
+        wished, role=role, host_id=answer.host_id, joined_at_s=time.time()
+    )
+
+
+def _check_same(known: Membership, wished: Membership, paths: StatePaths) -> None:
+    """A folder belongs to one controller, and to one kind of work."""
+    if (known.offer is None) != (wished.offer is None) or (
+        known.offer is not None
+        and wished.offer is not None
+        and known.offer.model_name != wished.offer.model_name
+    ):
+        what = f"brings model {known.offer.model_name!r}" if known.offer else "takes orders"
+        raise CommandFailed(
+            f"state folder {paths.state_dir}: this machine {what} from there as {known.name} "
+            f"({known.host_id}); choose another with --state-dir",
+            Exit.CONFLICT,
+        )
+    if not set(known.controllers) & set(wished.controllers):
+        raise CommandFailed(
+            f"state folder {paths.state_dir}: it has joined {known.controllers[0]} as {known.name} "
+            f"({known.host_id}), not {wished.controllers[0]}; to join another controller choose another "
+            "folder with --state-dir, or remove this one",
+            Exit.CONFLICT,
+        )
+
+
+def _is_over(paths: StatePaths) -> bool:
+    """Is there no good certificate any more, so that only joining anew helps?"""
+    try:
+        ends_at_s = describe(paths.tls_dir / CERT_FILE, paths.tls_dir / KEY_FILE).ends_at_s
+        return ends_at_s is None or ends_at_s < time.time()
+    except (OSError, ConfigError):
+        return True
+
+
+def _engines(given: str | None) -> tuple[str, ...]:
+    names = _words(given)
+    for name in names:
+        try:
+            kind = find_engine(name)
+        except HostlerError as error:
+            raise CommandFailed(f"--engines: {error.message}", Exit.USAGE) from error
+        if not kind.implementation:
+            raise CommandFailed(
+                f"--engines: {name!r} runs in no process; servers given by URL need no host",
+                Exit.USAGE,
+            )
+        if lacks := missing(kind):
+            raise CommandFailed(not_installed(name, lacks), Exit.CONFIG)
+    return names
+
+
+def _labels(given: str | None) -> dict[str, str]:
+    found = {}
+    for word in _words(given):
+        key, is_pair, value = word.partition("=")
+        if not is_pair or not key.strip():
+            raise CommandFailed(f"--labels {word!r}: need key=value", Exit.USAGE)
+        found[key.strip()] = value.strip()
+    return found
+
+
+def _bytes(given: str | None) -> int | None:
+    if given is None:
+        return None
+    match = _SIZE.fullmatch(given.strip())
+    if match is None:
+        raise CommandFailed(f"--memory {given!r}: need a size like 16GiB or 800MiB", Exit.USAGE)
+    return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
+
+
+def _words(given: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (given or "").split(",") if word.strip())
+
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B?|B)?", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgt", start=1):
+    _UNITS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}i": 1024**_power}
+    _UNITS[f"{_letter}b"] = 1000**_power

@@ -40,6 +40,7 @@ class Background(StrEnum):
     HOST_OFFER = "host.brought"  # of a worker that was brought by hand
     HOST_RENEWAL = "host.renewal"  # of its certificate
     HOST_LOOK = "host.look"  # leads what is to what should be
+    HOST_SILENCE = "hosts.ask"  # asks silent machines
     # gateway
     MIRROR = "gateway.mirror"  # follows the controller
     PROBE = "gateway.probe"  # asks instances in doubt

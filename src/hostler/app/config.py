@@ -229,6 +229,8 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     api_key_env: str | None = None
     routing: dict[str, Any] | None = None  # [models.routing], as RoutingRules
     scaling: dict[str, Any] | None = None  # [models.scaling], as ScalingRules
+    host: str | None = None  # the one machine it may run on; "localhost": the controller's own
+    labels: dict[str, str] | None = None  # that its machine must have
 
 
 class Config(Section, frozen=True, kw_only=True):

@@ -31,6 +31,8 @@ class CrashPoint(StrEnum):
     SPAWNED = "launch.spawned"  # a process runs whose pid nobody wrote down
     LAUNCH_POSTED = "launch.posted"  # the registry knows, the store does not
     PID_SAVED = "launch.pid"
+    ORDERED = "order.listed"  # stored, and in the list of its host
+    ORDER_STRUCK = "order.struck"  # not in the list of its host any more, its record is stored
     DRAIN_POSTED = "drain.posted"  # draining, no signal sent
     STOP_SENT = "drain.signalled"
     EXIT_SEEN = "exit.seen"  # the process is gone, everything of it is still there

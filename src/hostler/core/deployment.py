@@ -14,6 +14,7 @@ from hostler.core.model import WorkerType, worker_key
 from hostler.core.scaling import ScalingRules
 from hostler.core.serving import RoutingRules
 
+HERE = "localhost"  # as a host: the controller's own machine
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._/-]{0,95}\Z")
 
 
@@ -37,10 +38,12 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     routing: how its requests find their way.
     scaling: between which numbers the load decides how many copies there are. scaled: what it decided
         last; None: nothing yet, `replicas` counts.
+    host: the one machine it may run on, by name or id; "" for any. HERE: the controller's own.
+    labels: that a machine must have to run it.
     generation: +1 for each accepted change.
     process_generation: the generation of the last change that needs new processes; instances carry the
         one they were started from, so a change that is taken back finds its old processes still right.
-    origin: who wished it: `config`, `default` or `api`.
+    origin: who wished it: `config`, `default` or `api`; `joined`: a worker that was brought by hand.
     fallback: while a change is being carried out: the deployment to go back to when it does not work.
     """
 
@@ -59,6 +62,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     routing: RoutingRules = RoutingRules()
     scaling: ScalingRules = ScalingRules()
     scaled: int | None = None
+    host: str = ""
+    labels: Mapping[str, str] = {}
     wish: Wish = Wish.RUNNING
     generation: int = 1
     process_generation: int = 1
@@ -80,6 +85,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
                 "scaling: servers given by urls are not ours to start; it needs models that are",
                 param="scaling",
             )
+        if self.urls and (self.host or self.labels):
+            raise BadRequest("host, labels: a server given by urls runs where it is", param="host")
         if self.urls and len(self.routing.weights) > len(self.urls):
             raise BadRequest(
                 f"routing.weights: {len(self.routing.weights)} given for {len(self.urls)} urls",
@@ -94,6 +101,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def worker_key(self) -> str:
         return worker_key(self.name, self.worker_type)
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether it serves by workers that others bring."""
+        return self.origin == "joined" and self.wish is Wish.RUNNING
 
     @property
     def wanted_instances(self) -> int:
@@ -135,6 +147,8 @@ PROCESS_FIELDS = (
     "concurrency",
     "upstream_model",
     "api_key_env",
+    "host",
+    "labels",
 )
 SPEC_FIELDS = (*PROCESS_FIELDS, "replicas", "aliases", "open_fields", "routing", "scaling")
 

@@ -14,6 +14,7 @@ class WorkerRunData(msgspec.Struct, frozen=True, kw_only=True):
     """A running worker, as it was when asked: a frozen view, no live handle.
 
     host, port: where the worker answers; port 0 when it listens on a Unix socket (see address).
+    host_id, host_name: of the other machine it runs on; "" for the controller's own.
     limit_model_concurrency: its slots. in_flight: how many of them are lent now, as last reported.
     last_heartbeat_s: seconds since its last sign of life arrived here; None before the first.
     """
@@ -41,6 +42,8 @@ class WorkerRunData(msgspec.Struct, frozen=True, kw_only=True):
     state_for_s: float = 0.0
     memory_bytes: int | None = None
     stopped: bool = False
+    host_id: str = ""
+    host_name: str = ""
 
     @property
     def print_key(self) -> str:
@@ -82,7 +85,8 @@ class WorkerStartupRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     api_key_env: str | None = None
     routing: Mapping[str, Any] | None = None  # as RoutingRules
     scaling: Mapping[str, Any] | None = None  # as ScalingRules
-    host: str | None = None
+    host: str | None = None  # by name or id; "": any machine; "localhost": the controller's own
+    labels: Mapping[str, str] | None = None  # that its machine must have
 
 
 class WorkerShutdownRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -113,8 +117,8 @@ class WorkerApplyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Do one thing with every instance of a model.
 
     worker_type: when given, the model must be of it. source, params, replicas, concurrency, routing,
-    scaling: for UPDATE_PARAMS; what is None stays. Of routing and scaling, too, only what is given
-    changes.
+    scaling, host, labels: for UPDATE_PARAMS; what is None stays. Of routing and scaling, too, only what is
+    given changes.
     """
 
     model: str
@@ -126,6 +130,8 @@ class WorkerApplyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     concurrency: int | None = None
     routing: Mapping[str, Any] | None = None  # as RoutingRules; a rule of None: its default
     scaling: Mapping[str, Any] | None = None  # as ScalingRules; a rule of None: its default
+    host: str | None = None  # "": any machine
+    labels: Mapping[str, str] | None = None
     timeout_s: float = 600.0
 
 

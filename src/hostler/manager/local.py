@@ -19,26 +19,23 @@ from hostler.catalog.sources import sweep
 from hostler.core.deployment import Deployment, Wish
 from hostler.core.errors import HostlerError, StartupError, UpstreamTimeout
 from hostler.core.lifecycle import Instance, State
-from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType, describe
 from hostler.core.worker import (
     WorkerApplyOutput,
     WorkerApplyRequest,
     WorkerRunData,
     WorkerShutdownRequest,
     WorkerStartupRequest,
-    WorkerSupportedModel,
 )
-from hostler.engines.base import find_engine
 from hostler.manager.apply import Applier
 from hostler.manager.calls import Caller
 from hostler.manager.files import ModelFiles
 from hostler.manager.journal import Journal
 from hostler.manager.launches import LaunchBook
-from hostler.manager.plan import GONE
+from hostler.manager.looks import InstanceLooks
+from hostler.manager.machines import Machines
 from hostler.manager.progress import Progress, given_up
 from hostler.manager.reconcile import Reconciler
 from hostler.manager.renewals import Renewals
-from hostler.manager.requests import DirectRequests
 from hostler.manager.room import Room
 from hostler.manager.scaling import Autoscaler
 from hostler.manager.servers import GivenServers
@@ -46,11 +43,6 @@ from hostler.manager.silence import SecondOpinion
 from hostler.manager.usage import UsageBook
 from hostler.manager.views import (
     check_own_name,
-    engine_meant,
-    pick,
-    real_name,
-    run_data,
-    supported_models,
 )
 from hostler.manager.waiting import Waiting
 from hostler.manager.wishes import Wishes
@@ -64,7 +56,7 @@ from hostler.storage.store import Store
 from hostler.storage.writer import Writer
 
 
-class LocalWorkerManager(DirectRequests):
+class LocalWorkerManager(InstanceLooks):
     """Starts model workers on this machine and keeps them running.
 
     `async with LocalWorkerManager() as manager:` brings the default models to life; `models=()` with
@@ -165,55 +157,6 @@ class LocalWorkerManager(DirectRequests):
         """End every worker at once, however busy."""
         await self.workers.hasten()
 
-    # Instances
-
-    async def get_model_instances(
-        self, worker_type: WorkerType, model_name: str, healthy_only: bool = True
-    ) -> list[WorkerRunData]:
-        self.check_running()
-        name = real_name(self.wishes, model_name)
-        return [
-            data
-            for data in await self.get_all_model_instances(worker_type, healthy_only)
-            if data.model_name == name
-        ]
-
-    async def get_all_model_instances(
-        self, worker_type: WorkerType, healthy_only: bool = True
-    ) -> list[WorkerRunData]:
-        self.check_running()
-        return [
-            data
-            for data in self.run_data()
-            if data.worker_type is worker_type and (data.state is State.READY or not healthy_only)
-        ]
-
-    async def select_one_instance(
-        self, worker_type: WorkerType, model_name: str, healthy_only: bool = True
-    ) -> WorkerRunData:
-        self.check_running()
-        deployment = self.wishes.find(model_name, worker_type)
-        return pick(self.router, deployment, self.run_data(deployment.name), healthy_only)
-
-    def run_data(self, model_name: str | None = None) -> list[WorkerRunData]:
-        """The instances known now, dead ones with their reason included."""
-        return run_data(self.registry, self.wishes, self.workers, self.clock(), model_name)
-
-    def metadata_of(self, instance_id: str) -> ModelMetadata | None:
-        record = self.registry.record(instance_id)
-        return record.metadata if record else None
-
-    async def supported_models(self) -> list[WorkerSupportedModel]:
-        self.check_running()
-        return await asyncio.to_thread(supported_models, self.catalog, self.paths.models_dir)
-
-    async def parameter_descriptions(
-        self, worker_type: WorkerType | None, model_name: str
-    ) -> list[ParameterDescription]:
-        self.check_running()
-        engine = engine_meant(self.wishes, self.catalog, worker_type, model_name)
-        return describe(find_engine(engine).parameters)
-
     # Orders
 
     async def model_startup(
@@ -247,7 +190,7 @@ class LocalWorkerManager(DirectRequests):
         before = self.wishes.find(request.model, request.worker_type)
         check_own_name(before, request.model)
         if before.wish is Wish.STOPPED:
-            self.workers.hurry(before.worker_key)
+            self.machines.hands.hurry(before.worker_key)
         return await self.wishes.stop(request.model, request.worker_type, forget=forget)
 
     async def worker_apply(self, request: WorkerApplyRequest) -> WorkerApplyOutput:
@@ -280,31 +223,29 @@ class LocalWorkerManager(DirectRequests):
             moved=self._moved,
         )
         self.keys_changed()
-        self.wishes = Wishes(self.store, self.writer, self.catalog, self._wished)
+        self.wishes = Wishes(
+            self.store,
+            self.writer,
+            self.catalog,
+            self._wished,
+            check_host=lambda name: self.machines.check_host(name),
+        )
         self.servers = GivenServers(self.registry, self.config.gateway, clock=self.clock)
         files = ModelFiles(
             self.paths.models_dir, self.catalog, tell=self.journal.tell, clock=self.clock
         )
+        book = LaunchBook(self.store, self.writer)
         self.workers = LocalWorkers(
             paths=self.paths,
             config=self.config,
-            book=LaunchBook(self.store, self.writer),
+            book=book,
             registry=self.registry,
             files=files,
             servers=self.servers,
             tell=self.journal.tell,
             clock=self.clock,
         )
-        self.room = Room(self.registry, files, self.workers.memory)
-        self.reconciler = Reconciler(
-            has_room=self.room.has_room,
-            unheard=lambda: self.registry.unheard,
-            wishes=lambda: () if self.is_stopping else self.wishes.all(),
-            instances=self.registry.instances,
-            hands=self.workers,
-            life=self.config.life,
-            clock=self.clock,
-        )
+        self._build_plan(book, files)
         gateway = self.config.gateway
         self.router = Router(
             queue_length=gateway.queue_length,
@@ -313,6 +254,36 @@ class LocalWorkerManager(DirectRequests):
             clock=self.clock,
         )
         self.caller = Caller(self.router, gateway)
+
+    def _build_plan(self, book: LaunchBook, files: ModelFiles) -> None:
+        """Make what leads to the wishes, and what waits for that."""
+        self.room = Room(self.registry, files, self.workers.memory)
+        self.machines = Machines(
+            config=self.config,
+            registry=self.registry,
+            book=book,
+            local=self.workers,
+            room=self.room,
+            catalog=self.catalog,
+            wishes=self.wishes,
+            tell=self.journal.tell,
+            wake=lambda: self.reconciler.wake(),
+            clock=self.clock,
+        )
+        hands, distant = self.machines.hands, self.machines.distant
+        self.reconciler = Reconciler(
+            has_room=hands.has_room,
+            unheard=lambda: self.registry.unheard,
+            leaving=lambda: distant.leaving,
+            pinned=lambda: distant.pinned,
+            look_first=hands.look,
+            wishes=lambda: () if self.is_stopping else self.wishes.all(),
+            # what runs on other machines goes on without us
+            instances=lambda: hands.here() if self.is_stopping else self.registry.instances(),
+            hands=hands,
+            life=self.config.life,
+            clock=self.clock,
+        )
         self.progress = Progress(self.registry, self.reconciler, self.paths)
         self.waiting = Waiting(self.config.life, self.wishes, self.progress, files)
         self.renewals = Renewals(self.wishes, self.progress, self.journal.tell)
@@ -332,8 +303,8 @@ class LocalWorkerManager(DirectRequests):
             for running in (self.journal.running, self.writer.running, self.usage.running):
                 await stack.enter_async_context(running())
             await asyncio.to_thread(sweep, self.paths.models_dir)  # what a killed fetch left
-            for running in (self.registry.running, self.workers.running, self.servers.running):
-                await stack.enter_async_context(running())
+            for one in (self.registry, self.workers, self.servers, self.machines):
+                await stack.enter_async_context(one.running())
             opinion = SecondOpinion(
                 self.registry, self.config, self.paths.agent_socket, clock=self.clock
             )
@@ -366,9 +337,12 @@ class LocalWorkerManager(DirectRequests):
     def _moved(self, before: Instance, after: Instance) -> None:
         """Every change of a state passes here, once."""
         self.journal.tell_move(before, after)
-        if after.state in GONE:
-            self.workers.cut(after.instance_id)
-        if after.state is State.FAILED:
+        went_away = self.machines.has_gone(after.instance_id)
+        is_pinned = after.instance_id in self.machines.distant.pinned
+        self.machines.hands.moved(after)
+        if after.state is State.FAILED and went_away:
+            self.reconciler.defer(after, self.config.heartbeat.replace_after_s)
+        elif after.state is State.FAILED and not is_pinned:
             final = is_hopeless(self.registry.record(after.instance_id))
             crashes = self.reconciler.crashed(after, final=final)
             if crashes.verdict:
@@ -383,7 +357,8 @@ class LocalWorkerManager(DirectRequests):
     async def _drain_all(self) -> None:
         self.reconciler.wake()
         try:
-            await self.waiting.until_gone(None, self.config.life.stop_limit_s)
+            here = self.machines.hands.here
+            await self.waiting.until_gone(None, self.config.life.stop_limit_s, among=here)
         except UpstreamTimeout:
             await self.workers.hasten()
             raise

@@ -81,6 +81,12 @@ class Memory:
         """Whether a claim of so much would be granted now."""
         return self._missing(need_bytes, self._free_bytes()) <= 0
 
+    def left_bytes(self, free: int | None) -> int | None:
+        """What one claim more may be for, of so much that is free; None: any."""
+        if not self._life.memory_check or free is None:
+            return None
+        return max(0, -self._missing_of(0, free))
+
     def adopt(self, spec: WorkerSpec) -> None:
         """As claim, for a process that runs already: it is never refused."""
         self._promises[spec.instance_id] = Promise(model=spec.model_name, need_bytes=need_of(spec))
@@ -94,6 +100,9 @@ class Memory:
     def _missing(self, need_bytes: int, free: int | None) -> int:
         if not self._life.memory_check or not need_bytes or free is None:
             return 0
+        return self._missing_of(need_bytes, free)
+
+    def _missing_of(self, need_bytes: int, free: int) -> int:
         taken = {one: private_bytes(self._pid_of(one)) for one in self._promises}
         reserve = self._life.memory_reserve_bytes
         return missing_bytes(need_bytes, free, self._promises, taken, reserve)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import msgspec
 
 from hostler.app.config import LifeConfig
-from hostler.core.deployment import Deployment
+from hostler.core.deployment import Deployment, Wish
 from hostler.core.lifecycle import Instance, State
 
 GONE = frozenset({State.FAILED, State.STOPPED})
@@ -57,25 +57,38 @@ def plan(
     crashes: Mapping[Place, Crashes],
     cramped: Collection[str] = (),
     unheard: Collection[str] = (),
+    leaving: Collection[str] = (),
+    pinned: Collection[str] = (),
 ) -> list[Action]:
     """Return the actions that lead from `seen` to `wanted`.
 
     cramped: the worker keys of models that have no memory for one process more.
     unheard: ids of adopted instances that have not spoken yet: most probably they serve.
+    leaving: ids of instances whose machine is to be emptied: they are replaced as after a change.
+    pinned: ids of instances that were brought by hand: they serve as long as their model is wished.
     One replacement at a time in a model whose processes are to be renewed: the new one is ready before
     the old one drains, so a model with a free slot of memory serves all through. A cramped one first
     lets the old process go.
     """
     by_place: dict[Place, list[Instance]] = {}
     for instance in seen:
+        if instance.instance_id in pinned:
+            continue
         by_place.setdefault((instance.worker_key, instance.replica), []).append(instance)
     serving = {i.instance_id for i in seen if i.state in SERVING or i.instance_id in unheard}
     actions: list[Action] = []
     for deployment in wanted:
-        is_cramped = deployment.worker_key in cramped
-        actions.extend(_plan_deployment(deployment, by_place, now_s, crashes, is_cramped, serving))
+        machine = _Machine(
+            is_cramped=deployment.worker_key in cramped, serving=serving, leaving=leaving
+        )
+        actions.extend(_plan_deployment(deployment, by_place, now_s, crashes, machine))
     for instances in by_place.values():  # what is left belongs to nobody
         for instance in instances:
+            actions.extend(_away(instance, "it is not wished any more"))
+    kept = {deployment.worker_key for deployment in wanted if deployment.wish is Wish.RUNNING}
+    for instance in seen:
+        is_kept = instance.worker_key in kept and instance.state not in GONE
+        if instance.instance_id in pinned and not is_kept:
             actions.extend(_away(instance, "it is not wished any more"))
     return actions
 
@@ -98,27 +111,42 @@ def after_crash(crashes: Crashes, now_s: float, life: LifeConfig, jitter: float)
 # Private
 
 
+class _Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """How it is with the processes of one model, beyond their states."""
+
+    is_cramped: bool
+    serving: Collection[str]
+    leaving: Collection[str]
+
+    def is_right(self, instance: Instance, deployment: Deployment) -> bool:
+        """Whether a process is what is wished, where it may stay."""
+        is_new = instance.generation == deployment.process_generation
+        return is_new and instance.instance_id not in self.leaving
+
+
 def _plan_deployment(
     deployment: Deployment,
     by_place: dict[Place, list[Instance]],
     now_s: float,
     crashes: Mapping[Place, Crashes],
-    is_cramped: bool,
-    serving: Collection[str],
+    machine: _Machine,
 ) -> Iterator[Action]:
-    key = deployment.worker_key
+    key, is_cramped, serving = deployment.worker_key, machine.is_cramped, machine.serving
     places = [(key, replica) for replica in range(deployment.wanted_instances)]
     mine = {place: by_place.pop(place, []) for place in places}
-    renewing = any(_is_renewing(deployment, instances, serving) for instances in mine.values())
+    renewing = any(_is_renewing(deployment, instances, machine) for instances in mine.values())
     if is_cramped:
         renewing = renewing or not all(map(_serves, mine.values()))
     for place, instances in mine.items():
         living = [i for i in instances if i.state not in GONE and i.state is not State.DRAINING]
         gone = [i for i in instances if i.state in GONE]
-        right = [i for i in living if i.generation == deployment.process_generation]
-        other = [i for i in living if i.generation != deployment.process_generation]
+        right = [i for i in living if machine.is_right(i, deployment)]
+        other = [i for i in living if i not in right]
         old = [i for i in other if i.instance_id in serving]
-        yield from _drains([i for i in other if i not in old], "changed before it served")
+        early = [i for i in other if i not in old]
+        changed = [i for i in early if i.generation != deployment.process_generation]
+        yield from _drains(changed, "changed before it served")
+        yield from _drains([i for i in early if i not in changed], "its host is to be emptied")
         best = max((i for i in old if i.state is State.READY), key=_age, default=None)
         if best is not None:
             passed = [i for i in old if i is not best and i.epoch <= best.epoch]
@@ -167,14 +195,11 @@ def _passed(right: Sequence[Instance], keep: Instance, serving: Collection[str])
     return [i for i in others if i is not best]
 
 
-def _is_renewing(
-    deployment: Deployment, instances: Sequence[Instance], serving: Collection[str]
-) -> bool:
+def _is_renewing(deployment: Deployment, instances: Sequence[Instance], machine: _Machine) -> bool:
     """Whether a new process of this place is on its way while the old one still serves."""
-    right = deployment.process_generation
     living = [i for i in instances if i.state not in GONE and i.state is not State.DRAINING]
-    old = any(i.generation != right and i.instance_id in serving for i in living)
-    return old and any(i.generation == right for i in living)
+    right = [i for i in living if machine.is_right(i, deployment)]
+    return bool(right) and any(i.instance_id in machine.serving for i in living if i not in right)
 
 
 def _serves(instances: Sequence[Instance]) -> bool:

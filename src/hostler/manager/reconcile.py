@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+import msgspec
+
 from hostler.app.background import Background, begin
 from hostler.app.config import LifeConfig
 from hostler.app.telemetry import logger
@@ -49,10 +51,14 @@ class Reconciler:
         clock: Callable[[], float],
         has_room: Callable[[Deployment], bool] = lambda deployment: True,
         unheard: Callable[[], Collection[str]] = lambda: (),
+        leaving: Callable[[], Collection[str]] = lambda: (),
+        pinned: Callable[[], Collection[str]] = lambda: (),
+        look_first: Callable[[], None] = lambda: None,
     ) -> None:
         """has_room: whether one process more of a model fits in memory beside what runs.
 
-        unheard: the ids of adopted instances that have not spoken yet.
+        unheard: the ids of adopted instances that have not spoken yet. leaving: of those on a machine that is
+        to be emptied. pinned: of those that were brought by hand. look_first: called before each plan.
         """
         self._wishes = wishes
         self._instances = instances
@@ -61,6 +67,9 @@ class Reconciler:
         self._clock = clock
         self._has_room = has_room
         self._unheard = unheard
+        self._leaving = leaving
+        self._pinned = pinned
+        self._look_first = look_first
         self._crashes: dict[Place, Crashes] = {}
         self._wake = asyncio.Event()
 
@@ -84,6 +93,13 @@ class Reconciler:
             crashes = Crashes(at_s=crashes.at_s, next_try_s=crashes.next_try_s, verdict=True)
         self._crashes[place] = crashes
         return crashes
+
+    def defer(self, instance: Instance, wait_s: float) -> None:
+        """Note that an instance went with its machine: no fault of its own, and replaced so much later."""
+        place = (instance.worker_key, instance.replica)
+        known = self._crashes.get(place, Crashes())
+        next_try_s = max(known.next_try_s, self._clock() + wait_s)
+        self._crashes[place] = msgspec.structs.replace(known, next_try_s=next_try_s)
 
     def crashes(self, worker_key: str, replica: int) -> Crashes:
         return self._crashes.get((worker_key, replica), Crashes())
@@ -117,10 +133,20 @@ class Reconciler:
 
     def look(self) -> list[Action]:
         """Plan once and carry it out; return what was ordered."""
+        self._look_first()
         wishes, seen = self._wishes(), self._instances()
         changed = [d for d in wishes if any(_is_old(i, d) for i in seen)]
         cramped = {d.worker_key for d in changed if not self._has_room(d)}
-        actions = plan(wishes, seen, self._clock(), self._crashes, cramped, self._unheard())
+        actions = plan(
+            wishes,
+            seen,
+            self._clock(),
+            self._crashes,
+            cramped,
+            unheard=self._unheard(),
+            leaving=self._leaving(),
+            pinned=self._pinned(),
+        )
         by_key = {deployment.worker_key: deployment for deployment in wishes}
         for action in actions:
             try:

@@ -8,8 +8,9 @@ import msgspec
 from hostler.app.config import ModelConfig, environment
 from hostler.catalog.address import parse_source
 from hostler.catalog.catalog import Catalog, CatalogEntry
-from hostler.core.deployment import PROCESS_FIELDS, Deployment, Wish, check_name, difference
-from hostler.core.errors import AlreadyRunning, BadRequest, ModelNotFound
+from hostler.core.deployment import HERE, PROCESS_FIELDS, Deployment, Wish, check_name, difference
+from hostler.core.errors import AlreadyRunning, BadRequest, Conflict, ModelNotFound
+from hostler.core.hosts import Offer
 from hostler.core.model import WorkerType
 from hostler.core.scaling import read_scaling
 from hostler.core.serving import RoutingRules, read_rules
@@ -32,6 +33,9 @@ DEFAULT_ENGINES: Mapping[WorkerType, str] = {
 }
 
 
+LABELS_MOST, LABEL_LENGTH = 32, 128
+
+
 def request_of(model: ModelConfig) -> WorkerStartupRequest:
     """Return the startup request that a `[[models]]` table stands for."""
     values = {name: getattr(model, name) for name in model.__struct_fields__}
@@ -48,10 +52,6 @@ def resolve(request: WorkerStartupRequest, catalog: Catalog, *, origin: str = "a
         BadRequest: the engine, its parameters or their combination cannot be.
     """
     check_name(request.model)
-    if request.host not in (None, "", "127.0.0.1", "localhost"):
-        raise BadRequest(
-            f"host {request.host!r}: this manager starts models here only", param="host"
-        )
     entry = catalog.find(request.model)
     if entry is None and request.engine is None:
         request = msgspec.structs.replace(request, engine=_engine_bringing(request))
@@ -86,10 +86,54 @@ def resolve(request: WorkerStartupRequest, catalog: Catalog, *, origin: str = "a
         api_key_env=request.api_key_env or "",
         routing=check_rules(read_rules(request.routing)),
         scaling=read_scaling(request.scaling),
+        host=host_of(request.host),
+        labels=check_labels(request.labels or {}),
         origin=origin,
     )
     _check(deployment, kind)
     return deployment
+
+
+def joined(offer: Offer) -> Deployment:
+    """Return the deployment of a worker that is brought by hand: nothing is started for it here.
+
+    Raises:
+        BadRequest: its name, engine, parameters or their combination cannot be.
+    """
+    kind = find_engine(offer.engine)
+    check_parameters(kind, offer.params)
+    deployment = Deployment(
+        name=offer.model_name,
+        worker_type=offer.worker_type,
+        engine=offer.engine,
+        source=offer.source,
+        replicas=0,
+        concurrency=offer.concurrency,
+        params=offer.params,
+        aliases=offer.aliases,
+        origin="joined",
+    )
+    _check(deployment, kind)
+    return deployment
+
+
+def check_same(old: Deployment, new: Deployment) -> None:
+    """Return when a worker that is brought by hand may serve as a model that is there already.
+
+    Raises:
+        Conflict: it is another model, or this one was stopped.
+    """
+    for what in ("worker_type", "source"):
+        ours, theirs = getattr(old, what), getattr(new, what)
+        if ours != theirs:
+            raise Conflict(
+                f"model {new.name!r} is there with {what} {str(ours)!r}, not {str(theirs)!r}: bring it under "
+                "another name"
+            )
+    if old.urls:
+        raise Conflict(f"model {new.name!r} is served by urls; bring this one under another name")
+    if old.wish is Wish.STOPPED:
+        raise Conflict(f"model {new.name!r} was stopped; `hostler model start {new.name}` first")
 
 
 def settle(
@@ -132,6 +176,28 @@ def check_source(kind: EngineKind, source: str) -> None:
         why = "need wheel:, hf:, https: or a path" if kind.needs_files else "it has no files"
         raise BadRequest(f"source {source!r} for engine {kind.name!r}: {why}", param="source")
     parse_source(source)
+
+
+def host_of(given: str | None) -> str:
+    """Return a host as it is written down."""
+    return HERE if given == "127.0.0.1" else (given or "")
+
+
+def check_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the labels that a machine must have, when they can be.
+
+    Raises:
+        BadRequest: too many, or one is too long.
+    """
+    if len(labels) > LABELS_MOST or any(
+        not key or len(key) > LABEL_LENGTH or len(value) > LABEL_LENGTH
+        for key, value in labels.items()
+    ):
+        raise BadRequest(
+            f"labels: need up to {LABELS_MOST} of up to {LABEL_LENGTH} characters each",
+            param="labels",
+        )
+    return labels
 
 
 def check_rules(rules: RoutingRules) -> RoutingRules:

@@ -27,14 +27,12 @@ class Room:
         """True also when the need or the free memory is not known."""
         if deployment.urls:
             return True
-        need = self._need_bytes(deployment)
+        need = self.need_bytes(deployment)
         if need is None:
             return True
         return fits(need, self.free_bytes()) is not False and self._memory.fits(need)
 
-    # Private
-
-    def _need_bytes(self, deployment: Deployment) -> int | None:
+    def need_bytes(self, deployment: Deployment) -> int | None:
         """By the files and the new parameters; without files, what the old process takes."""
         if find_engine(deployment.engine).needs_files:
             path = self._files.present(deployment)
@@ -52,3 +50,7 @@ class Room:
             if record.instance.worker_key == deployment.worker_key
         ]
         return max(taken, default=0) or None
+
+    def left_bytes(self) -> int | None:
+        """What one process more may take on this machine; None: not known, or not asked for."""
+        return self._memory.left_bytes(self.free_bytes())

@@ -1,6 +1,8 @@
 """What a manager shows of its instances and of what it could start. Reads only."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -13,24 +15,30 @@ from hostler.core.model import WorkerType, describe
 from hostler.core.snapshot import Endpoint
 from hostler.core.worker import WorkerRunData, WorkerSupportedModel
 from hostler.engines.base import brought_models, engines, hide_secrets
+from hostler.manager.machines import Machines
 from hostler.manager.wishes import Wishes
 from hostler.manager.workers import LocalWorkers
 from hostler.registry.registry import Record, Registry
 from hostler.routing.router import Router
 
 
-def run_data(
-    registry: Registry,
-    wishes: Wishes,
-    workers: LocalWorkers,
-    now_s: float,
-    model_name: str | None = None,
-) -> list[WorkerRunData]:
+class Shown(Protocol):
+    """A manager, as far as its instances are shown."""
+
+    registry: Registry
+    wishes: Wishes
+    workers: LocalWorkers
+    machines: Machines
+    clock: Callable[[], float]
+
+
+def run_data(manager: Shown, model_name: str | None = None) -> list[WorkerRunData]:
     """Return the known instances, of one model if named, by model and replica."""
-    by_key = {deployment.worker_key: deployment for deployment in wishes.all()}
+    by_key = {deployment.worker_key: deployment for deployment in manager.wishes.all()}
+    now_s = manager.clock()
     found = [
-        _one(record, by_key.get(record.instance.worker_key), workers, now_s)
-        for record in registry.records()
+        _one(manager, record, by_key.get(record.instance.worker_key), now_s)
+        for record in manager.registry.records()
         if model_name in (None, record.instance.model_name)
     ]
     return sorted(found, key=lambda data: (data.model_name, data.replica, data.epoch))
@@ -110,9 +118,9 @@ def supported_models(catalog: Catalog, models_dir: Path) -> list[WorkerSupported
 
 
 def _one(
-    record: Record, deployment: Deployment | None, workers: LocalWorkers, now_s: float
+    manager: Shown, record: Record, deployment: Deployment | None, now_s: float
 ) -> WorkerRunData:
-    instance, expected = record.instance, record.expected
+    instance, expected, workers = record.instance, record.expected, manager.workers
     endpoint = expected.endpoint
     return WorkerRunData(
         worker_key=instance.worker_key,
@@ -140,6 +148,8 @@ def _one(
         state_for_s=now_s - instance.since_s,
         memory_bytes=record.memory_bytes,
         stopped=instance.state in (State.STOPPED, State.FAILED),
+        host_id=endpoint.host_id,
+        host_name=manager.machines.host_name(endpoint.host_id) if endpoint.host_id else "",
     )
 
 

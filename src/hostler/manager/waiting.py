@@ -1,15 +1,16 @@
 """Waiting: until a model is ready, or gone, for as long as that may take. Orders nothing."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hostler.app.config import LifeConfig
 from hostler.catalog.needs import size_bytes
 from hostler.core.deployment import Deployment, Wish
 from hostler.core.errors import BadRequest, Conflict, UpstreamTimeout
-from hostler.core.lifecycle import State
+from hostler.core.lifecycle import Instance, State
 from hostler.manager.files import ModelFiles
 from hostler.manager.launching import load_deadline_s
+from hostler.manager.plan import GONE
 from hostler.manager.progress import Progress
 from hostler.manager.wishes import Wishes
 
@@ -67,16 +68,25 @@ class Waiting:
                 raise UpstreamTimeout(f"{error.message}: {reason}") from error
             raise
 
-    async def until_gone(self, model_name: str | None, timeout_s: float) -> None:
+    async def until_gone(
+        self,
+        model_name: str | None,
+        timeout_s: float,
+        among: Callable[[], Sequence[Instance]] | None = None,
+    ) -> None:
         """Return when no process of a model (None: of any) is left, also of a forgotten one.
+
+        among: the instances that count; all of them, when left out.
 
         Raises:
             UpstreamTimeout
         """
 
         def is_gone() -> bool:
-            living = self._progress.living(None)
-            return all(model_name not in (None, one.model_name) for one in living)
+            known = self._registry.instances() if among is None else among()
+            return all(
+                one.state in GONE or model_name not in (None, one.model_name) for one in known
+            )
 
         what = "stop" if model_name is None else f"model {model_name!r}: stop"
         await self._until(is_gone, lambda: timeout_s, what)

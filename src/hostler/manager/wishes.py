@@ -14,13 +14,25 @@ from hostler.app.telemetry import logger
 from hostler.catalog.catalog import Catalog
 from hostler.core.deployment import Deployment, Wish, detour_notes
 from hostler.core.errors import ModelNotFound, NameTaken
+from hostler.core.hosts import Offer
 from hostler.core.model import WorkerType
 from hostler.core.scaling import read_scaling
 from hostler.core.serving import read_rules
 from hostler.core.snapshot import ModelView
 from hostler.core.worker import WorkerApplyRequest, WorkerApplyType, WorkerStartupRequest
 from hostler.engines.base import check_parameters, find_engine
-from hostler.manager.resolve import changed, check_rules, check_source, request_of, resolve, settle
+from hostler.manager.resolve import (
+    changed,
+    check_labels,
+    check_rules,
+    check_same,
+    check_source,
+    host_of,
+    joined,
+    request_of,
+    resolve,
+    settle,
+)
 from hostler.storage.store import DeploymentStore
 from hostler.storage.writer import Writer
 
@@ -36,12 +48,17 @@ class Wishes:
         writer: Writer,
         catalog: Catalog,
         moved: Callable[[], None],
+        check_host: Callable[[str], None] = lambda host: None,
     ) -> None:
-        """moved: called in the event loop after each change, before it is answered."""
+        """moved: called in the event loop after each change, before it is answered.
+
+        check_host: raises when no machine of this name is known; config files may name one that comes.
+        """
         self._store = store
         self._writer = writer
         self._catalog = catalog
         self._moved = moved
+        self._check_host = check_host
         # Replaced, never changed: the event loop reads it while the thread writes.
         self._deployments: Mapping[str, Deployment] = {d.name: d for d in store.deployments()}
 
@@ -101,6 +118,14 @@ class Wishes:
         """
         return await self._writer.do(self._apply, request)
 
+    async def join(self, offer: Offer) -> Deployment:
+        """Write a model down that somebody brings a worker for; return it as that worker is.
+
+        Raises:
+            Conflict: it is there as another one, or was stopped. NameTaken, BadRequest.
+        """
+        return await self._writer.do(self._join, offer)
+
     async def change(
         self, name: str, how: Callable[[Deployment], Deployment | None]
     ) -> Deployment | None:
@@ -125,7 +150,7 @@ class Wishes:
                 name=d.name,
                 worker_type=d.worker_type,
                 engine=d.engine,
-                wanted=d.wanted_instances,
+                wanted=d.wanted_instances or int(d.is_joined),
                 aliases=d.aliases,
                 open_fields=d.open_fields,
                 routing=d.routing,
@@ -140,11 +165,12 @@ class Wishes:
     def _start(self, request: WorkerStartupRequest, has_failed: bool) -> tuple[Deployment, bool]:
         old = self._deployments.get(request.model)
         if old is not None and _is_bare(request):
-            new, is_news = self._again(old)
+            new, is_news = _again(old)
         else:
             asked = self._numbered(resolve(request, self._catalog, origin="api"))
+            self._check_host(asked.host)
             new, is_news = settle(old, asked, has_failed=has_failed)
-        self._check_names(new)
+        _check_names(new, self.all())
         if is_news:
             self._save(new)
             _log_notes(self, [new.name])
@@ -176,6 +202,10 @@ class Wishes:
         if request.source is not None:
             check_source(find_engine(old.engine), request.source)
             changes["source"] = request.source
+        if request.host is not None:
+            changes["host"] = host_of(request.host)
+        if request.labels is not None:
+            changes["labels"] = check_labels(request.labels)
         if request.replicas is not None:
             changes |= {"replicas": request.replicas, "scaled": None}
         if request.scaling is not None:
@@ -185,12 +215,29 @@ class Wishes:
         if request.routing is not None:
             changes["routing"] = check_rules(read_rules(request.routing, old.routing))
         new = changed(old, msgspec.structs.replace(old, **changes))
+        self._check_host(new.host)
         if request.apply_type is WorkerApplyType.RESTART:
             new = msgspec.structs.replace(new, process_generation=new.generation)
         self._save(new)
         if request.routing is not None:
             _log_notes(self, [new.name])
         return new
+
+    def _join(self, offer: Offer) -> Deployment:
+        old = self._deployments.get(offer.model_name)
+        new = joined(offer)
+        if old is None:
+            _check_names(new, self.all())
+            self._save(self._numbered(new))
+            return self._deployments[new.name]
+        check_same(old, new)
+        # what it is started with is its own affair: the instance is not the plan's
+        return msgspec.structs.replace(
+            new,
+            generation=old.generation,
+            process_generation=old.process_generation,
+            replicas=old.replicas,
+        )
 
     def _change(
         self, name: str, how: Callable[[Deployment], Deployment | None]
@@ -208,7 +255,7 @@ class Wishes:
         ]
         named = {request.model for request in requests}
         for old in self.all():
-            if old.origin != "api" and old.name not in named:
+            if old.origin in ("config", "default") and old.name not in named:
                 self._stop(old.name, None, forget=False)
         for request in requests:
             self._declare(request, origin)
@@ -231,33 +278,13 @@ class Wishes:
             if new == now:
                 return  # as it was: a restart of ours changes nothing, and stops no change under way
             new = renewed
-        self._check_names(new)
+        _check_names(new, self.all())
         self._save(new)
 
     def _numbered(self, new: Deployment) -> Deployment:
         """Return it with a generation that no process of an earlier life of this name has."""
         first = self._store.last_generation(new.name, new.worker_type) + 1
         return msgspec.structs.replace(new, generation=first, process_generation=first)
-
-    def _again(self, old: Deployment) -> tuple[Deployment, bool]:
-        """`start NAME` of a known model: as it was."""
-        if old.wish is Wish.RUNNING:
-            return old, False
-        return (
-            msgspec.structs.replace(old, wish=Wish.RUNNING, generation=old.generation + 1),
-            True,
-        )
-
-    def _check_names(self, new: Deployment) -> None:
-        for other in self._deployments.values():
-            if other.name == new.name:
-                if other.worker_type is not new.worker_type and other.wish is Wish.RUNNING:
-                    raise NameTaken(f"model {new.name!r} already runs as {other.worker_type.value}")
-                continue
-            for name in {new.name, *new.aliases} & {other.name, *other.aliases}:
-                raise NameTaken(
-                    f"the name {name!r} already means model {other.name!r}", param="aliases"
-                )
 
     def _save(self, deployment: Deployment) -> None:
         old = self._deployments.get(deployment.name)
@@ -272,6 +299,28 @@ class Wishes:
     def _publish(self, deployments: Mapping[str, Deployment]) -> None:
         self._deployments = deployments
         self._writer.tell(self._moved)
+
+
+def _again(old: Deployment) -> tuple[Deployment, bool]:
+    """`start NAME` of a known model: as it was."""
+    if old.wish is Wish.RUNNING:
+        return old, False
+    return (
+        msgspec.structs.replace(old, wish=Wish.RUNNING, generation=old.generation + 1),
+        True,
+    )
+
+
+def _check_names(new: Deployment, known: Iterable[Deployment]) -> None:
+    for other in known:
+        if other.name == new.name:
+            if other.worker_type is not new.worker_type and other.wish is Wish.RUNNING:
+                raise NameTaken(f"model {new.name!r} already runs as {other.worker_type.value}")
+            continue
+        for name in {new.name, *new.aliases} & {other.name, *other.aliases}:
+            raise NameTaken(
+                f"the name {name!r} already means model {other.name!r}", param="aliases"
+            )
 
 
 def _is_bare(request: WorkerStartupRequest) -> bool:

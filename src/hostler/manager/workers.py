@@ -41,7 +41,7 @@ ROLE_TAG = "HOSTLER_ROLE"
 # Faults of the wish itself: the same start again ends the same.
 HOPELESS = frozenset({"model_corrupt", "identity_mismatch", "invalid_value", "model_not_found"})
 _LOOK_EVERY_S = 1.0  # at a process that runs; its end is told at once
-_SAME_ORDER_S = 1.0  # two stops within this are one order that arrived twice
+SAME_ORDER_S = 1.0  # two stops within this are one order that arrived twice
 _SETTLE_S = 5.0  # adopted workers speak within this, or are judged like any other
 
 
@@ -109,7 +109,12 @@ class LocalWorkers:
         if deployment.urls and self._servers is not None:
             expected = self._servers.expected(deployment, replica)
         self._registry.add(instance, expected)
-        self._begin(instance.instance_id, "life", self._bring_up(instance, expected, deployment))
+        self.begin(instance, expected, deployment)
+
+    def begin(self, instance: Instance, expected: Expected, deployment: Deployment) -> None:
+        """Bring an instance that waits in the registry to life."""
+        life = self._bring_up(instance, expected, deployment)
+        self._begin(instance.instance_id, "life", life)
 
     def drain(self, instance_id: str, reason: str, *, now: bool = False) -> None:
         """Let an instance finish, then end it; `now`: whatever it has, also when it drains already."""
@@ -137,10 +142,6 @@ class LocalWorkers:
                 handle, record, self._config.life, telling, self._clock, self._announce_s
             )
         self._begin(instance_id, "end", ending)
-
-    def forget(self, instance_id: str) -> None:
-        self.cut(instance_id)
-        self._registry.forget(instance_id)
 
     # Looks
 
@@ -182,7 +183,7 @@ class LocalWorkers:
             if one.worker_key != worker_key or one.state is not State.DRAINING:
                 continue
             handle = self._handles.get(one.instance_id)
-            if handle is not None and self._clock() - one.since_s > _SAME_ORDER_S:
+            if handle is not None and self._clock() - one.since_s > SAME_ORDER_S:
                 self._begin(one.instance_id, "hurry", hurry_out(handle, self._config.life))
 
     # Private: one life
@@ -318,6 +319,8 @@ class LocalWorkers:
         """Take over every process of the controller before us; end what nobody wrote down."""
         gone: list[str] = []
         for launch in self._book.all():
+            if launch.host_id:
+                continue
             if not is_of(launch, self._paths):
                 self._book.drop(launch.instance_id)
                 continue

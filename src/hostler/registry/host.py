@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from hostler.app.config import HeartbeatConfig
+from hostler.app.tokens import StoredHost
 from hostler.core.errors import StaleEpoch
 from hostler.core.hosts import HostBeat, HostFacts, HostOrders, Order, Role, Standing
 from hostler.core.snapshot import Endpoint
@@ -18,10 +19,12 @@ RUNS_KEPT = 16  # of a host's earlier processes, whose late words are refused
 class Host:
     """What is known of one host."""
 
-    def __init__(self, host_id: str, role: Role, facts: HostFacts) -> None:
+    def __init__(self, host_id: str, role: Role) -> None:
         self.host_id = host_id
         self.role = role
-        self.facts = facts
+        self.name = host_id
+        self.facts = HostFacts(name=host_id)
+        self.has_told_facts = False  # to this controller; those of the store may be old
         self.address = ""
         self.port = 0
         self.joined_at_s = 0.0
@@ -43,16 +46,17 @@ class Host:
         self.is_removed = False
 
     @property
-    def name(self) -> str:
-        return self.facts.name or self.host_id
-
-    @property
     def standing(self) -> Standing:
         if self.has_left:
             return Standing.LEFT
         if self.silence is not Standing.ALIVE:
             return self.silence
         return Standing.DRAINING if self.is_draining or self.says_draining else Standing.ALIVE
+
+    def is_late(self, now_s: float) -> bool:
+        """Whether its beat is so late that somebody should go and ask."""
+        patience_s = SUSPECT_AFTER * 0.6 * self.interval_s
+        return bool(self.address) and not self.has_left and now_s - self.heard_at_s > patience_s
 
     def endpoint(self, instance_id: str = "") -> Endpoint:
         """Where its relay answers for an instance; for itself when none is named."""
@@ -63,6 +67,19 @@ class Host:
             host_id=self.host_id,
             prefix=f"/i/{instance_id}" if instance_id else "",
         )
+
+    def take(self, stored: StoredHost) -> None:
+        """It is as it was written down."""
+        self.role, self.name = stored.role, stored.name or stored.host_id
+        self.address, self.port = stored.address, stored.port
+        self.joined_at_s, self.is_draining = stored.joined_at_s, stored.is_draining
+        if not self.has_told_facts:
+            self.facts = msgspec.structs.replace(stored.facts, name=self.name)
+
+    def take_facts(self, facts: HostFacts) -> None:
+        """It is as it says, but for its name, which is the one it joined with."""
+        self.has_told_facts = True
+        self.facts = msgspec.structs.replace(facts, name=self.name)
 
     def number(self, incarnation: int, orders: tuple[Order, ...]) -> None:
         """Say what should be on it from now on: the next version of its orders."""

@@ -13,20 +13,19 @@ import msgspec
 from hostler.app.background import Background, begin
 from hostler.app.config import HeartbeatConfig
 from hostler.app.telemetry import logger
+from hostler.app.tokens import StoredHost
 from hostler.core.errors import Conflict, NotFound
 from hostler.core.hosts import (
     EVENTS_PER_BEAT,
     HostBeat,
     HostBeatAnswer,
-    HostFacts,
     HostView,
     Order,
-    Role,
     Standing,
 )
 from hostler.core.lifecycle import Signal, State
 from hostler.core.worker import OperatorEvent
-from hostler.registry.host import SUSPECT_AFTER, Host, Turns
+from hostler.registry.host import Host, Turns
 from hostler.registry.host_reports import gone, take_beat
 from hostler.registry.liveness import is_mass_loss, judge_heartbeat, own_pause_s
 from hostler.registry.registry import Record, Registry
@@ -63,26 +62,15 @@ class HostBook:
 
     # Who there is
 
-    def learn(
-        self,
-        host_id: str,
-        role: Role,
-        facts: HostFacts,
-        *,
-        address: str = "",
-        port: int = 0,
-        joined_at_s: float = 0.0,
-        is_draining: bool = False,
-    ) -> Host:
+    def learn(self, stored: StoredHost) -> Host:
         """Know a host from now on: it joined, or it is in the store."""
-        host = self._hosts.get(host_id) or Host(host_id, role, facts)
-        host.role, host.facts, host.joined_at_s = role, facts, joined_at_s
-        host.address, host.port, host.is_draining = address, port, is_draining
-        if host_id not in self._hosts:
-            self._hosts[host_id] = host
+        host = self._hosts.get(stored.host_id)
+        if host is None:
+            host = self._hosts[stored.host_id] = Host(stored.host_id, stored.role)
             host.heard_at_s = self._clock() + FIRST_S
             most = self._heartbeat.most_per_s
             host.interval_s = max(self._heartbeat.interval_s, len(self._hosts) / most)
+        host.take(stored)
         self._moved(host)
         return host
 
@@ -97,6 +85,9 @@ class HostBook:
 
     def hosts(self) -> list[Host]:
         return list(self._hosts.values())
+
+    def known(self, host_id: str) -> Host | None:
+        return self._hosts.get(host_id)
 
     def host(self, host_id: str) -> Host:
         """Return one host.
@@ -119,7 +110,7 @@ class HostBook:
         """
         if name in self._hosts:
             return self._hosts[name]
-        named = [host for host in self._hosts.values() if host.facts.name == name]
+        named = [host for host in self._hosts.values() if host.name == name]
         if len(named) > 1:
             ids = ", ".join(sorted(host.host_id for host in named))
             raise Conflict(f"{len(named)} hosts are named {name!r}: say which by its id ({ids})")
@@ -187,7 +178,7 @@ class HostBook:
         return HostBeatAnswer(
             next_beat_s=self._turns.next_beat_s(host),
             wanted=wanted,
-            facts_wanted=not host.facts.version,
+            facts_wanted=not host.has_told_facts,
             incarnation=incarnation if orders else 0,
             version=orders.version if orders else 0,
         )
@@ -211,17 +202,6 @@ class HostBook:
             self._moved(host)
 
     # Silence
-
-    def silent(self) -> list[Host]:
-        """Those whose beat is so late that somebody should go and ask."""
-        now_s = self._clock()
-        return [
-            host
-            for host in self._hosts.values()
-            if not host.has_left
-            and host.address
-            and now_s - host.heard_at_s > SUSPECT_AFTER * 0.6 * host.interval_s
-        ]
 
     def judge(self, paused_s: float = 0.0) -> None:
         """Judge every host's silence now. paused_s: how long nobody listened here."""
@@ -273,7 +253,8 @@ class HostBook:
         host.has_left = False
         host.silence = Standing.ALIVE
         host.says_draining = beat.draining
-        host.facts = beat.facts or host.facts
+        if beat.facts is not None:
+            host.take_facts(beat.facts)
         place = (beat.address or address or host.address, beat.port or host.port)
         if place != (host.address, host.port):
             host.address, host.port = place

@@ -26,6 +26,7 @@ PASSING = {
     "gateway.idle",
     "hasten",
     "host.offer",
+    "hosts.ask",
     "loan",
     "probe",
     "registry.hold",

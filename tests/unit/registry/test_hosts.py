@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from hostler.app.config import HeartbeatConfig
+from hostler.app.tokens import StoredHost
 from hostler.core.errors import Conflict, NotFound, StaleEpoch
 from hostler.core.hosts import (
     HostBeat,
@@ -43,7 +44,7 @@ class Room:
         self.seqs: dict[tuple[str, str], int] = {}
 
     def join(self, host_id: str) -> None:
-        self.book.learn(host_id, Role.HOST, HostFacts(name=host_id), address="10.0.0.9", port=8102)
+        self.book.learn(joined(host_id))
 
     def ordered(self, host_id: str, *instance_ids: str) -> None:
         """Expect instances on a host and order them there, the whole list."""
@@ -100,6 +101,17 @@ class Room:
 
     def kinds(self) -> list[str]:
         return [event.kind for event in self.told]
+
+
+def joined(host_id: str, name: str = "") -> StoredHost:
+    return StoredHost(
+        host_id=host_id,
+        role=Role.HOST,
+        name=name or host_id,
+        facts=HostFacts(name=name or host_id),
+        address="10.0.0.9",
+        port=8102,
+    )
 
 
 def order(instance_id: str) -> Order:
@@ -395,9 +407,9 @@ def test_a_removed_host_hears_an_empty_list_last(serving: Room) -> None:
 
 
 def test_a_host_is_found_by_its_id_or_its_name(room: Room) -> None:
-    room.book.learn("c1", Role.HOST, HostFacts(name="gpu"))
+    room.book.learn(joined("c1", "gpu"))
     assert room.book.find("gpu").host_id == room.book.find("c1").host_id == "c1"
-    room.book.learn("c2", Role.HOST, HostFacts(name="gpu"))
+    room.book.learn(joined("c2", "gpu"))
     with pytest.raises(Conflict, match="c1, c2"):
         room.book.find("gpu")
     with pytest.raises(NotFound, match="there are: b, gpu, gpu"):

@@ -1,0 +1,233 @@
+"""AllHands: the plan's hands over every machine: finds where an instance runs, and passes orders on.
+
+What no machine can take now waits in the registry as pending, with the reason, and is tried again.
+"""
+
+import secrets
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+
+from hostler.app.telemetry import logger
+from hostler.catalog.catalog import Catalog
+from hostler.core.deployment import HERE, Deployment
+from hostler.core.errors import HostlerError
+from hostler.core.hosts import Role
+from hostler.core.lifecycle import Instance, Signal, State
+from hostler.core.worker import OperatorEvent
+from hostler.manager.files import Tell
+from hostler.manager.hosts import HostWorkers
+from hostler.manager.placement import Machine, Need, Unplaced, place
+from hostler.manager.plan import GONE, Place
+from hostler.manager.room import Room
+from hostler.manager.workers import SAME_ORDER_S, LocalWorkers
+from hostler.registry.expected import Expected
+from hostler.registry.host import Host
+from hostler.registry.hosts import HostBook
+from hostler.registry.registry import Registry
+
+log = logger(__name__)
+
+
+class AllHands:
+    """This machine's hands and those on hosts, as one."""
+
+    def __init__(
+        self,
+        *,
+        local: LocalWorkers,
+        distant: HostWorkers,
+        hosts: HostBook,
+        registry: Registry,
+        room: Room,
+        catalog: Catalog,
+        tell: Tell,
+        clock: Callable[[], float],
+    ) -> None:
+        """tell: takes what waits for a machine, and why."""
+        self._local = local
+        self._distant = distant
+        self._hosts = hosts
+        self._registry = registry
+        self._room = room
+        self._catalog = catalog
+        self._tell = tell
+        self._clock = clock
+        self._waiting: dict[str, Deployment] = {}
+        self._failed_on: dict[Place, str] = {}  # where the last process of a place failed
+
+    # What the plan orders
+
+    def launch(self, deployment: Deployment, replica: int) -> None:
+        """Begin the life of a new instance, here, elsewhere, or when there is a machine for it."""
+        if deployment.urls or deployment.host == HERE or self._is_alone(deployment):
+            self._local.launch(deployment, replica)
+            return
+        instance = Instance(
+            instance_id=secrets.token_hex(6),
+            worker_key=deployment.worker_key,
+            model_name=deployment.name,
+            replica=replica,
+            epoch=0,  # counted in the store, once it has a machine
+            generation=deployment.process_generation,
+            since_s=self._clock(),
+        )
+        self._registry.add(instance, _expected(deployment))
+        self._waiting[instance.instance_id] = deployment
+        self._place(instance, deployment)
+
+    def drain(self, instance_id: str, reason: str) -> None:
+        """Let an instance finish, then end it."""
+        if self._waiting.pop(instance_id, None) is not None:
+            self._registry.post(instance_id, Signal.DRAIN, reason)
+        elif self._distant.host_id(instance_id):
+            self._distant.drain(instance_id, reason)
+        else:
+            self._local.drain(instance_id, reason)
+
+    def forget(self, instance_id: str) -> None:
+        self._waiting.pop(instance_id, None)
+        self._local.cut(instance_id)
+        self._registry.forget(instance_id)
+
+    def hurry(self, worker_key: str) -> None:
+        """End what still drains of a model. An order that only arrived twice changes nothing."""
+        self._local.hurry(worker_key)
+        self._distant.hurry(worker_key, self._clock() - SAME_ORDER_S)
+
+    # Looks
+
+    def moved(self, after: Instance) -> None:
+        """A state has changed. What was given up is ended: its place is for another one."""
+        key = (after.worker_key, after.replica)
+        if after.state is State.FAILED:
+            self._failed_on[key] = self._distant.host_id(after.instance_id)
+        elif after.state is State.READY:
+            self._failed_on.pop(key, None)
+        if after.state in GONE:
+            self._local.cut(after.instance_id)
+        self._distant.moved(after)
+
+    def look(self) -> None:
+        """Find a machine for what waits for one."""
+        for instance_id, deployment in list(self._waiting.items()):
+            record = self._registry.record(instance_id)
+            if record is None or record.instance.state is not State.PENDING:
+                del self._waiting[instance_id]
+            else:
+                self._place(record.instance, deployment)
+
+    def here(self) -> list[Instance]:
+        """The instances that are not on another machine."""
+        at = self._distant.host_id
+        return [one for one in self._registry.instances() if not at(one.instance_id)]
+
+    def has_room(self, deployment: Deployment) -> bool:
+        """Whether one process more of a model fits somewhere beside what runs."""
+        if deployment.urls or deployment.host == HERE or self._is_alone(deployment):
+            return self._room.has_room(deployment)
+        need, machines = self._need(deployment), self._machines(deployment, None)
+        return not isinstance(place(need, machines), Unplaced)
+
+    # Private
+
+    def _is_alone(self, deployment: Deployment) -> bool:
+        """Whether there is no other machine, and none is asked for."""
+        is_free = not deployment.host and not deployment.labels
+        return is_free and not any(host.role is Role.HOST for host in self._hosts.hosts())
+
+    def _place(self, instance: Instance, deployment: Deployment) -> None:
+        need = self._need(deployment)
+        found = place(need, self._machines(deployment, instance.replica))
+        if isinstance(found, Unplaced):
+            self._explain(instance, found.reason)
+            return
+        del self._waiting[instance.instance_id]
+        if not found.host_id:
+            self._local.begin(instance, _expected(deployment), deployment)
+            return
+        try:
+            host = self._hosts.host(found.host_id)
+            self._distant.begin(instance, deployment, host, need.memory_bytes)
+        except HostlerError as error:
+            self._registry.post(instance.instance_id, Signal.EXITED, error.message)
+
+    def _explain(self, instance: Instance, reason: str) -> None:
+        """Say why an instance is where it is; once for each reason."""
+        if instance.reason == reason:
+            return
+        if (record := self._registry.record(instance.instance_id)) is not None:
+            record.instance = msgspec.structs.replace(record.instance, reason=reason)
+        self._tell(
+            OperatorEvent(
+                kind="instance.waits",
+                model=instance.model_name,
+                instance_id=instance.instance_id,
+                message=reason,
+                fields={"replica": instance.replica},
+            )
+        )
+
+    def _need(self, deployment: Deployment) -> Need:
+        need_bytes = self._room.need_bytes(deployment)
+        if need_bytes is None:
+            entry = self._catalog.find(deployment.name)
+            is_same = entry is not None and entry.source == deployment.source
+            need_bytes = entry.memory_bytes if entry is not None and is_same else None
+        return Need(
+            engine=deployment.engine,
+            host=deployment.host,
+            labels=deployment.labels,
+            memory_bytes=need_bytes,
+        )
+
+    def _machines(self, deployment: Deployment, replica: int | None) -> list[Machine]:
+        """This machine and every host that takes orders, as they are for one model."""
+        mine = Counter(
+            self._distant.host_id(one.instance_id)
+            for one in self._registry.instances()
+            if one.worker_key == deployment.worker_key
+            and one.state not in (*GONE, State.DRAINING)
+            and one.instance_id not in self._waiting
+        )
+        failed_on = (
+            None if replica is None else self._failed_on.get((deployment.worker_key, replica))
+        )
+        here = Machine(
+            free_bytes=self._room.left_bytes(),
+            mine=mine[""],
+            failed=int(failed_on == ""),
+        )
+        return [
+            here,
+            *(
+                self._machine(host, mine[host.host_id], int(failed_on == host.host_id))
+                for host in self._hosts.hosts()
+                if host.role is Role.HOST
+            ),
+        ]
+
+    def _machine(self, host: Host, mine: int, failed: int) -> Machine:
+        return Machine(
+            host_id=host.host_id,
+            name=host.name,
+            standing=host.standing,
+            engines=host.facts.engines if host.has_told_facts else None,
+            labels=host.facts.labels,
+            free_bytes=host.facts.memory_free_bytes,
+            coming_bytes=self._distant.coming_bytes(host.host_id),
+            mine=mine,
+            failed=failed,
+        )
+
+
+# Private
+
+
+def _expected(deployment: Deployment) -> Expected:
+    return Expected(
+        worker_type=deployment.worker_type,
+        engine=deployment.engine,
+        concurrency=deployment.concurrency,
+    )

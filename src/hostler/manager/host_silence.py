@@ -1,0 +1,72 @@
+"""HostSilence: goes and asks a host that has stopped beating, before its silence counts for anything.
+
+Its relay is asked for the same beat. It is on another path than the beats, so one of the two may be cut.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from hostler.app.background import Background, begin
+from hostler.app.telemetry import logger
+from hostler.core.errors import HostlerError
+from hostler.core.hosts import HostBeat
+from hostler.registry.host import Host
+from hostler.registry.hosts import LOOK_EVERY_S, HostBook
+from hostler.wire.client import UpstreamLost, fetch
+
+log = logger(__name__)
+
+_ASK_TIMEOUT_S = 1.0
+_AT_ONCE = 64  # hosts asked side by side
+
+
+class HostSilence:
+    """Asks silent hosts, each once at a time."""
+
+    def __init__(self, hosts: HostBook, clock: Callable[[], float]) -> None:
+        self._hosts = hosts
+        self._clock = clock
+        self._asking: set[str] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Ask while the block lasts."""
+        async with asyncio.TaskGroup() as tasks:
+            loop = begin(tasks, Background.HOST_SILENCE, self._loop())
+            yield
+            loop.cancel()
+
+    async def ask(self, host: Host) -> bool:
+        """Ask one host at its relay; True: it has answered, and its beat was taken."""
+        try:
+            answer = await fetch(host.endpoint(), "POST", "/host/beat", timeout_s=_ASK_TIMEOUT_S)
+            if answer.status != 200:
+                return False
+            self._hosts.beat(host.host_id, msgspec.json.decode(answer.body, type=HostBeat))
+        except (UpstreamLost, TimeoutError, OSError):
+            return False
+        except (HostlerError, msgspec.MsgspecError) as error:
+            log.warning("hosts.beat_refused", host_id=host.host_id, why=str(error))
+            return False
+        return True
+
+    # Private
+
+    async def _loop(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                late = [host for host in self._hosts.hosts() if host.is_late(self._clock())]
+                for host in late:
+                    if host.host_id not in self._asking and len(self._asking) < _AT_ONCE:
+                        self._asking.add(host.host_id)
+                        tasks.create_task(self._ask_once(host), name="hosts.ask")
+                await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _ask_once(self, host: Host) -> None:
+        try:
+            await self.ask(host)
+        finally:
+            self._asking.discard(host.host_id)

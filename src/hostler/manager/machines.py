@@ -1,0 +1,181 @@
+"""Machines: what a manager has to do with others than its own: the book, the hands, operators' orders."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from hostler.app.config import Config
+from hostler.catalog.catalog import Catalog
+from hostler.core.deployment import HERE
+from hostler.core.errors import Conflict
+from hostler.core.hosts import HostView, Offer, OfferAnswer, Standing
+from hostler.core.lifecycle import Instance
+from hostler.core.worker import OperatorEvent
+from hostler.manager.files import Tell
+from hostler.manager.hands import AllHands
+from hostler.manager.host_silence import HostSilence
+from hostler.manager.hosts import HostWorkers
+from hostler.manager.launches import LaunchBook
+from hostler.manager.plan import GONE
+from hostler.manager.room import Room
+from hostler.manager.wishes import Wishes
+from hostler.manager.workers import LocalWorkers
+from hostler.registry.expected import Expected
+from hostler.registry.host import Host
+from hostler.registry.host_reports import gone
+from hostler.registry.host_server import HostRoutes
+from hostler.registry.hosts import HostBook
+from hostler.registry.registry import Registry
+
+
+class Machines:
+    """The hosts of one controller. Without any it changes nothing."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        registry: Registry,
+        book: LaunchBook,
+        local: LocalWorkers,
+        room: Room,
+        catalog: Catalog,
+        wishes: Wishes,
+        tell: Tell,
+        wake: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """wake: called when something may be placed now that could not be before."""
+        self._registry = registry
+        self._wishes = wishes
+        self._tell = tell
+        self._clock = clock
+        self._offering = asyncio.Lock()
+        self.book = HostBook(
+            registry, config.heartbeat, clock, tell=tell, moved=lambda host: wake()
+        )
+        self.distant = HostWorkers(book, registry, self.book, clock)
+        self.hands = AllHands(
+            local=local,
+            distant=self.distant,
+            hosts=self.book,
+            registry=registry,
+            room=room,
+            catalog=catalog,
+            tell=tell,
+            clock=clock,
+        )
+        self.routes = HostRoutes(self.book, self.offer)
+        self._silence = HostSilence(self.book, clock)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Expect what was ordered before; order, hear and judge while the block lasts."""
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.distant.running())
+            for part in (self.book.running, self.routes.running, self._silence.running):
+                await stack.enter_async_context(part())
+            yield
+
+    # Looks
+
+    def views(self) -> list[HostView]:
+        """Every host, by name."""
+        return sorted(map(self.book.view, self.book.hosts()), key=lambda one: one.facts.name)
+
+    def view(self, name: str) -> HostView:
+        """One host, by its id or name. Raises NotFound, Conflict."""
+        return self.book.view(self.book.find(name))
+
+    def host_name(self, host_id: str) -> str:
+        """The name of a host; its id when it is known no more; "" for this machine."""
+        found = self.book.known(host_id)
+        return found.name if found is not None else host_id
+
+    def check_host(self, name: str) -> None:
+        """Return when a machine that a model is asked for is known.
+
+        Raises:
+            NotFound, Conflict: as `HostBook.find`.
+        """
+        if name not in ("", HERE):
+            self.book.find(name)
+
+    def has_gone(self, instance_id: str) -> bool:
+        """Whether an instance is on a host that was given up: no fault of its model's."""
+        host_id = self.distant.host_id(instance_id)
+        found = self.book.known(host_id)
+        away = (Standing.LOST, Standing.LEFT)
+        return bool(host_id) and (found is None or found.standing in away)
+
+    # What operators order
+
+    async def drain(self, name: str, *, is_draining: bool) -> HostView:
+        """Empty a host, or let it take instances again. Raises NotFound, Conflict."""
+        host = self.book.find(name)
+        self.book.set_draining(host.host_id, is_draining)
+        self._say("host.drain" if is_draining else "host.undrain", host)
+        return self.book.view(host)
+
+    async def remove(self, name: str, *, force: bool) -> HostView:
+        """Know a host no more; it may not speak from now on. force: also when it has instances.
+
+        Raises:
+            NotFound. Conflict: it has instances, or several hosts have this name.
+        """
+        host = self.book.find(name)
+        view = self.book.view(host)
+        if view.instances and not force:
+            raise Conflict(
+                f"host {view.facts.name!r} has {view.instances} instances: "
+                f"`hostler host drain {view.facts.name}` moves them, --force gives them up"
+            )
+        self.book.drop(host.host_id)
+        self._say("host.removed", host)
+        return view
+
+    # What hosts bring
+
+    async def offer(self, host_id: str, offer: Offer) -> OfferAnswer:
+        """Take in a worker that was brought by hand. The same again: the instance it is already.
+
+        Raises:
+            NotFound: the host is not known. Conflict: the model is there as another one, or was stopped.
+        """
+        async with self._offering:
+            host = self.book.host(host_id)
+            deployment = await self._wishes.join(offer)
+            for launch in self.distant.launches_on(host_id):
+                record = self._registry.record(launch.instance_id)
+                if record is None or record.instance.state in GONE:
+                    continue
+                if launch.worker_key == deployment.worker_key:
+                    return OfferAnswer(instance_id=launch.instance_id, epoch=launch.epoch)
+                gone(self._registry, record, "its host brings another model now")
+            instance = Instance(
+                instance_id=secrets.token_hex(6),
+                worker_key=deployment.worker_key,
+                model_name=deployment.name,
+                replica=self._free_number(deployment.worker_key, deployment.replicas),
+                epoch=0,
+                generation=deployment.process_generation,
+                since_s=self._clock(),
+            )
+            expected = Expected(worker_type=deployment.worker_type, engine=deployment.engine)
+            self._registry.add(instance, expected)
+            epoch = await self.distant.pin(instance, deployment, host)
+            return OfferAnswer(instance_id=instance.instance_id, epoch=epoch)
+
+    # Private
+
+    def _free_number(self, worker_key: str, first: int) -> int:
+        """A number that no instance of the model has, and none that the plan starts will have."""
+        taken = {one.replica for one in self._registry.instances() if one.worker_key == worker_key}
+        return next(
+            number for number in range(first, first + len(taken) + 1) if number not in taken
+        )
+
+    def _say(self, kind: str, host: Host) -> None:
+        fields = {"host_id": host.host_id, "host": host.name}
+        self._tell(OperatorEvent(kind=kind, message=host.name, fields=fields))

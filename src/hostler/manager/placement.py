@@ -1,0 +1,113 @@
+"""place(): on which machine an instance should run, or what each of them lacks. Pure: no I/O, no clock.
+
+It starts nothing, and promises no memory: two orders in one moment see each other as `coming_bytes`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from hostler.core.deployment import HERE
+from hostler.core.hosts import Standing
+
+_TOLD = 12  # machines in a reason; more are counted
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine, as far as it matters.
+
+    host_id: "" for the controller's own. engines: that may be started there; None: not known.
+    free_bytes: of memory; None: not known. coming_bytes: of it, what instances on their way will take.
+    mine: living instances of the model there. failed: of its places, how many failed there last.
+    """
+
+    host_id: str = ""
+    name: str = HERE
+    standing: Standing = Standing.ALIVE
+    engines: tuple[str, ...] | None = None
+    labels: Mapping[str, str] = {}
+    free_bytes: int | None = None
+    coming_bytes: int = 0
+    mine: int = 0
+    failed: int = 0
+
+    @property
+    def left_bytes(self) -> int | None:
+        return None if self.free_bytes is None else self.free_bytes - self.coming_bytes
+
+
+class Need(msgspec.Struct, frozen=True, kw_only=True):
+    """What an instance needs of its machine.
+
+    host: a name or an id; "": any. memory_bytes: None: not known.
+    """
+
+    engine: str
+    host: str = ""
+    labels: Mapping[str, str] = {}
+    memory_bytes: int | None = None
+
+
+class Unplaced(msgspec.Struct, frozen=True, kw_only=True):
+    """No machine can take it now; why, for people."""
+
+    reason: str
+
+
+def place(need: Need, machines: Sequence[Machine]) -> Machine | Unplaced:
+    """Return the machine for one instance: of those that may, the one with the fewest of its model.
+
+    Then where it did not fail last; then the controller's own; then the one with the most memory left.
+    """
+    meant = [one for one in machines if need.host in ("", one.host_id, one.name)]
+    if not meant:
+        known = ", ".join(sorted(one.name for one in machines if one.host_id)[:_TOLD]) or "none"
+        return Unplaced(
+            reason=f"waits for a machine: no host {need.host!r} has joined (there are: {known})"
+        )
+    lacks = {one.host_id: what_lacks(need, one) for one in meant}
+    able = [one for one in meant if not lacks[one.host_id]]
+    if not able:
+        told = "; ".join(f"{one.name} {lacks[one.host_id]}" for one in meant[:_TOLD])
+        more = f"; and {len(meant) - _TOLD} more" if len(meant) > _TOLD else ""
+        return Unplaced(reason=f"waits for a machine: {told}{more}")
+    return min(able, key=_rank)
+
+
+def what_lacks(need: Need, machine: Machine) -> str:
+    """Say what a machine lacks for this need, as the end of a sentence about it; "": nothing."""
+    match machine.standing:
+        case Standing.SUSPECT | Standing.LOST:
+            return "is silent"
+        case Standing.DRAINING:
+            return "is being drained"
+        case Standing.LEFT:
+            return "has left"
+    for key, value in need.labels.items():
+        if machine.labels.get(key) != value:
+            has = machine.labels.get(key)
+            return f"lacks the label {key}={value}" + (f" (it has {key}={has})" if has else "")
+    if machine.engines is not None and need.engine not in machine.engines:
+        return f"lacks the engine {need.engine}"
+    left = machine.left_bytes
+    if need.memory_bytes is not None and left is not None and left < need.memory_bytes:
+        return f"has {_gib(max(0, left))} free, {_gib(need.memory_bytes)} are needed"
+    return ""
+
+
+# Private
+
+
+def _rank(machine: Machine) -> tuple[int, int, bool, int, str]:
+    left = machine.left_bytes
+    return (
+        machine.mine,
+        machine.failed,
+        bool(machine.host_id),
+        -(left if left is not None else 0),
+        machine.host_id,
+    )
+
+
+def _gib(number: int) -> str:
+    return f"{number / (1 << 30):.1f} GiB"

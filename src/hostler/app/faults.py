@@ -33,6 +33,7 @@ class CrashPoint(StrEnum):
     PID_SAVED = "launch.pid"
     ORDERED = "order.listed"  # stored, and in the list of its host
     ORDER_STRUCK = "order.struck"  # not in the list of its host any more, its record is stored
+    HOST_REMOVED = "host.removed"  # by the store, its instances are still there
     DRAIN_POSTED = "drain.posted"  # draining, no signal sent
     STOP_SENT = "drain.signalled"
     EXIT_SEEN = "exit.seen"  # the process is gone, everything of it is still there

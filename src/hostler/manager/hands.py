@@ -213,7 +213,7 @@ class AllHands:
             host_id=host.host_id,
             name=host.name,
             standing=host.standing,
-            engines=host.facts.engines if host.has_told_facts else None,
+            engines=host.facts.engines if host.facts.version else None,
             labels=host.facts.labels,
             free_bytes=host.facts.memory_free_bytes,
             coming_bytes=self._distant.coming_bytes(host.host_id),

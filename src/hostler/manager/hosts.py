@@ -52,6 +52,7 @@ class HostWorkers:
         self._needs: dict[str, int] = {}  # memory that instances on their way will take
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._hurried: set[str] = set()
+        self._pinned: set[str] = set()
 
     # Looks
 
@@ -75,12 +76,7 @@ class HostWorkers:
     @property
     def pinned(self) -> frozenset[str]:
         """The instances that were brought by hand."""
-        return frozenset(
-            launch.instance_id
-            for launches in self._launches.values()
-            for launch in launches.values()
-            if launch.pinned
-        )
+        return frozenset(self._pinned)
 
     @property
     def leaving(self) -> frozenset[str]:
@@ -111,6 +107,7 @@ class HostWorkers:
 
     async def pin(self, instance: Instance, deployment: Deployment, host: Host) -> int:
         """Take in an instance that is brought by hand; return its epoch once it is ordered."""
+        self._pinned.add(instance.instance_id)  # at once: the plan may look while it is written down
         self._expect(instance, deployment, host, None)
         return await self._order(instance, deployment, host, pinned=True)
 
@@ -138,6 +135,7 @@ class HostWorkers:
             return
         del self._at[after.instance_id]
         self._hurried.discard(after.instance_id)
+        self._pinned.discard(after.instance_id)
         self._needs.pop(after.instance_id, None)
         if (life := self._lives.get(after.instance_id)) is not None:
             life.cancel()
@@ -259,6 +257,8 @@ class HostWorkers:
                 since_s=self._clock(),
             )
             self._at[instance_id] = host.host_id
+            if launch.pinned:
+                self._pinned.add(instance_id)
             self._launches.setdefault(host.host_id, {})[instance_id] = launch
             expected = _expected(
                 spec.worker_type, spec.engine, spec.concurrency, host.endpoint(instance_id)

@@ -245,7 +245,6 @@ class LocalWorkerManager(InstanceLooks):
             tell=self.journal.tell,
             clock=self.clock,
         )
-        self._build_plan(book, files)
         gateway = self.config.gateway
         self.router = Router(
             queue_length=gateway.queue_length,
@@ -254,6 +253,7 @@ class LocalWorkerManager(InstanceLooks):
             clock=self.clock,
         )
         self.caller = Caller(self.router, gateway)
+        self._build_plan(book, files)
 
     def _build_plan(self, book: LaunchBook, files: ModelFiles) -> None:
         """Make what leads to the wishes, and what waits for that."""
@@ -266,6 +266,8 @@ class LocalWorkerManager(InstanceLooks):
             room=self.room,
             catalog=self.catalog,
             wishes=self.wishes,
+            store=self.store,
+            writer=self.writer,
             tell=self.journal.tell,
             wake=lambda: self.reconciler.wake(),
             clock=self.clock,

@@ -2,14 +2,19 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import msgspec
+
 from hostler.app.config import Config
+from hostler.app.faults import CrashPoint, crash_point
+from hostler.app.tokens import HostStore, StoredHost
 from hostler.catalog.catalog import Catalog
 from hostler.core.deployment import HERE
 from hostler.core.errors import Conflict
-from hostler.core.hosts import HostView, Offer, OfferAnswer, Standing
+from hostler.core.hosts import HostView, Offer, OfferAnswer, Role, Standing
 from hostler.core.lifecycle import Instance
 from hostler.core.worker import OperatorEvent
 from hostler.manager.files import Tell
@@ -27,6 +32,7 @@ from hostler.registry.host_reports import gone
 from hostler.registry.host_server import HostRoutes
 from hostler.registry.hosts import HostBook
 from hostler.registry.registry import Registry
+from hostler.storage.writer import Writer
 
 
 class Machines:
@@ -42,19 +48,22 @@ class Machines:
         room: Room,
         catalog: Catalog,
         wishes: Wishes,
+        store: HostStore,
+        writer: Writer,
         tell: Tell,
         wake: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        """wake: called when something may be placed now that could not be before."""
+        """store: the hosts that joined. wake: called when something may be placed now."""
+        self._store = store
+        self._writer = writer
+        self._wake = wake
         self._registry = registry
         self._wishes = wishes
         self._tell = tell
         self._clock = clock
         self._offering = asyncio.Lock()
-        self.book = HostBook(
-            registry, config.heartbeat, clock, tell=tell, moved=lambda host: wake()
-        )
+        self.book = HostBook(registry, config.heartbeat, clock, tell=tell, moved=self._moved)
         self.distant = HostWorkers(book, registry, self.book, clock)
         self.hands = AllHands(
             local=local,
@@ -72,11 +81,19 @@ class Machines:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Expect what was ordered before; order, hear and judge while the block lasts."""
+        for stored in self._store.hosts():
+            if not stored.is_removed:
+                self.joined(stored)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.distant.running())
             for part in (self.book.running, self.routes.running, self._silence.running):
                 await stack.enter_async_context(part())
             yield
+
+    def joined(self, stored: StoredHost) -> None:
+        """A machine belongs to us from now on. A gateway is no host: it runs nothing for us."""
+        if stored.role is not Role.GATEWAY:
+            self.book.learn(stored)
 
     # Looks
 
@@ -114,6 +131,9 @@ class Machines:
     async def drain(self, name: str, *, is_draining: bool) -> HostView:
         """Empty a host, or let it take instances again. Raises NotFound, Conflict."""
         host = self.book.find(name)
+        stored = next(one for one in self._store.hosts() if one.host_id == host.host_id)
+        stored = msgspec.structs.replace(stored, is_draining=is_draining)
+        await self._writer.do(self._store.save_host, stored)
         self.book.set_draining(host.host_id, is_draining)
         self._say("host.drain" if is_draining else "host.undrain", host)
         return self.book.view(host)
@@ -131,6 +151,8 @@ class Machines:
                 f"host {view.facts.name!r} has {view.instances} instances: "
                 f"`hostler host drain {view.facts.name}` moves them, --force gives them up"
             )
+        await self._writer.do(self._store.remove_host, host.host_id, time.time())  # removed_at_s
+        crash_point(CrashPoint.HOST_REMOVED)
         self.book.drop(host.host_id)
         self._say("host.removed", host)
         return view
@@ -168,6 +190,10 @@ class Machines:
             return OfferAnswer(instance_id=instance.instance_id, epoch=epoch)
 
     # Private
+
+    def _moved(self, host: Host) -> None:
+        self.distant.refresh(host.host_id)
+        self._wake()
 
     def _free_number(self, worker_key: str, first: int) -> int:
         """A number that no instance of the model has, and none that the plan starts will have."""

@@ -33,7 +33,6 @@ GATEWAY = (
     Background.DOUBT,
 )
 HOST = (
-    Background.HOSTS,
     Background.HOST_ORDERS,
     Background.HOST_BEATS,
     Background.HOST_OFFER,

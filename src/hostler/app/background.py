@@ -30,6 +30,7 @@ class Background(StrEnum):
     SERVERS = "servers.probe"  # asks servers given by URL
     SILENCE = "silence.look"  # asks silent workers
     HOSTS = "hosts.judge"  # judges the silence of other machines
+    HOST_SILENCE = "hosts.ask"  # asks silent machines
     RECONCILE = "reconcile"  # carries the plan out
     ROUTER = "router.follow"  # keeps the manager's own router at the newest snapshot
     LOGS = "logs.keep"  # keeps log files bounded
@@ -40,7 +41,6 @@ class Background(StrEnum):
     HOST_OFFER = "host.brought"  # of a worker that was brought by hand
     HOST_RENEWAL = "host.renewal"  # of its certificate
     HOST_LOOK = "host.look"  # leads what is to what should be
-    HOST_SILENCE = "hosts.ask"  # asks silent machines
     # gateway
     MIRROR = "gateway.mirror"  # follows the controller
     PROBE = "gateway.probe"  # asks instances in doubt

@@ -247,7 +247,8 @@ class Host:
                     self.workers.drain(instance_id, reason, now=True)
             case Forget(instance_id=instance_id):
                 self._ending.discard(instance_id)
-                self.workers.forget(instance_id)
+                self.workers.cut(instance_id)
+                self.registry.forget(instance_id)
             case Recall(order=order, ended=ended):
                 self._bury(self._instance(order), _expected(order), ended)
 

@@ -107,7 +107,9 @@ class HostWorkers:
 
     async def pin(self, instance: Instance, deployment: Deployment, host: Host) -> int:
         """Take in an instance that is brought by hand; return its epoch once it is ordered."""
-        self._pinned.add(instance.instance_id)  # at once: the plan may look while it is written down
+        self._pinned.add(
+            instance.instance_id
+        )  # at once: the plan may look while it is written down
         self._expect(instance, deployment, host, None)
         return await self._order(instance, deployment, host, pinned=True)
 
@@ -265,7 +267,6 @@ class HostWorkers:
             )
             self._registry.add(instance, expected, adopted=True)
             self._registry.post(instance_id, Signal.LAUNCH, f"ordered from {host.name} before")
-            crash_point(CrashPoint.ADOPTING)
 
 
 # Private

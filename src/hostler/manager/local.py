@@ -47,6 +47,7 @@ from hostler.manager.views import (
 from hostler.manager.waiting import Waiting
 from hostler.manager.wishes import Wishes
 from hostler.manager.workers import LocalWorkers, is_hopeless
+from hostler.registry.members import Members
 from hostler.registry.registry import Registry
 from hostler.registry.server import RegistryServer
 from hostler.routing.demand import demand_of
@@ -223,6 +224,7 @@ class LocalWorkerManager(InstanceLooks):
             moved=self._moved,
         )
         self.keys_changed()
+        self.members = Members(self.store, self.writer, time.time)  # joined_at_s, expires_at_s
         self.wishes = Wishes(
             self.store,
             self.writer,
@@ -266,8 +268,7 @@ class LocalWorkerManager(InstanceLooks):
             room=self.room,
             catalog=self.catalog,
             wishes=self.wishes,
-            store=self.store,
-            writer=self.writer,
+            members=self.members,
             tell=self.journal.tell,
             wake=lambda: self.reconciler.wake(),
             clock=self.clock,

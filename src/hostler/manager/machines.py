@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -10,7 +9,7 @@ import msgspec
 
 from hostler.app.config import Config
 from hostler.app.faults import CrashPoint, crash_point
-from hostler.app.tokens import HostStore, StoredHost
+from hostler.app.tokens import StoredHost
 from hostler.catalog.catalog import Catalog
 from hostler.core.deployment import HERE
 from hostler.core.errors import Conflict
@@ -31,8 +30,10 @@ from hostler.registry.host import Host
 from hostler.registry.host_reports import gone
 from hostler.registry.host_server import HostRoutes
 from hostler.registry.hosts import HostBook
+from hostler.registry.members import Members
 from hostler.registry.registry import Registry
-from hostler.storage.writer import Writer
+from hostler.wire.identity import Identity
+from hostler.wire.server import Exchange
 
 
 class Machines:
@@ -48,15 +49,13 @@ class Machines:
         room: Room,
         catalog: Catalog,
         wishes: Wishes,
-        store: HostStore,
-        writer: Writer,
+        members: Members,
         tell: Tell,
         wake: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        """store: the hosts that joined. wake: called when something may be placed now."""
-        self._store = store
-        self._writer = writer
+        """members: the machines that joined. wake: called when something may be placed now."""
+        self._members = members
         self._wake = wake
         self._registry = registry
         self._wishes = wishes
@@ -76,24 +75,24 @@ class Machines:
             clock=clock,
         )
         self.routes = HostRoutes(self.book, self.offer)
+        members.joined.append(self._joined)
+        members.removed.append(self._removed)
         self._silence = HostSilence(self.book, clock)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Expect what was ordered before; order, hear and judge while the block lasts."""
-        for stored in self._store.hosts():
-            if not stored.is_removed:
-                self.joined(stored)
+        for stored in self._members.known.values():
+            self._joined(stored)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.distant.running())
             for part in (self.book.running, self.routes.running, self._silence.running):
                 await stack.enter_async_context(part())
             yield
 
-    def joined(self, stored: StoredHost) -> None:
-        """A machine belongs to us from now on. A gateway is no host: it runs nothing for us."""
-        if stored.role is not Role.GATEWAY:
-            self.book.learn(stored)
+    def serve(self, exchange: Exchange, identity: Identity) -> bool:
+        """Answer a host on the control port; False: this is none of a host's addresses."""
+        return self.routes.handle(exchange, identity.id, exchange.client)
 
     # Looks
 
@@ -131,9 +130,9 @@ class Machines:
     async def drain(self, name: str, *, is_draining: bool) -> HostView:
         """Empty a host, or let it take instances again. Raises NotFound, Conflict."""
         host = self.book.find(name)
-        stored = next(one for one in self._store.hosts() if one.host_id == host.host_id)
-        stored = msgspec.structs.replace(stored, is_draining=is_draining)
-        await self._writer.do(self._store.save_host, stored)
+        stored = self._members.known.get(host.host_id)
+        if stored is not None:
+            await self._members.save(msgspec.structs.replace(stored, is_draining=is_draining))
         self.book.set_draining(host.host_id, is_draining)
         self._say("host.drain" if is_draining else "host.undrain", host)
         return self.book.view(host)
@@ -151,10 +150,7 @@ class Machines:
                 f"host {view.facts.name!r} has {view.instances} instances: "
                 f"`hostler host drain {view.facts.name}` moves them, --force gives them up"
             )
-        await self._writer.do(self._store.remove_host, host.host_id, time.time())  # removed_at_s
-        crash_point(CrashPoint.HOST_REMOVED)
-        self.book.drop(host.host_id)
-        self._say("host.removed", host)
+        await self._members.remove(host.host_id)
         return view
 
     # What hosts bring
@@ -190,6 +186,19 @@ class Machines:
             return OfferAnswer(instance_id=instance.instance_id, epoch=epoch)
 
     # Private
+
+    def _joined(self, stored: StoredHost) -> None:
+        """A machine belongs to us from now on. A gateway is no host: it runs nothing for us."""
+        if stored.role is not Role.GATEWAY:
+            self.book.learn(stored)
+
+    def _removed(self, stored: StoredHost) -> None:
+        """It does so no more, and the store says so: whatever it has is given up."""
+        host = self.book.known(stored.host_id)
+        crash_point(CrashPoint.HOST_REMOVED)
+        if host is not None:
+            self.book.drop(host.host_id)
+            self._say("host.removed", host)
 
     def _moved(self, host: Host) -> None:
         self.distant.refresh(host.host_id)

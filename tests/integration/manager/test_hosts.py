@@ -120,6 +120,11 @@ class Rig:
         )
         await self.manager.model_startup(request, wait=False)
 
+    def joined(self) -> None:
+        """The newest host of the store joined just now."""
+        for listener in self.manager.members.joined:
+            listener(self.site.store.hosts()[-1])
+
     def rows(self) -> list[WorkerRunData]:
         return self.manager.run_data()
 
@@ -199,7 +204,7 @@ async def test_what_no_machine_can_take_waits_and_says_why(site: Site) -> None:
         )
         await rig.until(lambda: rig.kinds("instance.waits") == ["instance.waits"])
         site.join("d", labels={"gpu": "h100"})
-        rig.manager.machines.book.learn(site.store.hosts()[-1])
+        rig.joined()
         await rig.until(
             lambda: (
                 row.instance_id in site.hosts["d"].workers

@@ -300,6 +300,11 @@ def default_host_dir() -> Path:
     return Path(platformdirs.user_data_dir("hostler-host", appauthor=False))
 
 
+def default_gateway_dir() -> Path:
+    """Where a gateway that follows a controller on another machine keeps its state; as of a host."""
+    return Path(platformdirs.user_data_dir("hostler-gateway", appauthor=False))
+
+
 # Private
 
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")

@@ -121,6 +121,7 @@ _COMMANDS = {
     },
     "Single processes": {
         "controller": "hostler.cli.processes:controller",
+        "relay": "hostler.cli.processes:relay",
         "worker": "hostler.cli.processes:worker",
     },
 }

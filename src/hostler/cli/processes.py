@@ -13,7 +13,8 @@ import msgspec
 import uvloop
 from cyclopts import Parameter
 
-from hostler.app.config import Config, load_config
+from hostler.app.auth import check_bind
+from hostler.app.config import Config, ServerConfig, environment, load_config
 from hostler.app.config import state_dir as _state_dir
 from hostler.app.orphan import orphan_watch
 from hostler.app.paths import StatePaths
@@ -71,6 +72,13 @@ def gateway(
     successor: Annotated[
         bool, Parameter(negative="", help="Serve only once the controller has told everything.")
     ] = False,
+    controller: Annotated[
+        str | None,
+        Parameter(help="Follow this controller on another machine: https://HOST:PORT."),
+    ] = None,
+    token: Annotated[
+        str | None, Parameter(help="To join it, the first time. [env: HOSTLER_JOIN_TOKEN]")
+    ] = None,
     supervised: Supervised = False,
 ) -> int:
     """Run the data plane alone: the OpenAI-compatible endpoint. It needs a controller to follow.
@@ -78,11 +86,14 @@ def gateway(
     SIGTERM: finish what is under way and end. SIGHUP: the same, when another gateway has taken over.
 
     Example: `hostler gateway run --state-dir /var/lib/hostler`
+    Example: `hostler gateway run --controller https://10.0.0.5:8101 --token hstj_...`
     """
     from hostler.cli.listening import listening_socket
     from hostler.gateway.process import Place, run_gateway
 
     settings = load_config(config, {"state_dir": state_dir})
+    if controller is not None:
+        return _distant_gateway(settings, controller, token or environment("HOSTLER_JOIN_TOKEN"))
     paths = StatePaths(_state_dir(settings))
     if supervised:
         paths.create()
@@ -97,6 +108,37 @@ def gateway(
         await run_gateway(paths, settings, sock, stop, hasten, place)
 
     return _run(settings, main, paths, place.serves.is_set, supervised=supervised)
+
+
+def relay(
+    *,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    inherit: Annotated[
+        bool, Parameter(negative="", help="Standard input is the listening socket.")
+    ] = False,
+    host: Annotated[str, Parameter(help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="Port to bind; 0: a free one.")] = 0,
+    supervised: Supervised = False,
+) -> int:
+    """Run what stands before the engines of this machine for gateways on others, over TLS.
+    `hostler up --tls` starts it.
+
+    Example: `hostler relay --state-dir /var/lib/hostler --port 8102`
+    """
+    from hostler.cli.listening import listening_socket
+    from hostler.worker.relaying import run_relay
+
+    settings = load_config(config, {"state_dir": state_dir})
+    paths = StatePaths(_state_dir(settings))
+    bound = ServerConfig(host=host, port=port)
+    sock = socket.socket(fileno=0) if inherit else listening_socket(bound)
+    serves = asyncio.Event()
+
+    async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
+        await run_relay(paths, settings, sock, stop, hasten, serves)
+
+    return _run(settings, main, paths, serves.is_set, supervised=supervised)
 
 
 def worker(
@@ -203,6 +245,28 @@ def _run_spec(spec: Path) -> NoReturn:
         raise CommandFailed(f"worker specification {spec}: {error}", Exit.USAGE) from error
     configure_logging(json_lines=told.log_json)
     run_worker_file(spec)
+
+
+def _distant_gateway(settings: Config, url: str, token: str | None) -> int:
+    """Follow a controller on another machine, with a folder and a certificate of one's own."""
+    from hostler.cli.distant import belong, distant_paths
+    from hostler.cli.listening import listening_socket
+    from hostler.gateway.joining import renewing
+    from hostler.gateway.process import Place, run_gateway
+    from hostler.manager.membership import endpoint_of
+
+    paths = distant_paths(settings)
+    paths.claim_gateway(1)
+    joined = belong(paths, url, token)
+    check_bind(settings.server, has_key=True)
+    sock, place = listening_socket(settings.server), Place()
+
+    async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
+        async with renewing(joined, paths.tls_dir):
+            where = endpoint_of(joined.controller)
+            await run_gateway(paths, settings, sock, stop, hasten, place, where)
+
+    return _run(settings, main, paths, place.serves.is_set, supervised=False)
 
 
 def _run(

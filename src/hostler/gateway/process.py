@@ -13,6 +13,7 @@ from hostler.app.paths import StatePaths
 from hostler.app.tasks import first_of
 from hostler.app.telemetry import logger
 from hostler.core.errors import Draining
+from hostler.core.snapshot import Endpoint
 from hostler.gateway.board import Board
 from hostler.gateway.gateway import Gateway
 from hostler.gateway.neighbours import Neighbours
@@ -21,6 +22,7 @@ from hostler.registry.kept import KeptSnapshot
 from hostler.wire.cors import Cors
 from hostler.wire.door import raise_most_files
 from hostler.wire.hosts import HostPolicy
+from hostler.wire.identity import CERT_FILE, ClientContexts
 from hostler.wire.server import FILES_A_REQUEST, HttpServer
 from hostler.wire.tls import Certificates
 
@@ -42,6 +44,7 @@ async def run_gateway(
     stop: asyncio.Event,
     hasten: asyncio.Event | None = None,
     place: "Place | None" = None,
+    controller: Endpoint | None = None,
 ) -> None:
     """Serve on a bound socket, and on the gateway's own Unix socket, until `stop` is set.
 
@@ -49,12 +52,12 @@ async def run_gateway(
     `hasten` is set; then they end with the error `draining`.
     place: which gateway it is. Its `leave` is a stop by which no connection is lost: another has
     taken over, so idle ones stay until their next answer, which says that it is the last.
+    controller: the control port of another machine; None: the controller is on this one.
     """
     place = place or Place()
     raise_most_files(FILES_A_REQUEST * config.limits.connections + SPARE_FILES)
-    kept = KeptSnapshot(paths.kept_snapshot)
-    mirror = SnapshotMirror(paths.registry_socket, monotonic, kept)
-    reporter = RegistryClient(paths.registry_socket)
+    tls = ClientContexts(paths.tls_dir) if (paths.tls_dir / CERT_FILE).exists() else None
+    mirror, reporter = _ways(paths, controller, tls)
     gateway = Gateway(
         config,
         mirror,
@@ -63,28 +66,12 @@ async def run_gateway(
         send_usage=reporter.report_usage,
         tell_demand=reporter.demand,
         siblings=lambda: paths.other_gateway_sockets(place.number),
+        tls=tls,
     )
     gateway.metrics.number = place.number
     server = config.server
     certificates = Certificates(server.tls_cert, server.tls_key) if server.is_tls else None
-    # A name in our own certificate is ours; a page that rebinds its name cannot show it.
-    names = certificates.facts.names if certificates else ()
-    hosts = HostPolicy(
-        (server.host, *server.allowed_hosts, *names), any_address=not is_loopback(server.host)
-    )
-    servers = [
-        HttpServer(
-            gateway.handle,
-            limits=config.limits,
-            allowed_hosts=allowed,
-            on_head=gateway.judge_head,
-            cors=Cors(server.cors_origins) if server.cors_origins else None,
-            name="gateway",
-            turn=gateway.turn,
-        )
-        for allowed in (hosts, None)
-    ]
-    gateway.metrics.servers = servers
+    servers = gateway.metrics.servers = _servers(config, gateway, certificates)
     async with mirror.running(), gateway.running(), _among_others(gateway, place, paths):
         try:
             # Until the first snapshot nobody's key is known. Connections wait in the socket's queue.
@@ -105,6 +92,7 @@ async def run_gateway(
             for one in servers:
                 one.is_handing_over = place.leave.is_set() and not stop.is_set()
             await _close(servers, gateway, drain_s, stop, hasten or asyncio.Event())
+    await reporter.close()
 
 
 class Place:
@@ -126,6 +114,42 @@ class Place:
 
 
 # Private
+
+
+def _ways(
+    paths: StatePaths, controller: Endpoint | None, tls: ClientContexts | None
+) -> tuple[SnapshotMirror, RegistryClient]:
+    """The ways to the controller: what it says, and what it is told."""
+    if controller is None:
+        near, kept = paths.registry_socket, KeptSnapshot(paths.kept_snapshot)
+        return SnapshotMirror(near, monotonic, kept), RegistryClient(near)
+    lasting = KeptSnapshot(paths.state_dir / paths.kept_snapshot.name, is_lasting=True)
+    mirror = SnapshotMirror(controller, monotonic, lasting, tls)
+    return mirror, RegistryClient(controller, tls=tls)
+
+
+def _servers(
+    config: Config, gateway: Gateway, certificates: Certificates | None
+) -> list[HttpServer]:
+    """One for the network, and one for the gateway's own Unix socket."""
+    server = config.server
+    # A name in our own certificate is ours; a page that rebinds its name cannot show it.
+    names = certificates.facts.names if certificates else ()
+    hosts = HostPolicy(
+        (server.host, *server.allowed_hosts, *names), any_address=not is_loopback(server.host)
+    )
+    return [
+        HttpServer(
+            gateway.handle,
+            limits=config.limits,
+            allowed_hosts=allowed,
+            on_head=gateway.judge_head,
+            cors=Cors(server.cors_origins) if server.cors_origins else None,
+            name="gateway",
+            turn=gateway.turn,
+        )
+        for allowed in (hosts, None)
+    ]
 
 
 def _address(sock: socket.socket) -> str:

@@ -22,22 +22,34 @@ from hostler.core.fleet import Beat, BeatAnswer, Departure, Doubt, Registration
 from hostler.core.scaling import DemandReport
 from hostler.core.snapshot import Endpoint, Snapshot, Spoken
 from hostler.core.usage import UsageBatch
+from hostler.registry.elsewhere import at_controller
 from hostler.registry.kept import KeptSnapshot
-from hostler.wire.client import Response, UpstreamLost, fetch, stream
+from hostler.wire.client import Pool, Response, UpstreamLost, fetch, stream
+from hostler.wire.identity import ClientContexts
 from hostler.wire.sink import UpstreamStatus
 
 log = logger(__name__)
 
 _RAISED: Mapping[int, type[HostlerError]] = {409: StaleEpoch, 410: UnknownInstance}
 _JSON = ((b"content-type", b"application/json"),)
+IDLE_S = 60.0  # of a connection to another machine; a server of ours closes after 75
 
 
 class RegistryClient:
     """How a worker agent reports, and a gateway what it counted."""
 
-    def __init__(self, socket_path: str | Path, *, timeout_s: float = 2.0) -> None:
-        self._endpoint = Endpoint(socket=str(socket_path))
+    def __init__(
+        self,
+        where: str | Path | Endpoint,
+        *,
+        timeout_s: float = 2.0,
+        tls: ClientContexts | None = None,
+    ) -> None:
+        """where: the registry's socket, or the control port of another machine. tls: who we are there."""
+        self._endpoint = _endpoint(where)
         self._timeout_s = timeout_s
+        self._tls = tls
+        self._pool: Pool | None = None  # to another machine a connection is kept
 
     async def register(self, registration: Registration) -> BeatAnswer:
         """Say that the worker has loaded.
@@ -85,6 +97,12 @@ class RegistryClient:
                 return False
         return True
 
+    async def close(self) -> None:
+        """Close the connection that is kept."""
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
+
     # Private
 
     async def _post(self, path: str, message: msgspec.Struct) -> BeatAnswer:
@@ -97,6 +115,10 @@ class RegistryClient:
         raise _RAISED.get(answer.status, ControllerUnavailable)(text)
 
     async def _send(self, path: str, message: msgspec.Struct) -> Response:
+        if self._endpoint.host_id and self._pool is None:
+            self._pool = Pool(
+                self._endpoint, connect_timeout_s=self._timeout_s, idle_s=IDLE_S, tls=self._tls
+            )
         try:
             return await fetch(
                 self._endpoint,
@@ -105,8 +127,11 @@ class RegistryClient:
                 headers=_JSON,
                 body=msgspec.json.encode(message),
                 timeout_s=self._timeout_s,
+                pool=self._pool,
             )
         except (UpstreamLost, TimeoutError, OSError) as error:
+            if self._pool is not None:
+                self._pool.drop_idle()
             raise ControllerUnavailable() from error
 
 
@@ -121,11 +146,13 @@ class SnapshotMirror:
 
     def __init__(
         self,
-        socket_path: str | Path,
+        where: str | Path | Endpoint,
         clock: Callable[[], float],
         kept: KeptSnapshot | None = None,
+        tls: ClientContexts | None = None,
     ) -> None:
-        """kept: where the last snapshot is left for the next gateway."""
+        """kept: where the last snapshot is left for the next gateway. where, tls: as of RegistryClient."""
+        self._tls = tls
         self.snapshot = Snapshot()
         self.connected = False
         self._kept = kept
@@ -133,7 +160,7 @@ class SnapshotMirror:
         self._saving: asyncio.TimerHandle | None = None
         self._clock = clock
         self._heard_at_s = clock()
-        self._endpoint = Endpoint(socket=str(socket_path))
+        self._endpoint = _endpoint(where)
         self._listeners: list[Listener] = []
         self._told = asyncio.Event()
         self._refused = ""  # why the controller is not understood
@@ -202,7 +229,9 @@ class SnapshotMirror:
 
     async def _lines(self) -> AsyncIterator[bytes]:
         pending = b""
-        async for data in stream(self._endpoint, "GET", "/watch", timeout_s=2.0, idle_s=5.0):
+        async for data in stream(
+            self._endpoint, "GET", "/watch", timeout_s=2.0, idle_s=5.0, tls=self._tls
+        ):
             *lines, pending = (pending + data).split(b"\n")
             for line in lines:
                 yield line
@@ -213,6 +242,8 @@ class SnapshotMirror:
         if not self._is_recalled and (snapshot.incarnation, snapshot.version) <= known:
             return
         self._is_recalled = False
+        if self._endpoint.host_id:
+            snapshot = at_controller(snapshot, self._endpoint.host)
         self._told.set()
         self._publish(snapshot)
         if self._kept is not None and self._saving is None:
@@ -227,6 +258,10 @@ class SnapshotMirror:
         self._saving = None
         if self._kept is not None:
             self._kept.save(self.snapshot)
+
+
+def _endpoint(where: str | Path | Endpoint) -> Endpoint:
+    return where if isinstance(where, Endpoint) else Endpoint(socket=str(where))
 
 
 def _read(line: bytes) -> Snapshot:

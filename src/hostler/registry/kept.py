@@ -29,9 +29,13 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 class KeptSnapshot:
     """One file, readable by its owner alone. It holds hashes of keys, no key."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, path: Path, clock: Callable[[], float] = monotonic, *, is_lasting: bool = False
+    ) -> None:
+        """is_lasting: good for other boots and any age: of a machine that has no controller of its own."""
         self._path = path
         self._clock = clock
+        self._is_lasting = is_lasting
 
     def save(self, snapshot: Snapshot) -> None:
         """Replace what is there. A full disk or the like changes nothing."""
@@ -51,7 +55,8 @@ class KeptSnapshot:
             kept = msgspec.json.decode(self._path.read_bytes(), type=Kept)
         except (OSError, msgspec.MsgspecError):
             return None
-        if kept.boot_id != boot_id() or self._clock() - kept.at_s > OLDEST_S:
+        is_old = kept.boot_id != boot_id() or self._clock() - kept.at_s > OLDEST_S
+        if is_old and not self._is_lasting:
             return None
         found = kept.snapshot
         alive = tuple(i for i in found.instances if _listens(i.endpoint))

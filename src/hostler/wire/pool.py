@@ -71,7 +71,7 @@ class Pool:
         self._sweep_handle: asyncio.TimerHandle | None = None
         self.known_head: ReplyHead | None = None  # of the last good answer
         self._distant = DistantTls(endpoint, tls) if endpoint.host_id else None
-        self._tls = ssl.create_default_context() if endpoint.tls else None
+        self._tls = ssl.create_default_context() if endpoint.tls and not endpoint.host_id else None
         self._is_closed = False
 
     @property

@@ -22,6 +22,7 @@ from hostler.core.serving import Priority
 from hostler.core.snapshot import Endpoint, InstanceView, KeyView, ModelView, Snapshot
 from hostler.gateway.gateway import Gateway
 from hostler.wire.client import Response, fetch
+from hostler.wire.identity import ClientContexts
 from hostler.wire.server import HttpServer
 from tests.unit.routing.fleet import instance, model
 
@@ -90,15 +91,22 @@ class Rig:
         self.port = port
         self.folder = folder
         self.engines: dict[str, FakeProcess] = {}
+        self.ways: dict[str, Endpoint] = {}  # to engines that the gateway reaches by a relay
         self.endpoint = Endpoint(host="127.0.0.1", port=port)
         self.base_url = f"http://127.0.0.1:{port}/v1"
 
     async def start_engine(
-        self, instance_id: str, name: str = "m", *, port: int | None = None, **script: object
+        self,
+        instance_id: str,
+        name: str = "m",
+        *,
+        port: int | None = None,
+        folder: Path | None = None,
+        **script: object,
     ) -> FakeProcess:
-        """Start a fake engine and wait until it answers. port: TCP instead of a Unix socket."""
-        where = ["--socket", str(self.folder / f"{instance_id}.sock")]
-        endpoint = Endpoint(socket=str(self.folder / f"{instance_id}.sock"))
+        """Start a fake engine and wait until it answers. port: TCP instead of a Unix socket in a folder."""
+        path = str((folder or self.folder) / f"{instance_id}.sock")
+        where, endpoint = ["--socket", path], Endpoint(socket=path)
         if port is not None:
             where = ["--port", str(port)]
             endpoint = Endpoint(host="127.0.0.1", port=port)
@@ -132,7 +140,7 @@ class Rig:
                     i,
                     names[0].name,
                     concurrency=concurrency,
-                    endpoint=e.endpoint,
+                    endpoint=self.ways.get(i, e.endpoint),
                     prefix_reach=prefix_reach,
                 )
                 for i, e in self.engines.items()
@@ -202,13 +210,15 @@ def text_of(answer: Response) -> str:
 
 @contextlib.asynccontextmanager
 async def rig(
-    settings: GatewayConfig | None = None, telemetry: TelemetryConfig | None = None
+    settings: GatewayConfig | None = None,
+    telemetry: TelemetryConfig | None = None,
+    tls: ClientContexts | None = None,
 ) -> AsyncIterator[Rig]:
     """A gateway without engines; start some, then publish. Checks at the end that no slot is out."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     config = Config(gateway=settings or GatewayConfig(), telemetry=telemetry or TelemetryConfig())
     source = Source()
-    gateway = Gateway(config, source, folder / "admin.sock")
+    gateway = Gateway(config, source, folder / "admin.sock", tls=tls)
     server = HttpServer(
         gateway.handle, limits=config.limits, on_head=gateway.judge_head, turn=gateway.turn
     )

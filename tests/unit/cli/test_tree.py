@@ -25,7 +25,7 @@ def commands(app: App, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 
 PATHS = [path for path, _ in commands(make_app())]
-LOCAL = {"up", "controller", "gateway", "worker", "completion"}  # they talk to no server
+LOCAL = {"up", "controller", "gateway", "worker", "relay", "completion"}  # they talk to no server
 LOCAL_PATHS = {("host", "join"), ("host", "run"), ("host", "status")}  # nor do these
 
 

@@ -21,7 +21,7 @@ from hostler.core.model import worker_key
 from hostler.core.worker import OperatorEvent
 from hostler.manager.host import Host
 from hostler.manager.host_link import Controllers
-from hostler.manager.host_orders import Action, End, Leave
+from hostler.manager.host_orders import Action, End, Leave, rank
 from hostler.manager.host_rules import accept
 from hostler.manager.membership import Membership
 from hostler.manager.plan import GONE
@@ -85,7 +85,7 @@ class BroughtWorker(Host):
         if order is None:
             self._miss(one, name)
             return []
-        self._was_listed = True
+        self._was_listed, self._obeyed = True, rank(orders)
         action = _obey(one, order)
         if action is not None:
             self._carry_out(action)

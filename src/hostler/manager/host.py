@@ -34,6 +34,7 @@ from hostler.manager.host_orders import (
     Recall,
     Start,
     decide,
+    rank,
 )
 from hostler.manager.host_rules import accept, facts, startable
 from hostler.manager.host_voice import Voice
@@ -43,7 +44,7 @@ from hostler.manager.plan import GONE
 from hostler.manager.silence import SecondOpinion
 from hostler.manager.workers import LocalWorkers
 from hostler.registry.expected import Expected
-from hostler.registry.registry import Registry
+from hostler.registry.registry import Record, Registry
 from hostler.registry.server import RegistryServer
 from hostler.storage.store import Store
 from hostler.storage.writer import Writer
@@ -52,7 +53,6 @@ log = logger(__name__)
 
 _LOOK_EVERY_S = 1.0
 _ANNOUNCE_S = 0.5  # from "draining" in a beat to SIGTERM: gateways elsewhere hear of it first
-_SETTLE_S = 6.0  # adopted workers have spoken by then, or are told of as they are
 _STOP_MARGIN_S = 5.0
 
 
@@ -89,6 +89,7 @@ class Host:
         self._store = store
         self._wake = asyncio.Event()
         self._ending: set[str] = set()
+        self._obeyed = (0, 0)  # the rank of the list that was acted upon
         self._writer = Writer("store")
         self.notebook = Notebook(paths.host_orders, self._writer)
         self.registry = Registry(config.heartbeat, clock, moved=self._moved)
@@ -107,9 +108,9 @@ class Host:
         self.voice = Voice(
             membership.host_id,
             self.run_id,
-            records=self.registry.records,
+            records=self._spoken,
             facts=self._facts,
-            rank=lambda: self.notebook.rank,
+            rank=self._rank_told,
             workers=self.workers,
         )
         self.link = Link(
@@ -176,7 +177,6 @@ class Host:
             await stack.enter_async_context(server.running())
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             looking = begin(tasks, Background.HOST_LOOK, self._look_on())
-            await self._settled()
             await stack.enter_async_context(self.link.running())
             try:
                 yield
@@ -233,6 +233,7 @@ class Host:
                 self._carry_out(action)
             except Exception as error:  # boundary: one instance's trouble stops nobody else's
                 log.error("host.order_failed", action=repr(action), error=error)
+        self._obeyed = rank(kept.orders)
         return actions
 
     def _carry_out(self, action: Action) -> None:
@@ -286,6 +287,11 @@ class Host:
 
     # Private: what is
 
+    def _spoken(self) -> list[Record]:
+        """All but the adopted ones that have not said yet how they are."""
+        unheard = self.registry.unheard
+        return [r for r in self.registry.records() if r.instance.instance_id not in unheard]
+
     def _recall(self, launches: Sequence[Launch]) -> None:
         """Of processes that ended while no host process was there: they had their life."""
         for launch in launches:
@@ -310,14 +316,11 @@ class Host:
             )
             self._bury(one, expected, self.notebook.kept.ended.get(launch.instance_id, gone))
 
-    async def _settled(self) -> None:
-        """Wait for adopted workers to say who they are: a beat without them would tell of starts."""
-        try:
-            async with asyncio.timeout(_SETTLE_S):
-                while self.registry.unheard:
-                    await self.registry.news().wait()
-        except TimeoutError:
-            log.warning("host.unheard", instances=sorted(self.registry.unheard))
+    def _rank_told(self) -> tuple[int, int]:
+        """Of the list that is obeyed. None is claimed while adopted workers have not said who they are:
+        what a beat leaves out would be taken for gone.
+        """
+        return (0, 0) if self.registry.unheard else self._obeyed
 
     def _moved(self, before: Instance, after: Instance) -> None:
         """Every change of a state passes here, once."""

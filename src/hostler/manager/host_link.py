@@ -28,7 +28,7 @@ log = logger(__name__)
 T = TypeVar("T")
 
 COALESCE_S = 0.05  # changes so close together are one beat
-RETRY_FIRST_S, RETRY_LAST_S = 0.5, 8.0  # between tries to reach a controller that is away
+RETRY_FIRST_S, RETRY_LAST_S = 0.5, 4.0  # between tries to reach a controller that is away
 LINE_BYTES = 32 << 20  # of one list of orders
 _LEAVE_S = 2.0
 _BEHIND = 3  # beats in a row whose answer knows of newer orders: the stream hangs
@@ -103,6 +103,7 @@ class Link:
         self._news = asyncio.Event()
         self._reopen = asyncio.Event()
         self._behind = 0
+        self._is_good = False  # something was heard on the stream of now
         self._told: dict[str, str] = {}  # by what is disturbed
         self._unknown_since_s: float | None = None
         self._dismissed = dismissed
@@ -208,12 +209,12 @@ class Link:
         wait_s = RETRY_FIRST_S
         while True:
             self._reopen.clear()
-            began_s = self._clock()
+            self._is_good = False
             try:
                 await first_of(self._read(), self._reopen.wait())
             except* HostlerError as group:
                 self._note_silence(_ORDERS, _first(group))
-            if self._clock() - began_s > RETRY_LAST_S:  # it was good for a while
+            if self._is_good:
                 wait_s = RETRY_FIRST_S
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(wait_s * 2, RETRY_LAST_S)
@@ -241,7 +242,7 @@ class Link:
                     for line in lines:
                         await self._hear(bytes(line))
         except UpstreamStatus as error:
-            raise self._refusal(error.status, error.body) from error
+            raise await self._refusal(pool, error.status, error.body) from error
         except (UpstreamLost, TimeoutError, OSError) as error:
             await self._controllers.failed(pool)
             raise ControllerUnavailable(f"its orders ended: {error}") from error
@@ -284,13 +285,13 @@ class Link:
             await self._controllers.failed(pool)
             raise ControllerUnavailable(str(error)) from error
         if answer.status != 200:
-            raise self._refusal(answer.status, answer.body)
+            raise await self._refusal(pool, answer.status, answer.body)
         try:
             return msgspec.json.decode(answer.body, type=kind)
         except msgspec.MsgspecError as error:
             raise Conflict(f"its answer to {path} cannot be read: {error}") from error
 
-    def _refusal(self, status: int, body: bytes) -> HostlerError:
+    async def _refusal(self, pool: Pool, status: int, body: bytes) -> HostlerError:
         """What an answer of 400 or more means. A host that is told for a while that it is not known has
         been removed; one whose place another process has taken ends at once.
         """
@@ -301,7 +302,12 @@ class Link:
             self._unknown_since_s = self._unknown_since_s or self._clock()
             if self._clock() - self._unknown_since_s > self._config.dismissed_after_s:
                 self._dismissed(text)
-        return Conflict(text) if status < 500 else ControllerUnavailable(text)
+        if status < 500:
+            return Conflict(text)
+        await self._controllers.failed(
+            pool
+        )  # it stands by, or is in trouble: another one may serve
+        return ControllerUnavailable(text)
 
     def _check_incarnation(self, incarnation: int) -> None:
         """Refuse what a controller says that is older than one heard before (F35)."""
@@ -315,6 +321,8 @@ class Link:
         self._heard_at_s = self._clock()
         if by == _BEATS:
             self._unknown_since_s = None
+        else:
+            self._is_good = True
         if self._told.pop(by, None):
             log.info("host.controller_heard", by=by)
 

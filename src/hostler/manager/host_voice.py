@@ -33,7 +33,7 @@ class Voice:
         rank: Callable[[], tuple[int, int]],
         workers: LocalWorkers,
     ) -> None:
-        """rank: incarnation and version of the newest orders here."""
+        """rank: incarnation and version of the orders that are obeyed."""
         self.is_draining = False
         self.address = ""
         self.port = 0

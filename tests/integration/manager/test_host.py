@@ -152,6 +152,7 @@ def test_F25_F26_a_host_process_that_is_killed_adopts_its_workers_and_goes_on_wi
         host.kill()
         host.start()
         await sim.until(lambda: sim.last.run_id != run_id, "the next process beats")
+        await sim.until(lambda: len(sim.last.instances) == 2, "all are named")
         seen = [b for b in sim.beats if b.run_id != run_id]
         assert all(r.state == "ready" for b in seen for r in b.instances), "nobody seemed to load"
         assert host.workers() == pids

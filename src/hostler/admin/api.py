@@ -12,12 +12,15 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from hostler.admin import contract, events, gateways, keys, logs, models
+from hostler.admin import contract, events, gateways, hosts, keys, logs, models
 from hostler.admin.control import ControlPlane, Status
 from hostler.admin.door import Door, Resource, not_found
 from hostler.admin.messages import (
+    DrainOrder,
     EventList,
     EventQuery,
+    HostList,
+    HostStatus,
     InstanceList,
     InstanceQuery,
     KeyCreated,
@@ -34,6 +37,7 @@ from hostler.admin.messages import (
     ModelStatus,
     ParameterList,
     ParameterQuery,
+    RemoveQuery,
     SelectQuery,
     StopQuery,
     SupportedModelList,
@@ -47,6 +51,7 @@ from hostler.admin.usage import show_usage
 from hostler.app.auth import KeyRing, KeyStore, Scope
 from hostler.app.supervision import Gateways, Wish
 from hostler.core.errors import StartupError
+from hostler.core.hosts import HostView
 from hostler.core.model import ModelMetadata
 from hostler.core.worker import (
     WorkerApplyOutput,
@@ -207,6 +212,36 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Put a fresh process in the place of each gateway; no connection is lost",
         response=Gateways,
         handler=gateways.restart_gateways,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/hosts",
+        summary="The machines that joined, and how they are",
+        response=HostList,
+        handler=hosts.list_hosts,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/hosts/{host}",
+        summary="One machine, by its id or name, and its instances",
+        response=HostStatus,
+        handler=hosts.show_host,
+    ),
+    _admin(
+        method="POST",
+        path="/api/v1/hosts/{host}/drain",
+        summary="Move what a machine has elsewhere, one by one; or let it take instances again",
+        request=DrainOrder,
+        response=HostView,
+        handler=hosts.drain_host,
+    ),
+    _admin(
+        method="DELETE",
+        path="/api/v1/hosts/{host}",
+        summary="Let a machine work here no more; with force, also when it has instances",
+        query=RemoveQuery,
+        response=HostView,
+        handler=hosts.remove_host,
     ),
     _admin(
         method="GET",

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import msgspec
 
 from hostler.core.deployment import Deployment
+from hostler.core.hosts import HostView
 from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType
 from hostler.core.usage import UsageQuestion, UsageRow
 from hostler.core.worker import (
@@ -38,7 +39,23 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     details: Mapping[str, Any] = {}
 
 
-class ControlPlane(Protocol):
+class HostPlane(Protocol):
+    """The machines of one controller. What is said of `ControlPlane` holds here, too."""
+
+    def hosts(self) -> list[HostView]:
+        """The machines that joined, by name."""
+
+    def host(self, name: str) -> HostView:
+        """One of them, by its id or name. Raises NotFound; Conflict: several have this name."""
+
+    async def drain_host(self, name: str, *, is_draining: bool) -> HostView:
+        """Write down that a machine is to be emptied, or not any more. Raises as `host`."""
+
+    async def remove_host(self, name: str, *, force: bool) -> HostView:
+        """Let a machine belong here no more. Raises as `host`; Conflict: it has instances."""
+
+
+class ControlPlane(HostPlane, Protocol):
     """The wishes, the instances and the events of one controller.
 
     Coroutines run in the event loop that serves the API and raise `HostlerError`; the others return

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from hostler.core.deployment import Deployment
+from hostler.core.hosts import HostView
 from hostler.core.model import ParameterDescription, WorkerType
 from hostler.core.serving import PriorityWord
 from hostler.core.usage import Tokens, UsageBy, UsageRow
@@ -70,6 +71,10 @@ class EventQuery(Query, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 500
     model: str | None = None
     follow: bool = False
+
+
+class RemoveQuery(Query, frozen=True, kw_only=True):
+    force: bool = False  # also when it has instances: they are given up
 
 
 class UsageQuery(Query, frozen=True, kw_only=True):
@@ -152,6 +157,23 @@ class EventList(msgspec.Struct, frozen=True, kw_only=True):
 
     events: tuple[OperatorEvent, ...]
     next: int
+
+
+class HostList(msgspec.Struct, frozen=True, kw_only=True):
+    """By name. The controller's own machine is not among them."""
+
+    hosts: tuple[HostView, ...]
+
+
+class HostStatus(msgspec.Struct, frozen=True, kw_only=True):
+    host: HostView
+    instances: tuple[WorkerRunData, ...] = ()
+
+
+class DrainOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """draining: False: it takes instances again."""
+
+    draining: bool = True
 
 
 class UsageList(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,10 @@ from urllib.parse import quote
 import msgspec
 
 from hostler.admin.messages import (
+    DrainOrder,
     EventList,
+    HostList,
+    HostStatus,
     InstanceList,
     KeyCreated,
     KeyInfo,
@@ -21,6 +24,7 @@ from hostler.admin.messages import (
 )
 from hostler.app.supervision import Gateways
 from hostler.cli.client import Client
+from hostler.core.hosts import HostView
 from hostler.core.model import ParameterDescription, WorkerType
 from hostler.core.worker import (
     OperatorEvent,
@@ -144,12 +148,37 @@ class Api:
         return self._client.delete(f"{_BASE}/keys/{quote(key_id, safe='')}", KeyInfo)
 
 
+class HostsApi:
+    """The machines of one server's control plane."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def hosts(self) -> tuple[HostView, ...]:
+        return self._client.get(f"{_BASE}/hosts", HostList).hosts
+
+    def host(self, name: str) -> HostStatus:
+        return self._client.get(_of_host(name), HostStatus)
+
+    def drain_host(self, name: str, *, is_draining: bool) -> HostView:
+        order = DrainOrder(draining=is_draining)
+        return self._client.post(f"{_of_host(name)}/drain", order, HostView)
+
+    def remove_host(self, name: str, *, force: bool) -> HostView:
+        query: dict[str, str | int] = {"force": "true"} if force else {}
+        return self._client.delete(_of_host(name), HostView, **query)
+
+
 # Private
 
 
 def _of_model(name: str) -> str:
     """The address of a model; a name may hold slashes, which stay."""
     return f"{_BASE}/models/{quote(name, safe='/')}"
+
+
+def _of_host(name: str) -> str:
+    return f"{_BASE}/hosts/{quote(name, safe='')}"
 
 
 def _typed(worker_type: WorkerType | None) -> dict[str, str | int]:

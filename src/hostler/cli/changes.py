@@ -16,6 +16,7 @@ from hostler.cli.parameters import (
     read_parameters,
     takes_parameters,
 )
+from hostler.cli.placing import ANYWHERE, PlaceOptions
 from hostler.cli.render import print_json, print_notes, print_table
 from hostler.cli.routing import (
     AS_MANY_AS_SAID,
@@ -40,6 +41,7 @@ def update(
     timeout: float = 600.0,
     routing: RoutingOptions = USUAL_ROUTING,
     scaling: ScalingOptions = AS_MANY_AS_SAID,
+    place: PlaceOptions = ANYWHERE,
     options: EngineOptions = NO_PARAMETERS,
     common: Common = NO_OPTIONS,
 ) -> int:
@@ -70,11 +72,12 @@ def update(
         "concurrency": concurrency,
         "routing": routing.given() or None,
         "scaling": scaling.given() or None,
+        **place.given(),
     }
     if not wanted and all(value is None for value in changes.values()):
         raise CommandFailed(
-            "nothing to change: give --source, --replicas, --concurrency, a rule of its routing or "
-            "scaling, or a parameter of the engine",
+            "nothing to change: give --source, --replicas, --concurrency, --host, --label, a rule of its "
+            "routing or scaling, or a parameter of the engine",
             Exit.USAGE,
         )
     with Client(find_target(common)) as client:

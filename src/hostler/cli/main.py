@@ -167,6 +167,11 @@ _FAMILIES = (
             "join": "hostler.cli.host_join:join_host",
             "run": "hostler.cli.host:run",
             "status": "hostler.cli.host:status",
+            "list": "hostler.cli.hosts:list_hosts",
+            "show": "hostler.cli.hosts:show",
+            "drain": "hostler.cli.hosts:drain",
+            "undrain": "hostler.cli.hosts:undrain",
+            "remove": "hostler.cli.hosts:remove",
         },
     ),
     (

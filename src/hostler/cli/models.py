@@ -12,6 +12,7 @@ from hostler.cli.client import Client
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.follow import Follow
 from hostler.cli.parameters import told_value
+from hostler.cli.ps import host_column
 from hostler.cli.render import clean, print_json, print_notes, print_table, size
 from hostler.cli.routing import told_rules
 from hostler.cli.target import NO_OPTIONS, Common, find_target
@@ -128,16 +129,20 @@ def show(name: str, /, *, worker_type: TypeOption = None, common: Common = NO_OP
         "at once": f"{wish.concurrency} requests an instance",
         "routing": told_rules(wish.routing),
         "scaling": told_rules(wish.scaling),
+        "host": wish.host,
+        "labels": " ".join(f"{key}={value}" for key, value in sorted(wish.labels.items())),
         "reason": status.reason,
     }
     print("\n".join(f"  {key}: {clean(value)}" for key, value in facts.items() if value))
     for note in status.notes:
         print(f"  note: {clean(note)}")
+    column, where = host_column(status.instances)
     print_table(
-        ("INSTANCE", "STATE", "PID", "BUSY", "MEMORY", "REASON"),
+        ("INSTANCE", *column, "STATE", "PID", "BUSY", "MEMORY", "REASON"),
         (
             (
                 one.instance_id,
+                *where(one),
                 one.state.value,
                 one.pid,
                 f"{one.in_flight}/{one.limit_model_concurrency}",

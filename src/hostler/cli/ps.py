@@ -1,7 +1,7 @@
 """`hostler ps`: what runs, told by the server, or by the processes themselves when it is gone."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated
 
 import msgspec
@@ -15,6 +15,7 @@ from hostler.cli.client import Client
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.render import duration, err, print_json, print_table, size
 from hostler.cli.target import NO_OPTIONS, Common, find_target, read_up_record
+from hostler.core.deployment import HERE
 from hostler.core.lifecycle import State
 from hostler.core.worker import WorkerRunData
 from hostler.manager.workers import INSTANCE_TAG, ROLE_TAG, STATE_TAG
@@ -58,12 +59,14 @@ def ps(
     if common.json:
         print_json({"server": target.url, "answers": True, "instances": shown})
         return Exit.OK
+    column, where = host_column(shown)
     print_table(
-        ("MODEL", "TYPE", "STATE", "FOR", "PID", "BUSY", "MEMORY", "BEAT"),
+        ("MODEL", "TYPE", *column, "STATE", "FOR", "PID", "BUSY", "MEMORY", "BEAT"),
         (
             (
                 one.model_name,
                 one.worker_type.value,
+                *where(one),
                 one.state.value,
                 duration(one.state_for_s),
                 one.pid,
@@ -76,6 +79,15 @@ def ps(
         empty=f"{target.url}: no instances; `hostler model start NAME` asks for one",
     )
     return Exit.OK
+
+
+def host_column(
+    shown: Iterable[WorkerRunData],
+) -> tuple[tuple[str, ...], Callable[[WorkerRunData], tuple[str, ...]]]:
+    """The column that says where instances are, and its value; nothing when they are all here."""
+    if not any(one.host_id for one in shown):
+        return (), lambda one: ()
+    return ("HOST",), lambda one: (one.host_name or HERE,)
 
 
 def busy(one: WorkerRunData) -> str:

@@ -22,6 +22,7 @@ from hostler.cli.parameters import (
     read_parameters,
     takes_parameters,
 )
+from hostler.cli.placing import ANYWHERE, PlaceOptions
 from hostler.cli.render import clean, print_json, print_notes
 from hostler.cli.routing import (
     AS_MANY_AS_SAID,
@@ -58,6 +59,7 @@ def start(
     timeout: float | None = None,
     routing: RoutingOptions = USUAL_ROUTING,
     scaling: ScalingOptions = AS_MANY_AS_SAID,
+    place: PlaceOptions = ANYWHERE,
     options: EngineOptions = NO_PARAMETERS,
     common: Common = NO_OPTIONS,
 ) -> int:
@@ -97,8 +99,7 @@ def start(
         concurrency=concurrency,
         urls=server or None,
         aliases=alias or None,
-        routing=routing.given() or None,
-        scaling=scaling.given() or None,
+        **{"routing": routing.given() or None, "scaling": scaling.given() or None, **place.given()},
     )
     with Client(target) as client:
         api = Api(client)

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from hostler.core.deployment import Deployment
+from hostler.core.hosts import HostView
 from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType
 from hostler.core.usage import UsageQuestion, UsageRow
 from hostler.core.worker import (
@@ -19,7 +20,25 @@ from hostler.core.worker import (
 from hostler.manager.local import LocalWorkerManager
 
 
-class LocalControl:
+class LocalHosts:
+    """The machines of a LocalWorkerManager."""
+
+    manager: LocalWorkerManager
+
+    def hosts(self) -> list[HostView]:
+        return self.manager.machines.views()
+
+    def host(self, name: str) -> HostView:
+        return self.manager.machines.view(name)
+
+    async def drain_host(self, name: str, *, is_draining: bool) -> HostView:
+        return await self.manager.machines.drain(name, is_draining=is_draining)
+
+    async def remove_host(self, name: str, *, force: bool) -> HostView:
+        return await self.manager.machines.remove(name, force=force)
+
+
+class LocalControl(LocalHosts):
     """Wishes are written down and answered at once; what comes of them is in the events."""
 
     def __init__(self, manager: LocalWorkerManager) -> None:

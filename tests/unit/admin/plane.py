@@ -12,7 +12,8 @@ from hostler.admin.api import admin_app
 from hostler.admin.control import Status
 from hostler.app.auth import KeyRing, NewKey, new_key
 from hostler.core.deployment import Deployment, Wish, difference
-from hostler.core.errors import AlreadyRunning, ModelNotFound, UpstreamTimeout
+from hostler.core.errors import AlreadyRunning, Conflict, ModelNotFound, NotFound, UpstreamTimeout
+from hostler.core.hosts import HostFacts, HostView, Role, Standing
 from hostler.core.lifecycle import State
 from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType, describe
 from hostler.core.serving import read_rules
@@ -40,6 +41,7 @@ class MemoryControl:
         self.logs_dir = logs_dir
         self.instances: dict[str, WorkerRunData] = {}
         self.handled: list[str] = []  # which methods ran
+        self.standing = Standing.ALIVE  # of its one host
         self._news = asyncio.Condition()
 
     async def start_model(self, request: WorkerStartupRequest) -> tuple[Deployment, bool]:
@@ -48,7 +50,6 @@ class MemoryControl:
         fields: dict[str, Any] = {"worker_type": WorkerType.LLM, "engine": "llama.cpp"}
         fields |= {name: value for name, value in given.items() if value is not None}
         name = fields.pop("model")
-        fields.pop("host", None)
         fields["routing"] = read_rules(fields.get("routing"))
         wanted = Deployment(name=name, **fields)
         for old in self.deployments():
@@ -69,6 +70,26 @@ class MemoryControl:
             )
             await self.happen("instance.ready", name, instance_id)
         return wanted, True
+
+    def hosts(self) -> list[HostView]:
+        return [self.host("b")]
+
+    def host(self, name: str) -> HostView:
+        if name not in ("b", "id-b"):
+            raise NotFound(f"no host {name!r}")
+        facts = HostFacts(name="b")
+        return HostView(host_id="id-b", role=Role.HOST, standing=self.standing, facts=facts)
+
+    async def drain_host(self, name: str, *, is_draining: bool) -> HostView:
+        self.host(name)
+        self.standing = Standing.DRAINING if is_draining else Standing.ALIVE
+        return self.host(name)
+
+    async def remove_host(self, name: str, *, force: bool) -> HostView:
+        found = self.host(name)
+        if not force:
+            raise Conflict("it has instances")
+        return found
 
     async def stop_model(self, request: WorkerShutdownRequest) -> Deployment:
         self.handled.append("stop_model")

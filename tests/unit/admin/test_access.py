@@ -32,6 +32,10 @@ GET    /api/v1/parameters                    401 403 403 403 401 401 400
 GET    /api/v1/events                        401 403 403 403 401 401 200
 GET    /api/v1/gateways                      401 403 403 403 401 401 503
 POST   /api/v1/gateways/restart              401 403 403 403 401 401 503
+GET    /api/v1/hosts                         401 403 403 403 401 401 200
+GET    /api/v1/hosts/{host}                  401 403 403 403 401 401 404
+POST   /api/v1/hosts/{host}/drain            401 403 403 403 401 401 404
+DELETE /api/v1/hosts/{host}                  401 403 403 403 401 401 404
 GET    /api/v1/usage                         401 403 403 403 401 401 200
 GET    /api/v1/keys                          401 403 403 403 401 401 200
 POST   /api/v1/keys                          401 403 403 403 401 401 201
@@ -64,7 +68,7 @@ def test_F99_every_operation_answers_each_kind_of_key_as_the_table_says(tmp_path
         found = {}
         for operation in OPERATIONS:
             path = operation.path.replace("{name:path}", "no/such").replace("{instance_id}", "x")
-            path = path.replace("{key_id}", "nobody")
+            path = path.replace("{key_id}", "nobody").replace("{host}", "nobody")
             body: Any = {} if operation.request else None
             found[f"{operation.method} {operation.path}"] = [
                 (await plane.ask(operation.method, path, body, key=key)).status for key in keys

@@ -139,14 +139,19 @@ class Mock(asyncio.Protocol):
             self.transport.write(LAST)
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, path: str) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Mock(loop), "127.0.0.1", port, backlog=4096)
+    if path:
+        server = await loop.create_unix_server(lambda: Mock(loop), path, backlog=4096)
+    else:
+        server = await loop.create_server(lambda: Mock(loop), "127.0.0.1", port, backlog=4096)
     async with server:
         await server.serve_forever()
 
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--port", type=int, required=True)
-    uvloop.run(serve(arguments.parse_args().port))
+    arguments.add_argument("--port", type=int, default=0)
+    arguments.add_argument("--socket", default="")
+    given = arguments.parse_args()
+    uvloop.run(serve(given.port, given.socket))

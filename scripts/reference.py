@@ -21,6 +21,7 @@ import hostler.core.trust  # noqa: F401  its errors are listed
 from hostler.admin.api import OPERATIONS
 from hostler.admin.sight import GATEWAY_OPERATIONS
 from hostler.app import config
+from hostler.app.section import section_in
 from hostler.cli.exits import Exit
 from hostler.cli.main import make_app
 from hostler.core.errors import all_errors
@@ -59,15 +60,15 @@ def settings() -> str:
         *(f"| `{name}` | `{'.'.join(keys)}` |" for name, keys in config._VARIABLES.items()),
         "\n`HOSTLER_URL` and `HOSTLER_API_KEY` are read by client commands only.\n",
     ]
-    source = inspect.getsource(config)
     for name, kind in _sections():
         parts += [f"## {name}\n"]
         parts += [inspect.cleandoc(kind.__doc__), ""] if kind.__doc__ else []
         parts += ["| key | type | default | why |", "|---|---|---|---|"]
+        source = inspect.getsource(sys.modules[kind.__module__])
         why = dict(_comments(source, kind.__name__))
         for field in msgspec.structs.fields(kind):
             shown = _default(field)
-            if shown is None:
+            if shown is None or section_in(field.type) is not None:
                 continue
             type_name = _cell(_type_name(field.type))
             parts.append(f"| `{field.name}` | {type_name} | {shown} | {why.get(field.name, '')} |")
@@ -217,8 +218,8 @@ _TOML_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 def _sections() -> Iterator[tuple[str, type[config.Section]]]:
     yield "At the top", config.Config
     for field in msgspec.structs.fields(config.Config):
-        if isinstance(field.type, type) and issubclass(field.type, config.Section):
-            yield f"[{field.name}]", field.type
+        if (kind := section_in(field.type)) is not None:
+            yield f"[{field.name}]", kind
     yield "[[models]]", config.ModelConfig
 
 

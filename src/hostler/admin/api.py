@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from hostler.admin import contract, events, gateways, hosts, keys, logs, models
+from hostler.admin import contract, events, gateways, hosts, keys, logs, models, tokens
 from hostler.admin.control import ControlPlane, Status
 from hostler.admin.door import Door, Resource, not_found
 from hostler.admin.messages import (
@@ -41,12 +41,17 @@ from hostler.admin.messages import (
     SelectQuery,
     StopQuery,
     SupportedModelList,
+    TokenCreated,
+    TokenInfo,
+    TokenList,
+    TokenOrder,
     UsageList,
     UsageQuery,
     WaitQuery,
 )
 from hostler.admin.openapi import openapi_document
 from hostler.admin.operation import Call, Followers, Operation, Services
+from hostler.admin.tokens import TokenDesk
 from hostler.admin.usage import show_usage
 from hostler.app.auth import KeyRing, KeyStore, Scope
 from hostler.app.supervision import Gateways, Wish
@@ -276,6 +281,29 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     _admin(
         method="GET",
+        path="/api/v1/tokens",
+        summary="Every join token, without its secret",
+        response=TokenList,
+        handler=tokens.list_tokens,
+    ),
+    _admin(
+        method="POST",
+        path="/api/v1/tokens",
+        summary="Make a join token for another machine; its plain text is in this answer and nowhere else",
+        request=TokenOrder,
+        response=TokenCreated,
+        status=201,
+        handler=tokens.create_token,
+    ),
+    _admin(
+        method="DELETE",
+        path="/api/v1/tokens/{token_id}",
+        summary="Revoke a join token; machines that joined with it stay",
+        response=TokenInfo,
+        handler=tokens.revoke_token,
+    ),
+    _admin(
+        method="GET",
         path="/api/v1/openapi.json",
         summary="This description",
         handler=show_openapi,
@@ -295,13 +323,14 @@ def admin_app(
     followers: int = FOLLOWERS,
     operations: Sequence[Operation] = OPERATIONS,
     supervisor: Callable[[Wish], Awaitable[Gateways]] | None = None,
+    desk: TokenDesk | None = None,
 ) -> ASGIApp:
     """Return the admin API as an ASGI application.
 
     keyring: gives the keys of this moment. on_keys_changed: called in the event loop after a key
         was made or revoked; the caller builds a new ring and publishes a snapshot.
     writer: takes what is written to the store; one of its own when left out.
-    supervisor: asks who starts the gateways; None when nobody does.
+    desk: keeps join tokens. supervisor: asks who starts the gateways; None when nobody does.
     keep_alive_s: silence of an event stream after which a comment is sent.
 
     Raises:
@@ -317,6 +346,7 @@ def admin_app(
         keep_alive_s=keep_alive_s,
         followers=Followers(followers),
         supervisor=supervisor,
+        tokens=desk,
     )
     by_path: dict[str, dict[str, Operation]] = {}
     for operation in operations:

@@ -6,8 +6,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from hostler.app.tokens import DAY_S, LONGEST_S
 from hostler.core.deployment import Deployment
-from hostler.core.hosts import HostView
+from hostler.core.hosts import HostView, Role
 from hostler.core.model import ParameterDescription, WorkerType
 from hostler.core.serving import PriorityWord
 from hostler.core.usage import Tokens, UsageBy, UsageRow
@@ -221,3 +222,40 @@ class KeyCreated(msgspec.Struct, frozen=True, kw_only=True):
 
 class KeyList(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[KeyInfo, ...]
+
+
+class TokenOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A join token to make. expires_in_s: seconds from now. uses: machines it is for; 0: any number."""
+
+    role: Role
+    name: Annotated[str, Meta(max_length=100)] = ""
+    expires_in_s: Annotated[float, Meta(ge=1, le=LONGEST_S)] = DAY_S
+    uses: Annotated[int, Meta(ge=0, le=100_000)] = 1
+
+
+class TokenInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A join token without its secret. uses_left: None for any number."""
+
+    token_id: str
+    role: Role
+    name: str = ""
+    created_at_s: float = 0.0
+    expires_at_s: float = 0.0
+    uses_left: int | None = None
+    revoked: bool = False
+
+
+class TokenCreated(msgspec.Struct, frozen=True, kw_only=True):
+    """token: its plain text, shown this once and kept nowhere. url: of the control port.
+
+    command: for the machine that is to join.
+    """
+
+    token: str
+    url: str
+    command: str
+    info: TokenInfo
+
+
+class TokenList(msgspec.Struct, frozen=True, kw_only=True):
+    tokens: tuple[TokenInfo, ...]

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.requests import Request
@@ -23,6 +23,9 @@ from hostler.app.supervision import Gateways, Wish
 from hostler.core.errors import Overloaded, StartupError
 from hostler.core.snapshot import KeyView
 from hostler.storage.writer import Writer
+
+if TYPE_CHECKING:
+    from hostler.admin.tokens import TokenDesk
 
 
 class Followers:
@@ -88,6 +91,7 @@ class Services:
     keep_alive_s: float
     followers: Followers
     supervisor: Callable[[Wish], Awaitable[Gateways]] | None = None
+    tokens: "TokenDesk | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)

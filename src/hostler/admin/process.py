@@ -5,6 +5,7 @@ It is crash-only: SIGKILL loses nothing, and the next controller adopts the work
 
 import asyncio
 import os
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,9 @@ from functools import partial
 
 from hostler.admin.api import admin_app
 from hostler.admin.control import Status
+from hostler.admin.control_port import ControlPort, control_port
 from hostler.admin.leading import Lead, leading
+from hostler.admin.tokens import TokenDesk
 from hostler.app.auth import KeyRing, ensure_admin_key
 from hostler.app.config import Config, state_dir
 from hostler.app.paths import StatePaths
@@ -55,8 +58,15 @@ class Controller(LocalControl):
         )
 
 
-async def run_controller(config: Config, stop: asyncio.Event, hasten: asyncio.Event) -> None:
+async def run_controller(
+    config: Config,
+    stop: asyncio.Event,
+    hasten: asyncio.Event,
+    control: socket.socket | None = None,
+) -> None:
     """Serve until `stop` is set, then drain and stop every worker; `hasten` ends them at once.
+
+    control: the control port's listening socket.
 
     Raises:
         StartupError: the store or a socket cannot be used.
@@ -65,14 +75,19 @@ async def run_controller(config: Config, stop: asyncio.Event, hasten: asyncio.Ev
     paths.create()
     async with leading(config, paths, stop) as lead:
         if lead is not None:
-            await _run(config, paths, lead, stop, hasten)
+            await _run(config, paths, lead, stop, hasten, control)
 
 
 # Private
 
 
 async def _run(
-    config: Config, paths: StatePaths, lead: Lead, stop: asyncio.Event, hasten: asyncio.Event
+    config: Config,
+    paths: StatePaths,
+    lead: Lead,
+    stop: asyncio.Event,
+    hasten: asyncio.Event,
+    control: socket.socket | None,
 ) -> None:
     """Lead until asked to stop."""
     manager = LocalWorkerManager(config, store=lead.store)
@@ -85,7 +100,10 @@ async def _run(
     try:
         if lead.before:
             manager.journal.tell(OperatorEvent(kind="controller.leads", message=lead.story))
-        async with _admin_server(manager, lead.store, paths, config):
+        async with (
+            control_port(config, manager, control) as port,
+            _admin_server(manager, lead.store, paths, config, port),
+        ):
             await _until(stop, manager)
             await lead.give_back()  # first: the next one starts its models while ours end
             await _end(manager, hasten)
@@ -98,7 +116,11 @@ _BEST_FIRST = ("ready", "suspect", "starting", "fetching", "pending", "draining"
 
 @asynccontextmanager
 async def _admin_server(
-    manager: LocalWorkerManager, store: Store, paths: StatePaths, config: Config
+    manager: LocalWorkerManager,
+    store: Store,
+    paths: StatePaths,
+    config: Config,
+    port: ControlPort,
 ) -> AsyncIterator[None]:
     ring = KeyRing(key.view for key in store.keys())
 
@@ -114,6 +136,7 @@ async def _admin_server(
         on_keys_changed=keys_changed,
         writer=manager.writer,
         supervisor=partial(ask_supervisor, paths.up_socket),
+        desk=TokenDesk(store, manager.journal.tell, port.url, port.fingerprint),
     )
     async with asyncio.TaskGroup() as tasks:
         server = HttpServer(AsgiBridge(app, tasks), limits=config.limits, name="admin")

@@ -33,6 +33,7 @@ class Background(StrEnum):
     HOST_SILENCE = "hosts.ask"  # asks silent machines
     RECONCILE = "reconcile"  # carries the plan out
     ROUTER = "router.follow"  # keeps the manager's own router at the newest snapshot
+    CERTIFICATE = "certificate.keep"  # makes this machine's certificate anew in time
     LOGS = "logs.keep"  # keeps log files bounded
     SCALING = "scaling"  # decides by load how many copies there are
     # host
@@ -47,6 +48,7 @@ class Background(StrEnum):
     ACCOUNTS = "gateway.accounts"  # tells the controller what was used
     SWEEP = "gateway.sweep"  # keeps deadlines
     DOUBT = "gateway.doubt"  # asks engines that say nothing
+    GATEWAY_RENEWAL = "gateway.renewal"  # of the certificate of one on another machine
     DEMAND = "gateway.demand"  # tells the controller of load
     # worker
     LIFE = "agent.live"  # holds the engine and the three below

@@ -19,14 +19,13 @@ from hostler.app.environment import child_environment as child_environment
 from hostler.app.environment import engine_environment as engine_environment
 from hostler.app.environment import environment as environment
 from hostler.app.environment import quiet_openmp as quiet_openmp
+from hostler.app.machines_section import ControlConfig as ControlConfig
+from hostler.app.machines_section import HostConfig as HostConfig
+from hostler.app.section import Section, section_in
 from hostler.core.errors import ConfigError
 from hostler.core.model import WorkerType
 
 GATEWAYS_MAX = 32  # the board on which they count has two columns for each
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The base of every part of the settings tree."""
 
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
@@ -36,6 +35,7 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     host: str = "127.0.0.1"  # loopback: nothing is open to the network unless asked
     port: int = 8100  # 0: the kernel picks a free one
     allow_remote: bool = False  # plain HTTP on another address than loopback; not needed with TLS
+    tls: bool = False  # with a certificate of our own authority, when no tls_cert is given
     tls_cert: str = ""  # PEM file with the certificate and its chain; read anew when it changes
     tls_key: str = ""  # PEM file with its key, unencrypted
     allowed_hosts: tuple[str, ...] = ()  # more names accepted in the Host header
@@ -58,7 +58,7 @@ class ServerConfig(Section, frozen=True, kw_only=True):
 
     @property
     def is_tls(self) -> bool:
-        return bool(self.tls_cert)
+        return bool(self.tls_cert) or self.tls
 
 
 class HeartbeatConfig(Section, frozen=True, kw_only=True):
@@ -160,22 +160,6 @@ class LifeConfig(Section, frozen=True, kw_only=True):
             raise ConfigError(f"life: need hung_after_s >= 2, got {self.hung_after_s:g}")
 
 
-class HostConfig(Section, frozen=True, kw_only=True):
-    """Of a machine that works for a controller on another one (`hostler host run`)."""
-
-    fence_after_s: float = 0.0  # no controller heard for so long: no new requests; 0: never
-    silence_s: float = 5.0  # of a controller that tells every second: it is called again
-    answer_timeout_s: float = 5.0  # of what is told to a controller
-    dismissed_after_s: float = 10.0  # told so long that no such host is known: its models end
-
-    def __post_init__(self) -> None:
-        if self.silence_s < 2 or self.answer_timeout_s <= 0:  # it is told every second
-            raise ConfigError(
-                "host: need silence_s >= 2 and answer_timeout_s > 0, got "
-                f"{self.silence_s:g}, {self.answer_timeout_s:g}"
-            )
-
-
 class TelemetryConfig(Section, frozen=True, kw_only=True):
     """Traces for OpenTelemetry; needs the extra `hostler[otel]`."""
 
@@ -246,6 +230,7 @@ class Config(Section, frozen=True, kw_only=True):
     host: HostConfig = HostConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     store: StoreConfig = StoreConfig()
+    control: ControlConfig | None = None
     models: tuple[ModelConfig, ...] = ()
 
     @classmethod
@@ -273,7 +258,7 @@ def load_config(
     _merge(data, overrides or {})
     _check_keys(data, Config, "")
     try:
-        return msgspec.convert(data, Config, strict=False)
+        return _with_own_certificate(msgspec.convert(data, Config, strict=False))
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path or 'settings'}: {error}") from error
 
@@ -288,6 +273,11 @@ def state_dir(config: Config) -> Path:
     """The absolute state folder of these settings."""
     given = config.state_dir
     return Path(given).expanduser().absolute() if given else default_state_dir()
+
+
+def tls_dir(config: Config) -> Path:
+    """Where our authority lies, and who this machine is for others."""
+    return state_dir(config) / "tls"
 
 
 def default_state_dir() -> Path:
@@ -317,6 +307,17 @@ _VARIABLES: Mapping[str, tuple[str, ...]] = {
     "HOSTLER_LOG_JSON": ("log_json",),
     "HOSTLER_STORE_URL": ("store", "url"),
 }
+
+
+def _with_own_certificate(config: Config) -> Config:
+    """Say where the certificate of our own authority lies, if the server is to show it."""
+    if not config.server.tls or config.server.tls_cert:
+        return config
+    folder = tls_dir(config)
+    server = msgspec.structs.replace(
+        config.server, tls_cert=str(folder / "cert.pem"), tls_key=str(folder / "key.pem")
+    )
+    return msgspec.structs.replace(config, server=server)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -391,8 +392,8 @@ def _check_keys(data: Any, section: type[Section], where: str) -> None:
                 f"did you mean {where}{near[0]}?" if near else f"known: {', '.join(sorted(known))}"
             )
             raise ConfigError(f"unknown setting {name}; {hint}")
-        inner = known[key]
-        if isinstance(inner, type) and issubclass(inner, Section):
+        inner = section_in(known[key])
+        if inner is not None:
             _check_keys(value, inner, f"{name}.")
         elif key == "models" and isinstance(value, list):
             for number, table in enumerate(value):

@@ -33,6 +33,7 @@ class StatePaths:
         self.admin_key = self.state_dir / "admin.key"
         self.tls_dir = self.state_dir / "tls"
         self.lock = self.state_dir / "up.lock"
+        self.tls_dir = self.state_dir / "tls"
         self.up_record = self.state_dir / "up.json"
         self.run_dir = self._run_dir()
         self.registry_socket = self.run_dir / "registry.sock"

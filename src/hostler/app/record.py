@@ -11,11 +11,17 @@ from hostler.app.process import ProcessHandle
 
 
 class UpRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Where it answers."""
+    """Where it answers.
+
+    control_url: of its control port, where other machines join; "": it has none.
+    ca: file of who vouches for its certificate, where that is an authority of ours.
+    """
 
     url: str
     pid: int
     started_at_s: float = 0.0
+    control_url: str = ""
+    ca: str = ""
 
 
 class StandbyRecord(msgspec.Struct, frozen=True, kw_only=True):

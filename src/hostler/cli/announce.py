@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from hostler.app.paths import StatePaths
+from hostler.app.record import read_up_record
 from hostler.app.telemetry import logger
 from hostler.cli.arrival import Arrival
 from hostler.cli.follow import Meter
@@ -56,6 +57,7 @@ class ForPrograms:
             wanted=arrival.wanted,
             failed=dict(arrival.failed),
             admin_key_file=str(paths.admin_key),
+            **_control_of(paths),
             took_s=round(took_s, 3),
         )
 
@@ -74,6 +76,12 @@ def announcer(*, json_lines: bool) -> ForPeople | ForPrograms:
 # Private
 
 
+def _control_of(paths: StatePaths) -> dict[str, str]:
+    """Where other machines join, if they can."""
+    record = read_up_record(paths)
+    return {"control_url": record.control_url} if record and record.control_url else {}
+
+
 def _banner(url: str, paths: StatePaths, arrival: Arrival, took_s: float) -> None:
     key = paths.admin_key.read_text().strip()
     # shown once, and to a person alone: a pipe may end in a journal
@@ -85,14 +93,22 @@ def _banner(url: str, paths: StatePaths, arrival: Arrival, took_s: float) -> Non
     )
     for name, reason in arrival.failed.items():
         print(f"  {name} failed: {reason}")
-    print(f"Key: {shown}\n")
+    print(f"Key: {shown}")
+    record = read_up_record(paths)
+    ca = record.ca if record is not None else ""
+    if ca:
+        print(f"Clients trust it with: SSL_CERT_FILE={quote(ca)}")
+    if record is not None and record.control_url:
+        print(f"Other machines join at {record.control_url}: hostler token create --role host")
+    print()
     where = f" --state-dir {quote(str(paths.state_dir))}" if not arrival.is_default_state else ""
     print("Try, in another terminal:")
     print(f'  hostler chat{where} {chat} "What is a hostler?"')
     print(f"  hostler ps{where}")
+    trust = f"--cacert {quote(ca)} " if ca else ""
     bearer = f"Authorization: Bearer $(cat {quote(str(paths.admin_key))})"
     print(
-        f'  curl {url}/v1/chat/completions -H "{bearer}" \\\n'
+        f'  curl {trust}{url}/v1/chat/completions -H "{bearer}" \\\n'
         f'    -H \'Content-Type: application/json\' -d \'{{"model": "{chat}", "temperature": 0.2, '
         '"messages": [{"role": "user", "content": "Say hello."}]}\''
     )

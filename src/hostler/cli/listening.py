@@ -6,7 +6,7 @@ import socket
 import msgspec
 import psutil
 
-from hostler.app.config import ServerConfig
+from hostler.app.config import ControlConfig, ServerConfig
 from hostler.core.errors import ConfigError, StartupError
 
 BACKLOG = 4096
@@ -33,10 +33,18 @@ def listening_sockets(server: ServerConfig, count: int) -> list[socket.socket]:
     return found
 
 
-def listening_socket(server: ServerConfig, *, is_shared: bool = False) -> socket.socket:
+def control_socket(control: ControlConfig) -> socket.socket:
+    """Return the control port's listening socket. Raises as `listening_socket`."""
+    where = ServerConfig(host=control.host, port=control.port)
+    return listening_socket(where, section="control")
+
+
+def listening_socket(
+    server: ServerConfig, *, is_shared: bool = False, section: str = "server"
+) -> socket.socket:
     """Return a listening TCP socket on the configured address.
 
-    is_shared: other sockets of this user may listen there too.
+    is_shared: other sockets of this user may listen there too. section: of the settings it is from.
 
     Raises:
         ConfigError: no port has this number.
@@ -44,7 +52,7 @@ def listening_socket(server: ServerConfig, *, is_shared: bool = False) -> socket
             not an address of this machine.
     """
     if not 0 <= server.port <= 65535:  # the resolver would silently take the rest of a division
-        raise ConfigError(f"server.port {server.port}: need 1 to 65535, or 0 for a free one")
+        raise ConfigError(f"{section}.port {server.port}: need 1 to 65535, or 0 for a free one")
     try:
         found = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
@@ -59,7 +67,7 @@ def listening_socket(server: ServerConfig, *, is_shared: bool = False) -> socket
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise StartupError(_explain(server, error)) from error
+        raise StartupError(_explain(server, error, section)) from error
     sock.setblocking(False)
     return sock
 
@@ -82,13 +90,14 @@ def relay_socket(address: str, port: int) -> socket.socket:
 # Private
 
 
-def _explain(server: ServerConfig, error: OSError) -> str:
+def _explain(server: ServerConfig, error: OSError, section: str) -> str:
+    option = "--port" if section == "server" else f"--{section}-port"
     where = f"port {server.port} on {server.host}"
     if error.errno == errno.EADDRINUSE:
         holder = _holder(server.port)
-        return f"{where} is in use{holder}; end that program or choose another with --port"
+        return f"{where} is in use{holder}; end that program or choose another with {option}"
     if error.errno == errno.EACCES:
-        return f"{where} may not be bound by this user; choose one above 1023 with --port"
+        return f"{where} may not be bound by this user; choose one above 1023 with {option}"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"host {server.host!r} is not an address of this machine"
     return f"{where}: {error.strerror}"

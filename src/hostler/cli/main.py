@@ -154,6 +154,14 @@ _FAMILIES = (
         },
     ),
     (
+        ("token", "Join tokens: how other machines are let in.", "Server"),
+        {
+            "create": "hostler.cli.join_tokens:create",
+            "list": "hostler.cli.join_tokens:list_tokens",
+            "revoke": "hostler.cli.join_tokens:revoke",
+        },
+    ),
+    (
         ("gateway", "The data plane: run one alone, renew those of a server.", "Single processes"),
         {
             "run": "hostler.cli.processes:gateway",

@@ -1,4 +1,4 @@
-"""Moments as people write them on a command line."""
+"""Moments and durations as people write them on a command line."""
 
 import re
 from datetime import UTC, datetime
@@ -28,3 +28,16 @@ def moment_of(text: str, now_s: float, option: str) -> int:
             "2026-11-01T08:00, UTC) or Unix time",
             Exit.USAGE,
         ) from error
+
+
+def seconds_of(text: str, option: str) -> int:
+    """Return a duration in seconds: `90s`, `30m`, `24h`, `7d`.
+
+    Raises:
+        CommandFailed: it is none; `option` names where it stood.
+    """
+    if (match := _AGO.match(text)) is None:
+        raise CommandFailed(
+            f"{option} {text!r}: need a number and s, m, h or d, as in 24h", Exit.USAGE
+        )
+    return int(match[1]) * _UNITS_S[match[2]]

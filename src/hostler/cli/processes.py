@@ -35,19 +35,29 @@ Supervised = Annotated[
 
 
 def controller(
-    *, config: ConfigFile = None, state_dir: StateDir = None, supervised: Supervised = False
+    *,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    inherit: Annotated[
+        bool, Parameter(negative="", help="Standard input is the control port's listening socket.")
+    ] = False,
+    supervised: Supervised = False,
 ) -> int:
     """Run the control plane alone: wishes, workers and the admin API on a Unix socket.
 
     Example: `hostler controller --state-dir /var/lib/hostler`
     """
     from hostler.admin.process import run_controller
+    from hostler.cli.listening import control_socket
 
     settings = load_config(config, {"state_dir": state_dir})
     paths = StatePaths(_state_dir(settings))
+    sock = socket.socket(fileno=0) if inherit else None
+    if settings.control is not None and sock is None:
+        sock = control_socket(settings.control)
 
     async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
-        await run_controller(settings, stop, hasten)
+        await run_controller(settings, stop, hasten, sock)
 
     return _run(
         settings,

@@ -86,6 +86,7 @@ def take_over(paths: StatePaths) -> None:
 class Supervisor:
     """The processes of one state folder: a controller, and one gateway a listening socket.
 
+    control: the listening socket of the control port, which the controller serves; None: there is none.
     reload: reads the settings anew, for gateways that are started from then on.
     """
 
@@ -95,8 +96,10 @@ class Supervisor:
         config: Config,
         socks: Sequence[socket.socket],
         reload: Callable[[], Config],
+        control: socket.socket | None = None,
     ) -> None:
         self._paths = paths
+        self._control = control
         self._config = config
         self._reload = reload
         self._settings = paths.run_dir / "settings.json"
@@ -258,7 +261,8 @@ class Supervisor:
             log.error("gateways.not_renewed", why=error.message)
 
     def _launch_controller(self, is_successor: bool) -> ProcessHandle:
-        return self._spawn("controller", [], None, "controller")
+        told = ["--inherit"] if self._control is not None else []
+        return self._spawn("controller", told, self._control, "controller")
 
     def _launch_gateway(
         self, number: int, sock: socket.socket, is_successor: bool
@@ -325,9 +329,11 @@ def renewed(old: Config, new: Config) -> tuple[Config, tuple[str, ...]]:
     return msgspec.structs.replace(old, **sections), tuple(notes)
 
 
-def write_record(paths: StatePaths, url: str) -> None:
+def write_record(paths: StatePaths, url: str, *, control_url: str = "", ca: str = "") -> None:
     """Say where this state folder is served."""
-    record = UpRecord(url=url, pid=os.getpid(), started_at_s=time.time())
+    record = UpRecord(
+        url=url, pid=os.getpid(), started_at_s=time.time(), control_url=control_url, ca=ca
+    )
     fresh = paths.up_record.with_suffix(".new")
     fresh.write_bytes(msgspec.json.encode(record))
     fresh.replace(paths.up_record)

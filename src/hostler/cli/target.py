@@ -88,7 +88,8 @@ def find_target(common: Common) -> Target:
         key = read_admin_key(common.paths)
     is_given = bool(common.url or environment("HOSTLER_URL"))
     is_near = not is_given and url.startswith("https:") and common.paths.gateway_socket.exists()
-    ca = common.ca or environment("SSL_CERT_FILE")
+    own = record.ca if record and _same_server(url, record.url) else ""
+    ca = common.ca or own or environment("SSL_CERT_FILE")
     standby = read_standby(common.paths) if not is_given else None
     return Target(
         url=url,

@@ -5,7 +5,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -21,13 +20,12 @@ from hostler.catalog.catalog import Catalog
 from hostler.cli.announce import announcer
 from hostler.cli.arrival import Arrival
 from hostler.cli.exits import CommandFailed, Exit
-from hostler.cli.listening import listening_sockets
+from hostler.cli.places import Places, check_certificate
 from hostler.cli.supervisor import StateLock, Supervisor, take_over, write_record
 from hostler.core.errors import ConfigError, HostlerError, StartupError
 from hostler.gateway.spans import check_telemetry
 from hostler.manager.resolve import request_of, resolve
 from hostler.storage.postgres import check_url
-from hostler.wire.tls import Certificates
 
 
 def up(
@@ -43,6 +41,16 @@ def up(
     allow_remote: Annotated[
         bool | None, Parameter(negative=(), help="Let --host be an address others can reach.")
     ] = None,
+    tls: Annotated[
+        bool | None,
+        Parameter(negative=(), help="Speak TLS, with our own authority, and let machines join."),
+    ] = None,
+    control_host: Annotated[
+        str | None, Parameter(help="Address other machines join at. [default: 0.0.0.0]")
+    ] = None,
+    control_port: Annotated[
+        int | None, Parameter(help="Port other machines join at; 0: a free one. [default: 8101]")
+    ] = None,
     gateways: Annotated[
         int | None, Parameter(help="Gateway processes on the port; about one a core. [default: 1]")
     ] = None,
@@ -51,10 +59,15 @@ def up(
     """Run the server here: one endpoint, and the models that the config (or the catalogue) names.
 
     Example: `hostler up --port 8100 --config hostler.toml`
+
+    Example: `hostler up --tls --host 0.0.0.0`, for more than one machine
     """
-    server = {"host": host, "port": port, "allow_remote": allow_remote}
+    server = {"host": host, "port": port, "allow_remote": allow_remote, "tls": tls}
     told = str(state_dir) if state_dir else None
+    control = {"host": control_host, "port": control_port}
+    has_control = tls or any(value is not None for value in control.values())
     flags = {
+        **({"control": control} if has_control else {}),
         "state_dir": told,
         "log_json": json,
         "server": server,
@@ -71,7 +84,7 @@ def up(
         check_telemetry(settings.telemetry)
         if settings.store.url:
             check_url(settings.store.url)
-        names = _certificate_names(settings)
+        check_certificate(settings)
     except (ConfigError, StartupError) as error:
         raise CommandFailed(error.message, Exit.CONFIG) from error
     # A terminal that is stopped, or a pipe that nobody reads, must not stop the supervisor.
@@ -79,7 +92,7 @@ def up(
     configure_logging(
         json_lines=settings.log_json, level="INFO" if settings.log_json else "WARNING"
     )
-    return asyncio.run(_up(settings, names, load))
+    return asyncio.run(_up(settings, load))
 
 
 # Private
@@ -99,19 +112,17 @@ def _check_models(settings: Config) -> None:
             raise ConfigError(f"[[models]] {model.name}: {error.message}") from error
 
 
-async def _up(settings: Config, names: tuple[str, ...], load: Callable[[], Config]) -> int:
+async def _up(settings: Config, load: Callable[[], Config]) -> int:
     began_s = time.monotonic()
     paths = StatePaths(state_dir(settings))
     paths.create()
     with StateLock(paths):
         take_over(paths)
-        with ExitStack() as stack:
-            socks = listening_sockets(settings.server, settings.gateway.processes)
-            for sock in socks:
-                stack.enter_context(sock)
-            url = _url(settings, socks[0].getsockname()[1], names)
-            supervisor = Supervisor(paths, settings, socks, load)
-            write_record(paths, url)
+        places = Places(settings)
+        with places.bound():
+            supervisor = Supervisor(paths, settings, places.socks, load, places.control)
+            url = places.url
+            write_record(paths, url, control_url=places.control_url, ca=places.ca)
             try:
                 return await _serve(supervisor, settings, paths, url, began_s)
             finally:
@@ -145,25 +156,3 @@ async def _serve(
         await first_of(supervisor.stop(), hasten.wait())
         supervisor.kill()
     return Exit.INTERRUPTED if hasten.is_set() else Exit.OK
-
-
-def _url(settings: Config, port: int, names: tuple[str, ...]) -> str:
-    """Return where clients find the server. names: for which its certificate is good."""
-    host = settings.server.host
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)
-    if not settings.server.is_tls:
-        return f"http://{shown}:{port}"
-    plain = [name for name in names if not name.startswith("*")]
-    if plain and shown not in plain:
-        shown = plain[0]
-    return f"https://{f'[{shown}]' if ':' in shown and shown[0] != '[' else shown}:{port}"
-
-
-def _certificate_names(settings: Config) -> tuple[str, ...]:
-    """Try the certificate before anything starts; return the names it is good for.
-
-    Raises:
-        ConfigError: it cannot be used.
-    """
-    server = settings.server
-    return Certificates(server.tls_cert, server.tls_key).facts.names if server.is_tls else ()

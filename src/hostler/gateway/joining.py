@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from hostler.app.background import Background, begin
 from hostler.app.paths import StatePaths
 from hostler.app.private_file import write_private
 from hostler.core.errors import ConfigError, StartupError
@@ -66,7 +67,7 @@ async def renewing(joined: GatewayMembership, tls_dir: Path) -> AsyncIterator[No
     """Keep its certificate good while the block lasts."""
     url = joined.controller
     async with asyncio.TaskGroup() as tasks:
-        work = tasks.create_task(keep_renewed(lambda: url, tls_dir), name="gateway.renew")
+        work = begin(tasks, Background.GATEWAY_RENEWAL, keep_renewed(lambda: url, tls_dir))
         try:
             yield
         finally:

@@ -313,14 +313,14 @@ def _read_key(path: Path) -> Key | None:
 
 
 def _general(names: Iterable[str]) -> list[x509.GeneralName]:
-    found: list[x509.GeneralName] = [x509.DNSName(CONTROLLER.name)]
+    found: list[x509.GeneralName] = []
     for name in names:
         try:
             found.append(x509.IPAddress(ipaddress.ip_address(name)))
         except ValueError:
             if name.isascii():
                 found.append(x509.DNSName(name))
-    return found
+    return [*found, x509.DNSName(CONTROLLER.name)]
 
 
 def _pem(certificate: x509.Certificate) -> str:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message
 
 from hostler.admin.api import admin_app
 from hostler.admin.control import Status
+from hostler.admin.tokens import TokenDesk
 from hostler.app.auth import KeyRing, NewKey, new_key
 from hostler.core.deployment import Deployment, Wish, difference
 from hostler.core.errors import AlreadyRunning, Conflict, ModelNotFound, NotFound, UpstreamTimeout
@@ -211,13 +212,15 @@ class Plane:
         self.control = MemoryControl(self.store, logs_dir)
         self.changes = 0
         self.admin = self.key("admin")
+        self.told: list[OperatorEvent] = []  # by handlers of tokens
+        self.desk = TokenDesk(self.store, self.told.append, "https://10.0.0.1:8101", "f" * 64)
         self.app: ASGIApp = admin_app(
             self.control,
             self.store,
             self.keyring,
             on_keys_changed=self._changed,
             clock=lambda: self.now_s,
-            **settings,
+            **{"desk": self.desk, **settings},
         )
 
     def key(self, *scopes: str, expires_at_s: float | None = None, revoked: bool = False) -> NewKey:

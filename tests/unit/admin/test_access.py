@@ -40,6 +40,9 @@ GET    /api/v1/usage                         401 403 403 403 401 401 200
 GET    /api/v1/keys                          401 403 403 403 401 401 200
 POST   /api/v1/keys                          401 403 403 403 401 401 201
 DELETE /api/v1/keys/{key_id}                 401 403 403 403 401 401 404
+GET    /api/v1/tokens                        401 403 403 403 401 401 200
+POST   /api/v1/tokens                        401 403 403 403 401 401 400
+DELETE /api/v1/tokens/{token_id}             401 403 403 403 401 401 404
 GET    /api/v1/openapi.json                  401 403 403 403 401 401 200
 """
 
@@ -69,6 +72,7 @@ def test_F99_every_operation_answers_each_kind_of_key_as_the_table_says(tmp_path
         for operation in OPERATIONS:
             path = operation.path.replace("{name:path}", "no/such").replace("{instance_id}", "x")
             path = path.replace("{key_id}", "nobody").replace("{host}", "nobody")
+            path = path.replace("{token_id}", "nobody")
             body: Any = {} if operation.request else None
             found[f"{operation.method} {operation.path}"] = [
                 (await plane.ask(operation.method, path, body, key=key)).status for key in keys

@@ -57,7 +57,7 @@ def test_a_new_authority_makes_its_files_for_its_owner_alone(tmp_path: Path) -> 
     assert {path.name for path in folder.iterdir()} == set(ORDER)
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.iterdir())
     shown = (folder / CERT_FILE).read_text()
-    assert names_of(shown) == [CONTROLLER.name, *NAMES]
+    assert names_of(shown) == [*NAMES, CONTROLLER.name]
     assert authority.fingerprint == fingerprint_of((folder / CA_FILE).read_text())
     check_shown(folder / CERT_FILE, folder / KEY_FILE, folder / CA_FILE, "localhost")
 
@@ -154,7 +154,7 @@ def test_other_names_of_the_machine_make_another_certificate(tmp_path: Path) -> 
     Authority.open(tmp_path, NAMES)
     Authority.open(tmp_path, ("ai.example.org", "10.1.2.3"))
     shown = names_of((tmp_path / CERT_FILE).read_text())
-    assert shown == [CONTROLLER.name, "ai.example.org", "10.1.2.3"]
+    assert shown == ["ai.example.org", "10.1.2.3", CONTROLLER.name]
 
 
 def test_an_authority_whose_time_is_over_is_told(tmp_path: Path) -> None:

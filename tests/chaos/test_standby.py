@@ -1,6 +1,7 @@
 """Two controllers on one PostgreSQL: a standby takes over, never do both lead, no accepted order is lost."""
 
 import asyncio
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from hostler.storage.lease import TTL_S
-from tests.chaos.figures import tell
+from tests.chaos.figures import IS_LONG, tell
 from tests.chaos.pair import Pair, order, running_pair, within
 from tests.postgres import Postgres, running_postgres, until
 
@@ -96,7 +97,7 @@ def test_F35_a_leader_that_was_stopped_writes_nothing_when_it_wakes(pair: Pair) 
     assert not any(name.startswith("late-") for name in known)
 
 
-@pytest.mark.parametrize("way", ["cut", "dead"])
+@pytest.mark.parametrize("way", ["cut", "dead"] if IS_LONG else ["dead"])
 def test_F35_a_leader_that_is_cut_off_ends_before_another_leads(pair: Pair, way: str) -> None:
     leader = pair.leader()
     follower = pair.other(leader)
@@ -121,6 +122,41 @@ def test_F79_a_server_that_restarts_is_found_again(pair: Pair, mode: str) -> Non
     began_s = time.monotonic()
     took_s = pair.accepting(began_s, PROMISED_S + MACHINE_S)
     tell(f"server restarted ({mode}): an order is accepted {took_s:.2f} s after it is back")
+
+
+@pytest.mark.skipif(not IS_LONG, reason="takes minutes: HOSTLER_LONG=1")
+@pytest.mark.timeout(1800)
+def test_F35_twenty_faults_in_any_order(pair: Pair) -> None:
+    """Faults while another is not over yet, on who leads and who does not, and on the server."""
+    choice = random.Random(35)
+    taken: list[float] = []
+    for _ in range(20):
+        victim = choice.choice(pair.members)
+        began_s = time.monotonic()
+        match choice.choice(["kill", "pause", "cut", "dead", "server"]):
+            case "kill":
+                victim.signal(signal.SIGKILL)
+            case "pause":
+                victim.signal(signal.SIGSTOP)
+                time.sleep(choice.uniform(0.5, 6.0))
+                victim.signal(signal.SIGCONT)
+            case "cut":
+                victim.wire.cut()
+                time.sleep(choice.uniform(0.1, 6.0))
+                victim.wire.heal()
+            case "dead":
+                victim.wire.go_dead()
+                time.sleep(choice.uniform(0.1, 6.0))
+                victim.wire.heal()
+            case "server":
+                pair.postgres.stop(choice.choice(["fast", "immediate"]))
+                time.sleep(choice.uniform(0.0, 4.0))
+                pair.postgres.start()
+        taken.append(pair.accepting(began_s, 30))
+        time.sleep(choice.uniform(0.0, 4.0))
+    tell(f"20 faults: an order is accepted after {sorted(round(one, 1) for one in taken)} s")
+    pair.accepting(time.monotonic(), 30)
+    check_story(pair)
 
 
 def test_F35_a_leader_that_is_asked_to_stop_gives_the_lead_back_at_once(pair: Pair) -> None:

@@ -125,6 +125,7 @@ def test_F35_the_standby_serves_and_the_workers_of_the_dead_leader_end(
     until(bert.is_ready, 30, "bert serves")
     ready_s = time.monotonic() - began_s
     assert bert.chat("echo", "still there?")[0] == 200
+    until(lambda: "Hostler serves 1 of 1 models" in said(bert), 20, "bert says that it serves")
 
     def left() -> bool:
         return bool(tagged(STATE_TAG, str(anna.state_dir)))

@@ -80,6 +80,18 @@ class Arrival:
                 return
             await asyncio.sleep(_LOOK_EVERY_S)
 
+    async def until_it_leads(self) -> None:
+        """Wait as long as the controller stands by."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            if read_standby(self._paths) is None:
+                return
+
+    async def wait_again(self, shown: Shown) -> None:
+        """As `wait`, once it does not stand by any more."""
+        self.standby, self._shown = "", shown
+        await self.wait()
+
     # Private
 
     async def _first_seq(self) -> int:

@@ -15,10 +15,10 @@ from hostler.app.config import Config, load_config, state_dir
 from hostler.app.outlet import never_waiting
 from hostler.app.paths import StatePaths
 from hostler.app.tasks import first_of
-from hostler.app.telemetry import configure_logging
+from hostler.app.telemetry import configure_logging, logger
 from hostler.catalog.catalog import Catalog
 from hostler.cli.announce import announcer
-from hostler.cli.arrival import Arrival
+from hostler.cli.arrival import Arrival, Shown
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.places import Places, check_certificate
 from hostler.cli.supervisor import StateLock, Supervisor, take_over, write_record
@@ -26,6 +26,8 @@ from hostler.core.errors import ConfigError, HostlerError, StartupError
 from hostler.gateway.spans import check_telemetry
 from hostler.manager.resolve import request_of, resolve
 from hostler.storage.postgres import check_url
+
+log = logger(__name__)
 
 
 def up(
@@ -146,13 +148,24 @@ async def _serve(
         with voice:
             arrival = Arrival(paths, voice, supervisor.failing)
             await first_of(arrival.wait(), stop.wait())
-        if arrival.standby:
+        while arrival.standby and not stop.is_set():
             voice.standing_by(url, arrival.standby)
-            await stop.wait()
-        elif not stop.is_set():
+            await first_of(arrival.until_it_leads(), stop.wait())
+            began_s, voice = time.monotonic(), announcer(json_lines=settings.log_json)
+            with voice:
+                await first_of(_arrive_late(arrival, voice), stop.wait())
+        if not stop.is_set():
             voice.ready(url, paths, arrival, time.monotonic() - began_s)
             await stop.wait()
         voice.stopping()
         await first_of(supervisor.stop(), hasten.wait())
         supervisor.kill()
     return Exit.INTERRUPTED if hasten.is_set() else Exit.OK
+
+
+async def _arrive_late(arrival: Arrival, shown: Shown) -> None:
+    """As `arrival.wait`, of a controller that stood by: what goes wrong then does not end the server."""
+    try:
+        await arrival.wait_again(shown)
+    except StartupError as error:
+        log.error("up.not_ready", why=error.message)

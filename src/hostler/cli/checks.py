@@ -30,6 +30,7 @@ from hostler.wire.tls import Certificates
 GB = 1_000_000_000
 DAY_S = 86_400
 SOON_DAYS = 14  # a certificate that ends sooner should have been renewed
+OWN_SOON_DAYS = 9  # a certificate of ours is renewed when ten of thirty are left
 _SOCKET_PATH_BYTES = 107  # Linux's limit for a Unix socket, without the final zero
 _LONGEST_SOCKET_NAME = 32
 
@@ -185,8 +186,11 @@ def run_folder(paths: StatePaths) -> Finding:
     )
 
 
-def certificate(cert: str, key: str, now_at_s: float) -> Finding:
-    """Judge the certificate that the server of this state folder shows."""
+def certificate(cert: str, key: str, now_at_s: float, *, is_own: bool = False) -> Finding:
+    """Judge the certificate that the server of this state folder shows.
+
+    is_own: of our own authority: the controller makes it anew when a third of its time is left.
+    """
     try:
         facts = Certificates(cert, key).facts
     except ConfigError as error:
@@ -206,10 +210,11 @@ def certificate(cert: str, key: str, now_at_s: float) -> Finding:
         )
     names = ", ".join(facts.names) or "no name"
     seen = f"{cert} is good for {names}" + (f" and {days:.0f} days" if days < 1e6 else "")
-    return _judge(
-        "certificate", days > SOON_DAYS, seen, "renew it: the server takes the new file by itself",
-        worst=Verdict.WARN,
-    )  # fmt: skip
+    advice = "renew it: the server takes the new file by itself"
+    if is_own:
+        advice = "the controller should have renewed it: `hostler ps` and its log say how it is"
+    soon = OWN_SOON_DAYS if is_own else SOON_DAYS
+    return _judge("certificate", days > soon, seen, advice, worst=Verdict.WARN)
 
 
 def database(url: str, standby: StandbyRecord | None) -> Finding:

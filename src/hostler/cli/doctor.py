@@ -16,6 +16,7 @@ from hostler.cli import checks
 from hostler.cli.checks import Finding, Verdict
 from hostler.cli.client import Client
 from hostler.cli.exits import CommandFailed, Exit
+from hostler.cli.places import is_own
 from hostler.cli.render import out, print_json, print_table
 from hostler.cli.target import NO_OPTIONS, Common, find_target, read_up_record
 from hostler.core.errors import ConfigError
@@ -92,7 +93,8 @@ def _look(common: Common, host: str, port: int, offline: bool) -> Iterator[Findi
     server_config, store = started.server, started.store
     if server_config.is_tls:
         cert, cert_key = server_config.tls_cert, server_config.tls_key
-        looks.append(lambda: checks.certificate(cert, cert_key, time.time()))
+        own = is_own(started)
+        looks.append(lambda: checks.certificate(cert, cert_key, time.time(), is_own=own))
     if store.url:
         looks.append(lambda: checks.database(store.url, read_standby(paths)))
     if not offline:

@@ -38,11 +38,11 @@ PATHS: Mapping[Route, str] = {
 class GatewayCalls:
     """One server and the key to show it. Made in the event loop that uses it."""
 
-    def __init__(self, url: str, api_key: str, *, timeout_s: float) -> None:
-        """timeout_s: for the head of an answer, and between two parts of a stream.
+    def __init__(self, url: str, api_key: str, *, timeout_s: float, ca: str = "") -> None:
+        """timeout_s: for the head of an answer, and between two parts of a stream. ca: as of a `Pool`.
 
         Raises:
-            ConfigError: the URL is not one.
+            ConfigError: the URL is not one, or `ca` no PEM file.
         """
         self._url = url
         self._endpoint = endpoint_of(url)
@@ -50,7 +50,10 @@ class GatewayCalls:
         self._headers = [(b"content-type", b"application/json")]
         if api_key:
             self._headers.append((b"authorization", b"Bearer " + api_key.encode()))
-        self._pool = Pool(self._endpoint, connect_timeout_s=CONNECT_S, idle_s=IDLE_S)
+        try:
+            self._pool = Pool(self._endpoint, connect_timeout_s=CONNECT_S, idle_s=IDLE_S, ca=ca)
+        except OSError as error:  # ssl's own are such, too
+            raise ConfigError(f"ca {ca}: cannot be used as a PEM file ({error})") from error
 
     async def close(self) -> None:
         """Cut every connection; what is under way is lost."""

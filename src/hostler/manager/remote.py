@@ -61,8 +61,11 @@ class RemoteWorkerManager(Requests):
         request_timeout_s: float = 600.0,
         start_timeout_s: float | None = None,
         stop_timeout_s: float = 120.0,
+        ca: str = "",
     ) -> None:
         """Connect to nothing yet.
+
+        ca: PEM file of who vouches for an https server; "": this system's authorities.
 
         request_timeout_s: for the first byte of an answer, and between two parts of a stream.
         start_timeout_s, stop_timeout_s: how long model_startup and model_shutdown wait. A start without
@@ -78,6 +81,7 @@ class RemoteWorkerManager(Requests):
         self._request_timeout_s = request_timeout_s
         self._start_timeout_s = start_timeout_s
         self._stop_timeout_s = stop_timeout_s
+        self._ca = ca
         self._open_calls: GatewayCalls | None = None
 
     @classmethod
@@ -93,7 +97,7 @@ class RemoteWorkerManager(Requests):
             raise ConfigError(f"{paths.up_record} does not exist: `hostler up` writes it")
         if key is None:
             raise ConfigError(f"{paths.admin_key} cannot be read: it is its owner's alone")
-        return cls(record.url, key)
+        return cls(record.url, key, ca=record.ca)
 
     @property
     def transport(self) -> GatewayCalls:
@@ -105,7 +109,9 @@ class RemoteWorkerManager(Requests):
         """Connect, and see that the server takes the key."""
         if self._open_calls is not None:
             raise StartupError("this worker manager is running already")
-        self._open_calls = GatewayCalls(self.url, self._api_key, timeout_s=self._request_timeout_s)
+        self._open_calls = GatewayCalls(
+            self.url, self._api_key, timeout_s=self._request_timeout_s, ca=self._ca
+        )
         try:
             await self._open_calls.get("/v1/models", _ModelList, {}, timeout_s=LOOK_S)
             await self._started()

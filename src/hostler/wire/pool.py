@@ -44,6 +44,7 @@ class Pool:
     idle_s: an idle connection is not used after that; less than the server's own limit.
     requests_per_connection: after so many a connection is closed; 0 for no limit.
     tls: who we are, for an endpoint on another host; without it none there can be reached.
+    ca: PEM file of who vouches for a server given by URL; "": this system's authorities.
     turn: what its reads and writes are part of; None: one of its own.
     """
 
@@ -56,6 +57,7 @@ class Pool:
         requests_per_connection: int = 0,
         prove: Proof | None = None,
         tls: ClientContexts | None = None,
+        ca: str = "",
         turn: Turn | None = None,
     ) -> None:
         self.endpoint = endpoint
@@ -71,7 +73,9 @@ class Pool:
         self._sweep_handle: asyncio.TimerHandle | None = None
         self.known_head: ReplyHead | None = None  # of the last good answer
         self._distant = DistantTls(endpoint, tls) if endpoint.host_id else None
-        self._tls = ssl.create_default_context() if endpoint.tls and not endpoint.host_id else None
+        self._tls: ssl.SSLContext | None = None
+        if endpoint.tls and not endpoint.host_id:
+            self._tls = ssl.create_default_context(cafile=ca or None)
         self._is_closed = False
 
     @property

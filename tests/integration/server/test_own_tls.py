@@ -15,8 +15,9 @@ import openai
 import pytest
 
 from hostler.app.config import child_environment
-from hostler.core.errors import HostlerError
+from hostler.core.errors import ConfigError, HostlerError
 from hostler.core.hosts import HostFacts, JoinAnswer, Role
+from hostler.manager.remote import RemoteWorkerManager
 from hostler.registry.joining import join, renew
 from hostler.testing.cluster import Cluster, fake_model
 from hostler.wire.identity import client_context
@@ -78,6 +79,17 @@ def test_the_openai_sdk_speaks_to_it_with_our_authority_alone(cluster: Cluster) 
         assert sum(len(chunk.choices) for chunk in stream) > 1
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{cluster.url}/health", verify=ssl.create_default_context(), trust_env=False)
+
+
+def test_a_program_on_the_machine_itself_needs_only_the_state_folder(cluster: Cluster) -> None:
+    async def main() -> str:
+        async with RemoteWorkerManager.of_state_dir(cluster.state_dir) as manager:
+            messages = [{"role": "user", "content": "hello"}]
+            return (await manager.generate({"model": "echo", "messages": messages})).text
+
+    assert asyncio.run(main())
+    with pytest.raises(ConfigError, match="cannot be used as a PEM file"):
+        asyncio.run(RemoteWorkerManager(cluster.url, "k", ca="/dev/null").start())
 
 
 def test_commands_on_the_machine_itself_need_no_word_about_certificates(cluster: Cluster) -> None:

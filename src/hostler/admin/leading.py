@@ -71,9 +71,14 @@ class Lead:
 
 @asynccontextmanager
 async def leading(
-    config: Config, paths: StatePaths, stop: asyncio.Event
+    config: Config,
+    paths: StatePaths,
+    stop: asyncio.Event,
+    control: socket.socket | None = None,
 ) -> AsyncIterator[Lead | None]:
     """Wait until this controller leads; None: it was asked to stop before.
+
+    control: the control port's listening socket, at which nobody is served until then.
 
     Raises:
         StartupError: the store cannot be used.
@@ -88,7 +93,7 @@ async def leading(
     check_url(config.store.url)
     candidacy = _Candidacy(config.store, paths)
     try:
-        yield await candidacy.won(stop)
+        yield await candidacy.won(stop, control)
     finally:
         candidacy.close()
 
@@ -122,10 +127,10 @@ class _Candidacy:
         self._keys_at_s = 0.0
         self._reached_at_s = clock()
 
-    async def won(self, stop: asyncio.Event) -> Lead | None:
+    async def won(self, stop: asyncio.Event, control: socket.socket | None) -> Lead | None:
         """Stand by until it leads; None: asked to stop before."""
         self._paths.claim()
-        standby = StandBy(self._paths, self._candidate.name)
+        standby = StandBy(self._paths, self._candidate.name, control)
         async with standby.running():
             while not stop.is_set():
                 try:

@@ -73,7 +73,7 @@ async def run_controller(
     """
     paths = StatePaths(state_dir(config))
     paths.create()
-    async with leading(config, paths, stop) as lead:
+    async with leading(config, paths, stop, control) as lead:
         if lead is not None:
             await _run(config, paths, lead, stop, hasten, control)
 

@@ -3,13 +3,16 @@
 Every admin request gets 503 `standby`, which tells an administrator who leads. While nobody else is
 known to lead it holds the registry's socket: workers that a controller of this folder left go on serving
 through an outage of the database, however long. Once another one leads it lets go, and they end by
-themselves (`life.orphan_grace_s`). Not here: when it leads (leading.py).
+themselves (`life.orphan_grace_s`). Hosts that call are turned away at once: who leads is their next try.
+Not here: when it leads (leading.py).
 """
 
+import asyncio
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from hostler.app.auth import KeyRing, Scope, require
 from hostler.app.config import HttpLimits
@@ -27,10 +30,11 @@ log = logger(__name__)
 class StandBy:
     """Answers in the place of a controller until one leads here."""
 
-    def __init__(self, paths: StatePaths, name: str) -> None:
-        """name: what the others call this controller."""
+    def __init__(self, paths: StatePaths, name: str, control: socket.socket | None = None) -> None:
+        """name: what the others call this controller. control: the control port's listening socket."""
         self._paths = paths
         self._name = name
+        self._control = control
         self._since_at_s = time.time()
         self._ring: KeyRing | None = None  # None: the database has not told its keys
         self._record: StandbyRecord | None = None
@@ -42,10 +46,16 @@ class StandBy:
     async def running(self) -> AsyncIterator[None]:
         """Answer while the block lasts; afterwards its sockets are free for who leads."""
         await self._admin.listen_unix(self._paths.admin_socket)
+        loop = asyncio.get_running_loop()
         try:
             await self.hold_workers()
+            if self._control is not None:
+                self._control.setblocking(False)
+                loop.add_reader(self._control, self._turn_away, self._control)
             yield
         finally:
+            if self._control is not None:
+                loop.remove_reader(self._control)
             await self.let_workers_go()
             await self._admin.close(0.2)
             write_standby(self._paths, None)
@@ -81,6 +91,12 @@ class StandBy:
             await registry.close(0.0)
 
     # Private
+
+    def _turn_away(self, control: socket.socket) -> None:
+        """Whoever waits at the control port asks elsewhere sooner than after a deadline."""
+        with suppress(OSError):  # nobody waits any more
+            while True:
+                control.accept()[0].close()
 
     def _answer(self, exchange: Exchange) -> None:
         request = exchange.request

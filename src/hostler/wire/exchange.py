@@ -209,12 +209,15 @@ class Exchange:
             framing += b"connection: close\r\n"
         elif request.version == 0:
             framing += b"connection: keep-alive\r\n"
-        cors = connection.server.cors
+        server = connection.server
+        if server.is_bare:
+            return b"%b%b%b" % (STATUS_LINES[status], framing, lines)
+        cors = server.cors
         if cors is not None:
             framing += cors.lines(request)
         return b"%b%bx-request-id: %b\r\n%b%b" % (
             STATUS_LINES[status],
-            connection.server.common_headers,
+            server.common_headers,
             request.request_id.encode(),
             framing,
             lines,

@@ -24,10 +24,11 @@ from hostler.core.snapshot import Endpoint
 from hostler.wire.client import Call, Pool, UpstreamLost, build_request
 from hostler.wire.distant import keep_watch
 from hostler.wire.exchange import Exchange, error_headers
-from hostler.wire.http1 import Fields
+from hostler.wire.http1 import Fields, field_lines
 from hostler.wire.identity import Peer
 from hostler.wire.server import HttpServer
 from hostler.wire.tls import Certificates
+from hostler.wire.turn import Turn
 
 CONNECT_TIMEOUT_S = 1.0
 IDLE_S = 4.0  # less than the shortest of our engines: llama.cpp closes after 5 s
@@ -66,17 +67,21 @@ class Relay:
         self._sockets = sockets
         self._tls = tls
         self._beat = beat
-        self._pools: dict[str, tuple[str, Pool]] = {}  # by socket: whose it is, and the pool
+        self._ways: dict[str, _Way] = {}  # by socket
+        self._turn = Turn()
         self._server = HttpServer(
             self._handle,
             limits=_limits(limits or HttpLimits()),
             name="relay",
+            turn=self._turn,
+            is_bare=True,
         )
 
     @asynccontextmanager
     async def running(self, sock: socket.socket) -> AsyncIterator[None]:
         """Serve on a bound TCP socket, which is the relay's from now on; at the end cut what is left."""
         keep_watch(sock)
+        self._turn.join(asyncio.get_running_loop())
         async with asyncio.TaskGroup() as tasks:
             sweep = tasks.create_task(self._sweep(), name="relay.sweep")
             await self._server.listen(sock, self._tls)
@@ -85,9 +90,9 @@ class Relay:
             finally:
                 sweep.cancel()
                 await self._server.close(0.0)
-                for _, pool in tuple(self._pools.values()):
-                    await pool.close()
-                self._pools.clear()
+                for way in tuple(self._ways.values()):
+                    await way.pool.close()
+                self._ways.clear()
 
     async def drain(self, drain_s: float) -> None:
         """Accept nobody any more; let what is under way finish, for so long, then cut it."""
@@ -126,61 +131,92 @@ class Relay:
         request = exchange.request
         if request.query:
             target = f"{target}?{request.query}"
-        fields = [field for field in request.headers if field[0] not in _OUR_FIELDS]
-        message = build_request(request.method, target, "localhost", fields, request.body)
-        _Passage(self, exchange).begin(self._pool(instance_id, found[is_agent]), message)
-
-    def _pool(self, instance_id: str, path: str) -> Pool:
-        found = self._pools.get(path)
-        if found is not None:
-            return found[1]
-        pool = Pool(
-            Endpoint(socket=path),
-            connect_timeout_s=CONNECT_TIMEOUT_S,
-            idle_s=IDLE_S,
-            requests_per_connection=REQUESTS_PER_CONNECTION,
-        )
-        self._pools[path] = (instance_id, pool)
-        return pool
+        fields = request.fields
+        passed = [(name, fields[name]) for name in _PASSED if name in fields]
+        message = build_request(request.method, target, "localhost", passed, request.body)
+        socket_path = found[is_agent]
+        way = self._ways.get(socket_path)
+        if way is None:
+            way = self._ways[socket_path] = _Way(instance_id, socket_path, self._turn)
+        _Passage(self, exchange, way).begin(message)
 
     async def _sweep(self) -> None:
         """Let go of instances that are no more."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            for path, (instance_id, pool) in tuple(self._pools.items()):
-                found = self._sockets(instance_id)
-                if (found is None or path not in found) and not pool.busy_count:
-                    del self._pools[path]
-                    await pool.close()
+            for path, way in tuple(self._ways.items()):
+                found = self._sockets(way.instance_id)
+                if (found is None or path not in found) and not way.pool.busy_count:
+                    del self._ways[path]
+                    await way.pool.close()
 
 
 # Private
 
 _INSTANCE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _JSON = ((b"content-type", b"application/json"),)
-# Of a message between two neighbours, so never passed on; and what each side says itself.
-_OUR_FIELDS = frozenset(
-    {b"connection", b"keep-alive", b"transfer-encoding", b"te", b"trailer", b"upgrade", b"expect",
-     b"host", b"content-length", b"date", b"server", b"x-content-type-options",
-     b"proxy-authenticate", b"proxy-authorization"}
+# What a gateway says that an engine or agent may want to know; all else is between two neighbours.
+_PASSED = (b"content-type", b"accept-encoding", b"x-hostler-instance", b"x-request-id", b"traceparent",
+           b"tracestate")  # fmt: skip
+# Of an answer: what is between two neighbours, and what makes equal answers differ.
+_DROPPED = frozenset(
+    {b"connection", b"keep-alive", b"transfer-encoding", b"te", b"trailer", b"upgrade", b"date",
+     b"server", b"x-content-type-options", b"x-request-id", b"proxy-authenticate", LOST_FIELD}
 )  # fmt: skip
-_OUR_ANSWER_FIELDS = _OUR_FIELDS | {b"x-request-id", LOST_FIELD}
+
+
+class _Way:
+    """The connections to one socket, and the header lines of its last answer: the next has the same."""
+
+    __slots__ = ("_fields", "_lines", "instance_id", "pool")
+
+    def __init__(self, instance_id: str, path: str, turn: Turn) -> None:
+        self.instance_id = instance_id
+        self.pool = Pool(
+            Endpoint(socket=path),
+            connect_timeout_s=CONNECT_TIMEOUT_S,
+            idle_s=IDLE_S,
+            requests_per_connection=REQUESTS_PER_CONNECTION,
+            turn=turn,
+        )
+        self._fields: Fields | None = None
+        self._lines = b""
+
+    def lines(self, fields: Fields) -> bytes:
+        """What of these headers is passed on. A pool gives the same list for equal heads."""
+        if fields is not self._fields:
+            self._fields = fields
+            self._lines = field_lines([field for field in fields if field[0] not in _DROPPED])
+        return self._lines
 
 
 class _Passage:
     """One request and its answer. The Sink of its call."""
 
-    __slots__ = ("_exchange", "_is_started", "_relay", "takes_chunks")
+    __slots__ = (
+        "_exchange",
+        "_is_started",
+        "_length",
+        "_lines",
+        "_relay",
+        "_status",
+        "_way",
+        "takes_chunks",
+    )
 
-    def __init__(self, relay: Relay, exchange: Exchange) -> None:
+    def __init__(self, relay: Relay, exchange: Exchange, way: _Way) -> None:
         self._relay = relay
         self._exchange = exchange
+        self._way = way
         self._is_started = False
+        self._status = 0  # not 0: the head waits for its body, to be one write with it
+        self._length = 0
+        self._lines = b""
         self.takes_chunks = False
 
-    def begin(self, pool: Pool, message: bytes) -> None:
+    def begin(self, message: bytes) -> None:
         self._relay.in_flight += 1
-        call: Call = pool.submit(message, self)
+        call: Call = self._way.pool.submit(message, self)
         exchange = self._exchange
         if exchange.is_over:
             return
@@ -192,19 +228,32 @@ class _Passage:
         exchange.on_gone, exchange.on_pause, exchange.on_resume = gone, call.pause, call.resume
 
     def on_head(self, status: int, headers: Fields, length: int | None) -> None:
-        kept = [field for field in headers if field[0] not in _OUR_ANSWER_FIELDS]
+        lines = self._way.lines(headers)
+        if length:
+            self._status, self._length, self._lines = status, length, lines
+            return
         self._is_started = True
         self.takes_chunks = length is None
-        self._exchange.start(status, kept, length)
+        self._exchange.start(status, (), length, lines)
 
     def on_chunks(self, frames: bytes, count: int) -> bool:
         return self._exchange.pass_on(frames)
 
     def on_data(self, data: bytes) -> None:
+        status = self._status
+        if status:
+            self._status = 0
+            self._is_started = True
+            if len(data) == self._length:
+                self._exchange.send(status, data, (), self._lines)
+                return
+            self._exchange.start(status, (), self._length, self._lines)
         self._exchange.write(data)
 
     def on_end(self) -> None:
         self._relay.in_flight -= 1
+        if self._status:  # the answer to a HEAD
+            self._exchange.start(self._status, (), self._length, self._lines)
         self._exchange.end()
 
     def on_lost(self, error: UpstreamLost) -> None:

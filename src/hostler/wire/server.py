@@ -43,6 +43,7 @@ class HttpServer:
     on_head: judges a request before its body is read; an error it returns is the answer (F91).
     cors: which web pages may use it; None: none.
     turn: what its reads and writes are part of; None: one of its own.
+    is_bare: answers carry no date and no id, so that equal ones have equal heads: for programs of ours.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class HttpServer:
         cors: Cors | None = None,
         name: str = "hostler",
         turn: Turn | None = None,
+        is_bare: bool = False,
     ) -> None:
+        self.is_bare = is_bare
         self.handler = handler if cors is None else cors.around(handler)
         self.cors = cors
         self.limits = limits

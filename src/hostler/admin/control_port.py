@@ -36,7 +36,7 @@ class ControlPort:
 
 @asynccontextmanager
 async def control_port(
-    config: Config, manager: LocalWorkerManager, sock: socket.socket | None
+    config: Config, manager: LocalWorkerManager, sock: socket.socket | None, relay_port: int = 0
 ) -> AsyncIterator[ControlPort]:
     """Serve it while the block lasts, where the settings ask for it; keep our certificate good.
 
@@ -58,6 +58,10 @@ async def control_port(
             joins = Joins(manager.members, authority, tell=manager.journal.tell)
             server = ControlServer(manager.members, joins, limits=config.limits)
             server.plug(Peer.HOST, manager.machines.serve)
+            server.plug(
+                Peer.GATEWAY,
+                lambda exchange, _: manager.registry_server.serve_gateway(exchange, relay_port),
+            )
             url = own_authority.control_url(config, sock.getsockname()[1])
             certificates = server_certificates(authority.folder, clients_must_show=False)
             async with server.running(sock, certificates):

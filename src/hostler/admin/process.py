@@ -63,10 +63,11 @@ async def run_controller(
     stop: asyncio.Event,
     hasten: asyncio.Event,
     control: socket.socket | None = None,
+    relay_port: int = 0,
 ) -> None:
     """Serve until `stop` is set, then drain and stop every worker; `hasten` ends them at once.
 
-    control: the control port's listening socket.
+    control: the control port's listening socket. relay_port: of the relay before the models here.
 
     Raises:
         StartupError: the store or a socket cannot be used.
@@ -75,7 +76,7 @@ async def run_controller(
     paths.create()
     async with leading(config, paths, stop, control) as lead:
         if lead is not None:
-            await _run(config, paths, lead, stop, hasten, control)
+            await _run(config, paths, lead, stop, hasten, control, relay_port)
 
 
 # Private
@@ -88,6 +89,7 @@ async def _run(
     stop: asyncio.Event,
     hasten: asyncio.Event,
     control: socket.socket | None,
+    relay_port: int,
 ) -> None:
     """Lead until asked to stop."""
     manager = LocalWorkerManager(config, store=lead.store)
@@ -101,7 +103,7 @@ async def _run(
         if lead.before:
             manager.journal.tell(OperatorEvent(kind="controller.leads", message=lead.story))
         async with (
-            control_port(config, manager, control) as port,
+            control_port(config, manager, control, relay_port) as port,
             _admin_server(manager, lead.store, paths, config, port),
         ):
             await _until(stop, manager)

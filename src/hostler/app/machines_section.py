@@ -9,6 +9,7 @@ class ControlConfig(Section, frozen=True, kw_only=True):
 
     host: str = "0.0.0.0"  # it is for others: who has no certificate can only try a token
     port: int = 8101  # 0: the kernel picks a free one
+    relay_port: int = 0  # before the models here, for gateways on other machines, which are told it
     names: tuple[str, ...] = ()  # DNS names or addresses that others call this machine by
     tls_ca: str = ""  # PEM file of an authority of yours; "": one is made in the state folder
     tls_ca_key: str = ""  # its key, to sign for machines that join; without it they bring their own

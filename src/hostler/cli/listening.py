@@ -73,7 +73,7 @@ def listening_socket(
 
 
 def relay_socket(address: str, port: int) -> socket.socket:
-    """Return where a host's relay will listen: at this address, if it is this machine's, else at all.
+    """Return where a machine's relay will listen: at this address, if it is this machine's, else at all.
 
     Raises as `listening_socket`.
     """

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from hostler.app.config import Config, ServerConfig, tls_dir
-from hostler.cli.listening import control_socket, listening_sockets
+from hostler.cli.listening import control_socket, listening_sockets, relay_socket
 from hostler.wire.identity import CA_FILE, CERT_FILE, CONTROLLER
 from hostler.wire.tls import Certificates
 
@@ -17,6 +17,7 @@ class Places:
         self._settings = settings
         self.socks: list[socket.socket] = []
         self.control: socket.socket | None = None
+        self.relay: socket.socket | None = None  # where the control port is
         self.url = ""  # where clients find the server
         self.control_url = ""  # where other machines join; "": nowhere
         self.ca = ""  # file of who vouches for the server, where that is us
@@ -45,6 +46,9 @@ class Places:
                 from hostler.registry.own_authority import control_url
 
                 self.control = stack.enter_context(control_socket(settings.control))
+                self.relay = stack.enter_context(
+                    relay_socket(settings.control.host, settings.control.relay_port)
+                )
                 self.control_url = control_url(settings, self.control.getsockname()[1])
             yield
 

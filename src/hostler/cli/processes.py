@@ -41,6 +41,9 @@ def controller(
     inherit: Annotated[
         bool, Parameter(negative="", help="Standard input is the control port's listening socket.")
     ] = False,
+    relay_port: Annotated[
+        int, Parameter(help="Where the relay before the models here is, for other machines.")
+    ] = 0,
     supervised: Supervised = False,
 ) -> int:
     """Run the control plane alone: wishes, workers and the admin API on a Unix socket.
@@ -57,7 +60,7 @@ def controller(
         sock = control_socket(settings.control)
 
     async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
-        await run_controller(settings, stop, hasten, sock)
+        await run_controller(settings, stop, hasten, sock, relay_port)
 
     return _run(
         settings,

@@ -35,6 +35,9 @@ from hostler.storage.lease import OWNER_VARIABLE
 log = logger(__name__)
 
 
+_DRAINED = frozenset({"gateway", "relay"})
+
+
 class StateLock:
     """One `hostler up` a state folder."""
 
@@ -70,16 +73,16 @@ class StateLock:
 def take_over(paths: StatePaths) -> None:
     """End what an earlier supervisor of this folder left behind, but for its workers.
 
-    The controller is killed (it is crash-only, and the next one adopts its workers); the gateway is
-    asked to finish its streams, and stops listening at once.
+    The controller is killed (it is crash-only, and the next one adopts its workers); gateways and relay
+    are asked to finish their streams, and stop listening at once.
     """
     state = str(paths.state_dir)
     ours = tagged(STATE_TAG, state)
-    for pid in tagged(ROLE_TAG, "gateway"):
-        if pid in ours and (handle := ProcessHandle.of(pid)) is not None:
+    for pid, role in tagged(ROLE_TAG).items():
+        if role in _DRAINED and pid in ours and (handle := ProcessHandle.of(pid)) is not None:
             handle.terminate()
-            log.info("takeover", role="gateway", pid=pid)
-    for pid in sweep(STATE_TAG, state, having=ROLE_TAG, but_not=frozenset({"gateway", "worker"})):
+            log.info("takeover", role=role, pid=pid)
+    for pid in sweep(STATE_TAG, state, having=ROLE_TAG, but_not=_DRAINED | {"worker"}):
         log.info("takeover", role="controller", pid=pid)
 
 
@@ -87,6 +90,7 @@ class Supervisor:
     """The processes of one state folder: a controller, and one gateway a listening socket.
 
     control: the listening socket of the control port, which the controller serves; None: there is none.
+    relay: of the relay before the models here, a process of its own; None: it is not needed.
     reload: reads the settings anew, for gateways that are started from then on.
     """
 
@@ -97,9 +101,11 @@ class Supervisor:
         socks: Sequence[socket.socket],
         reload: Callable[[], Config],
         control: socket.socket | None = None,
+        relay: socket.socket | None = None,
     ) -> None:
         self._paths = paths
         self._control = control
+        self._relay = relay
         self._config = config
         self._reload = reload
         self._settings = paths.run_dir / "settings.json"
@@ -114,6 +120,7 @@ class Supervisor:
         self._columns: dict[int, int] = {}  # by pid
         self._renewing = asyncio.Lock()
         self._controller = self._keeper("controller", self._launch_controller)
+        self._relays = [] if relay is None else [self._keeper("relay", self._launch_relay)]
         self._gateways = [
             self._keeper(
                 "gateway" if number == 1 else f"gateway-{number}",
@@ -189,7 +196,8 @@ class Supervisor:
         self._stopping = True
         life = self._config.life
         ends_s = time.monotonic() + life.drain_timeout_s + END_S
-        for handle in [one for keeper in self._gateways for one in keeper.terminate()]:
+        doors = [*self._gateways, *self._relays]
+        for handle in [one for keeper in doors for one in keeper.terminate()]:
             await wait_exit(handle, timeout_s=max(0.0, ends_s - time.monotonic()))
         for handle in self._controller.terminate():
             await wait_exit(handle, timeout_s=life.drain_timeout_s + life.kill_grace_s + END_S)
@@ -207,7 +215,7 @@ class Supervisor:
 
     @property
     def _keepers(self) -> list[Keeper]:
-        return [self._controller, *self._gateways]
+        return [self._controller, *self._gateways, *self._relays]
 
     def _keeper(self, name: str, launch: Callable[[bool], ProcessHandle]) -> Keeper:
         return Keeper(name, self._log(name), self._config.life, self._pulses, launch, self._gone)
@@ -262,7 +270,12 @@ class Supervisor:
 
     def _launch_controller(self, is_successor: bool) -> ProcessHandle:
         told = ["--inherit"] if self._control is not None else []
+        if self._relay is not None:
+            told.append(f"--relay-port={self._relay.getsockname()[1]}")
         return self._spawn("controller", told, self._control, "controller")
+
+    def _launch_relay(self, is_successor: bool) -> ProcessHandle:
+        return self._spawn("relay", ["--inherit"], self._relay, "relay")
 
     def _launch_gateway(
         self, number: int, sock: socket.socket, is_successor: bool

@@ -122,7 +122,9 @@ async def _up(settings: Config, load: Callable[[], Config]) -> int:
         take_over(paths)
         places = Places(settings)
         with places.bound():
-            supervisor = Supervisor(paths, settings, places.socks, load, places.control)
+            supervisor = Supervisor(
+                paths, settings, places.socks, load, places.control, places.relay
+            )
             url = places.url
             write_record(paths, url, control_url=places.control_url, ca=places.ca)
             try:

@@ -316,10 +316,10 @@ class LocalWorkerManager(InstanceLooks):
                 await self.wishes.declare(self._declared)
             self._wished(self.servers.places(self.wishes.all()))
             # Only now may gateways look: what they see from the first moment is whole.
-            server = RegistryServer(
+            self.registry_server = RegistryServer(
                 self.registry, self.paths.registry_socket, self.usage.take, self.scaling.take
             )
-            for part in (server, self.reconciler, self.renewals, self.scaling):
+            for part in (self.registry_server, self.reconciler, self.renewals, self.scaling):
                 await stack.enter_async_context(part.running())
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             follow = begin(tasks, Background.ROUTER, self._follow())

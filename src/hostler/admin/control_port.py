@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from hostler.app.background import Background, begin
 from hostler.app.config import Config
 from hostler.app.telemetry import logger
+from hostler.core.errors import HostlerError
 from hostler.manager.local import LocalWorkerManager
 from hostler.registry.control import ControlServer
 from hostler.registry.joins import Joins
+from hostler.wire.door import raise_most_files
 from hostler.wire.identity import Peer, server_certificates
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logger(__name__)
 
+FILES_A_CONNECTION, SPARE_FILES = 2, 1024  # the server of wire counts two
 LOOK_EVERY_S = 3600.0  # whether this machine's own certificate must be renewed
 
 
@@ -50,11 +53,12 @@ async def control_port(
 
     authority = await asyncio.to_thread(own_authority.open_authority, config)
     async with asyncio.TaskGroup() as tasks:
-        renewing = begin(tasks, Background.CERTIFICATE, _keep_renewed(authority))
+        renewing = begin(tasks, Background.CERTIFICATE, _keep_renewed(config, authority))
         try:
             if sock is None:
                 yield ControlPort()
                 return
+            raise_most_files(FILES_A_CONNECTION * config.limits.connections + SPARE_FILES)
             joins = Joins(manager.members, authority, tell=manager.journal.tell)
             server = ControlServer(manager.members, joins, limits=config.limits)
             server.plug(Peer.HOST, manager.machines.serve)
@@ -73,11 +77,17 @@ async def control_port(
 # Private
 
 
-async def _keep_renewed(authority: "Authority") -> None:
-    """Make our own certificate anew when that is due; whoever shows it looks at the files."""
+async def _keep_renewed(config: Config, authority: "Authority") -> None:
+    """Make our own certificate anew when that is due; whoever shows it looks at the files.
+
+    Due is it also when this machine has got another address meanwhile.
+    """
+    from hostler.registry.own_authority import own_names  # as above
+
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
         try:
+            authority.names = await asyncio.to_thread(own_names, config)
             await asyncio.to_thread(authority.renew_own)
-        except OSError as error:
+        except (HostlerError, OSError) as error:
             log.warning("tls.not_renewed", why=str(error), again_in_s=LOOK_EVERY_S)

@@ -28,6 +28,7 @@ from hostler.wire.tls import Certificates
 log = logger(__name__)
 
 FAREWELL_S = 2.0  # a machine that was removed may hear so long why; then its connections are cut
+REFUSED_MOST = 1000
 PEM = ((b"content-type", b"application/x-pem-file"),)
 
 # Answers one request of a machine that belongs here; False: this is none of its addresses.
@@ -46,6 +47,7 @@ class ControlServer:
         self._server = HttpServer(self._handle, limits=limits or HttpLimits(), name="control")
         self._plugged: dict[Peer, list[Serve]] = {Peer.HOST: [], Peer.GATEWAY: []}
         self._tasks: asyncio.TaskGroup | None = None
+        self._refused: set[Identity] = set()
         members.removed.append(self._removed)
 
     def plug(self, role: Peer, serve: Serve) -> None:
@@ -80,7 +82,7 @@ class ControlServer:
         elif peer is None:
             exchange.send_error(IdentityRequired())
         elif self._members.find(peer) is None:
-            log.warning("control.refused", who=str(peer), client=exchange.client)
+            self._note_refused(peer, exchange.client)
             exchange.send_error(IdentityRefused())
         elif asked == ("POST", "/host/renew"):
             self._answer(exchange, self._joins.renew(request.body, peer))
@@ -91,6 +93,14 @@ class ControlServer:
     def _answer(self, exchange: Exchange, work: Awaitable[JoinAnswer]) -> None:
         if self._tasks is not None:
             self._tasks.create_task(_send(exchange, work), name="control.join")
+
+    def _note_refused(self, peer: Identity, client: str) -> None:
+        """Told once of each: a machine that was removed may ask for ever."""
+        if peer not in self._refused:
+            if len(self._refused) >= REFUSED_MOST:
+                self._refused.clear()
+            self._refused.add(peer)
+            log.warning("control.refused", who=str(peer), client=client)
 
     def _removed(self, host: StoredHost) -> None:
         identity = Identity(peer_of(host.role), host.host_id)

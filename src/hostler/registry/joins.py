@@ -12,6 +12,7 @@ from typing import Protocol
 
 from hostler.app.telemetry import logger
 from hostler.app.tokens import JoinToken, StoredHost, TokenRefused, is_proven, parse_token
+from hostler.core.deployment import HERE
 from hostler.core.errors import BadRequest, RequestTooLarge
 from hostler.core.hosts import JoinAnswer, JoinRequest, RenewRequest
 from hostler.core.trust import JoinRefused
@@ -194,6 +195,11 @@ def _check_facts(request: JoinRequest) -> None:
     if _NAME.fullmatch(request.facts.name) is None:
         raise BadRequest(
             "facts.name: need 1 to 64 letters, digits, dots, dashes or underscores",
+            param="facts.name",
+        )
+    if request.facts.name == HERE:
+        raise BadRequest(
+            f"facts.name: {HERE!r} means the controller's own machine; give this one another name",
             param="facts.name",
         )
     if not 0 <= request.port <= 65535:

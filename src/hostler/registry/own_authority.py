@@ -25,8 +25,12 @@ def open_authority(config: Config, clock: Callable[[], float] = _now_at_s) -> Au
             cert=_path(control.tls_cert),
             key=_path(control.tls_key),
         )
-    names = machine_names(_told_names(config))
-    return Authority.open(tls_dir(config), names, given=given, clock=clock)
+    return Authority.open(tls_dir(config), own_names(config), given=given, clock=clock)
+
+
+def own_names(config: Config) -> tuple[str, ...]:
+    """What others may call this machine now, by the operator's word first."""
+    return machine_names(_told_names(config))
 
 
 def control_url(config: Config, port: int) -> str:

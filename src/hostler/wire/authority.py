@@ -73,6 +73,7 @@ class Authority:
         self._issuer = certificate
         self._key = key
         self.can_sign = key is not None
+        self.has_given_certificate = False
         self._clock = clock
 
     @classmethod
@@ -98,8 +99,8 @@ class Authority:
             folder.chmod(0o700)
             made = _given(folder, given) if given is not None else _own(folder, clock)
             authority = cls(folder, tuple(names), *made, clock)
-            if given is None or given.cert is None:
-                authority.renew_own()
+            authority.has_given_certificate = given is not None and given.cert is not None
+            authority.renew_own()
         except OSError as error:
             raise StartupError(
                 f"tls folder {folder}: {error.filename or ''} cannot be used ({error.strerror}); "
@@ -124,11 +125,13 @@ class Authority:
         return key_hash(csr_pem)
 
     def renew_own(self) -> bool:
-        """Make this machine's certificate anew if that is due; say whether it was.
+        """Make this machine's certificate anew if that is due; say whether it was. Never a given one.
 
         Raises:
             OSError: it cannot be written; the one before stays.
         """
+        if self.has_given_certificate:
+            return False
         cert, key = self.folder / CERT_FILE, self.folder / KEY_FILE
         names = _general(self.names)
         try:

@@ -14,7 +14,11 @@ from hostler.core.errors import BadRequest, ConfigError
 
 CSR_BYTES = 16 * 1024
 PEM = serialization.Encoding.PEM
-DAMAGED = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound)
+# What cryptography raises for bytes that are not what they should be.
+DAMAGED = (
+    ValueError, TypeError, OverflowError, InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound,
+    x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
+)  # fmt: skip
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 

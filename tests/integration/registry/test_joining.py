@@ -52,6 +52,7 @@ from tests.integration.wire.running import until
 from tests.unit.wire.test_authority import given_files
 
 FACTS = HostFacts(name="machine-b", engines=("llama.cpp",), cpus=8)
+HERE = HostFacts(name="localhost")
 FILES = (KEY_FILE, CA_FILE, CERT_FILE)  # as they are written
 DAY_S = 86400.0
 
@@ -364,6 +365,8 @@ def test_what_keeps_a_machine_from_joining_is_named(tmp_path: Path) -> None:
             await fails(
                 come(controller, token, folder, Role.WORKER), JoinRefused, "is for another role"
             )
+            coming = join(controller.url, token, Role.HOST, HERE, "", 0, folder)
+            await fails(coming, BadRequest, "means the controller's own machine")
             (tmp_path / "file").write_text("")
             await fails(
                 come(controller, token, tmp_path / "file"), StartupError, "cannot be written"

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import ssl
 import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hostler.core.errors import BadRequest, ConfigError, StartupError
 from hostler.testing.clock import ManualClock
@@ -88,10 +91,10 @@ def test_a_crash_between_any_two_files_is_mended_by_the_next_start(
 def test_a_lost_certificate_of_the_authority_is_made_again_with_its_key(tmp_path: Path) -> None:
     authority = Authority.open(tmp_path, NAMES)
     key, csr = make_request()
-    given = authority.sign(csr, HOST)
+    signed = authority.sign(csr, HOST)
     (tmp_path / CA_FILE).unlink()
     Authority.open(tmp_path, NAMES)
-    (tmp_path / "host.pem").write_text(given.certificate)
+    (tmp_path / "host.pem").write_text(signed.certificate)
     (tmp_path / "host.key").write_text(key)
     check_shown(tmp_path / "host.pem", tmp_path / "host.key", tmp_path / CA_FILE, HOST.name)
 
@@ -220,6 +223,9 @@ HOSTILE: dict[str, Callable[[], str]] = {
 }
 
 
+SAMPLE = make_request()[1]
+
+
 def forged() -> str:
     """A request for a key that whoever sends it does not hold: one bit of the key is changed."""
     pem = make_request()[1]
@@ -241,6 +247,24 @@ def test_a_hostile_request_is_a_clear_error_and_no_certificate(
     authority = Authority.open(tmp_path, NAMES)
     with pytest.raises(BadRequest, match=r"^csr: "):
         authority.sign(made(), HOST)
+
+
+@given(st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_request_with_any_of_its_bits_changed_is_refused_or_is_for_a_key_of_its_own(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    authority = Authority.open(tmp_path, NAMES)
+    made = x509.load_pem_x509_csr(SAMPLE.encode())
+    der = bytearray(made.public_bytes(serialization.Encoding.DER))
+    for at in data.draw(st.lists(st.integers(0, len(der) * 8 - 1), min_size=1, max_size=4)):
+        der[at // 8] ^= 1 << at % 8
+    pem = ssl.DER_cert_to_PEM_cert(bytes(der)).replace("CERTIFICATE", "CERTIFICATE REQUEST")
+    try:
+        signed = authority.sign(pem, HOST)
+    except BadRequest:
+        return
+    assert names_of(signed.certificate) == [HOST.name]
 
 
 def test_a_key_is_the_same_in_each_of_its_requests() -> None:
@@ -269,47 +293,51 @@ def given_files(folder: Path, *names: str) -> Given:
 
 
 def test_given_certificates_are_used_as_they_are(tmp_path: Path) -> None:
-    given = given_files(tmp_path / "given", CONTROLLER.name, "ai.example.org")
+    theirs = given_files(tmp_path / "given", CONTROLLER.name, "ai.example.org")
     folder = tmp_path / "tls"
-    authority = Authority.open(folder, NAMES, given=given)
-    assert (folder / CERT_FILE).read_text() == (given.cert or folder).read_text()
+    authority = Authority.open(folder, NAMES, given=theirs)
+    assert (folder / CERT_FILE).read_text() == (theirs.cert or folder).read_text()
     assert not (folder / CA_KEY_FILE).exists()
+    authority.names = ("another.example.org",)
+    assert not authority.renew_own()  # it is the operator's
+    assert (folder / CERT_FILE).is_symlink()
+    assert (folder / KEY_FILE).is_symlink()
     signed = authority.sign(make_request()[1], HOST)
     x509.load_pem_x509_certificate(signed.certificate.encode()).verify_directly_issued_by(
-        x509.load_pem_x509_certificate(given.ca.read_bytes())
+        x509.load_pem_x509_certificate(theirs.ca.read_bytes())
     )
 
 
 def test_a_given_authority_makes_the_certificate_that_was_not_given(tmp_path: Path) -> None:
-    given = given_files(tmp_path / "given", "other")
+    theirs = given_files(tmp_path / "given", "other")
     folder = tmp_path / "tls"
-    Authority.open(folder, NAMES, given=Given(ca=given.ca, ca_key=given.ca_key))
-    check_shown(folder / CERT_FILE, folder / KEY_FILE, given.ca, "localhost")
+    Authority.open(folder, NAMES, given=Given(ca=theirs.ca, ca_key=theirs.ca_key))
+    check_shown(folder / CERT_FILE, folder / KEY_FILE, theirs.ca, "localhost")
     Authority.open(folder, NAMES)  # no longer given: one of its own again
     check_shown(folder / CERT_FILE, folder / KEY_FILE, folder / CA_FILE, "localhost")
     with pytest.raises(ConfigError, match="not one of the authority"):
-        check_shown(folder / CERT_FILE, folder / KEY_FILE, given.ca, "localhost")
+        check_shown(folder / CERT_FILE, folder / KEY_FILE, theirs.ca, "localhost")
 
 
 def test_without_the_key_of_the_given_authority_nothing_is_signed(tmp_path: Path) -> None:
-    given = given_files(tmp_path / "given", CONTROLLER.name)
-    only = Given(ca=given.ca, cert=given.cert, key=given.key)
+    theirs = given_files(tmp_path / "given", CONTROLLER.name)
+    only = Given(ca=theirs.ca, cert=theirs.cert, key=theirs.key)
     authority = Authority.open(tmp_path / "tls", NAMES, given=only)
     with pytest.raises(ConfigError, match=r"control\.tls_ca_key is not set"):
         authority.sign(make_request()[1], HOST)
 
 
 def test_given_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
-    given = given_files(tmp_path / "given", "ai.example.org")
+    theirs = given_files(tmp_path / "given", "ai.example.org")
     folder = tmp_path / "tls"
     with pytest.raises(ConfigError, match=r"their-cert\.pem: not one of .*controller\.hostler"):
-        Authority.open(folder, NAMES, given=given)
+        Authority.open(folder, NAMES, given=theirs)
     with pytest.raises(ConfigError, match=r"missing\.pem: cannot be read"):
         Authority.open(folder, NAMES, given=Given(ca=tmp_path / "missing.pem"))
     with pytest.raises(ConfigError, match=r"missing\.key: there is no such file"):
-        Authority.open(folder, NAMES, given=Given(ca=given.ca, ca_key=tmp_path / "missing.key"))
+        Authority.open(folder, NAMES, given=Given(ca=theirs.ca, ca_key=tmp_path / "missing.key"))
     with pytest.raises(ConfigError, match=r"may not vouch for others|no PEM|BasicConstraints"):
-        Authority.open(folder, NAMES, given=Given(ca=given.cert or folder, ca_key=given.key))
+        Authority.open(folder, NAMES, given=Given(ca=theirs.cert or folder, ca_key=theirs.key))
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:

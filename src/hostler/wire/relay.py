@@ -67,7 +67,7 @@ class Relay:
         self._sockets = sockets
         self._tls = tls
         self._beat = beat
-        self._ways: dict[str, _Way] = {}  # by socket
+        self._ways: dict[tuple[str, str], _Way] = {}  # by instance and socket
         self._turn = Turn()
         self._server = HttpServer(
             self._handle,
@@ -134,20 +134,20 @@ class Relay:
         fields = request.fields
         passed = [(name, fields[name]) for name in _PASSED if name in fields]
         message = build_request(request.method, target, "localhost", passed, request.body)
-        socket_path = found[is_agent]
-        way = self._ways.get(socket_path)
+        key = instance_id, found[is_agent]
+        way = self._ways.get(key)
         if way is None:
-            way = self._ways[socket_path] = _Way(instance_id, socket_path, self._turn)
+            way = self._ways[key] = _Way(*key, self._turn)
         _Passage(self, exchange, way).begin(message)
 
     async def _sweep(self) -> None:
         """Let go of instances that are no more."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            for path, way in tuple(self._ways.items()):
-                found = self._sockets(way.instance_id)
-                if (found is None or path not in found) and not way.pool.busy_count:
-                    del self._ways[path]
+            for key, way in tuple(self._ways.items()):
+                found = self._sockets(key[0])
+                if (found is None or key[1] not in found) and not way.pool.busy_count:
+                    del self._ways[key]
                     await way.pool.close()
 
 
@@ -155,23 +155,24 @@ class Relay:
 
 _INSTANCE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _JSON = ((b"content-type", b"application/json"),)
-# What a gateway says that an engine or agent may want to know; all else is between two neighbours.
-_PASSED = (b"content-type", b"accept-encoding", b"x-hostler-instance", b"x-request-id", b"traceparent",
-           b"tracestate")  # fmt: skip
+# What a gateway says that an engine or agent may want to know; all else is between two neighbours. Who is
+# meant is said by the path, and the socket is its: a worker brought by hand calls itself otherwise.
+_PASSED = (b"content-type", b"accept-encoding", b"x-request-id", b"traceparent", b"tracestate")
 # Of an answer: what is between two neighbours, and what makes equal answers differ.
 _DROPPED = frozenset(
     {b"connection", b"keep-alive", b"transfer-encoding", b"te", b"trailer", b"upgrade", b"date",
-     b"server", b"x-content-type-options", b"x-request-id", b"proxy-authenticate", LOST_FIELD}
+     b"server", b"x-content-type-options", b"x-request-id", b"proxy-authenticate", LOST_FIELD,
+     b"x-hostler-instance"}
 )  # fmt: skip
 
 
 class _Way:
     """The connections to one socket, and the header lines of its last answer: the next has the same."""
 
-    __slots__ = ("_fields", "_lines", "instance_id", "pool")
+    __slots__ = ("_fields", "_identity", "_lines", "pool")
 
     def __init__(self, instance_id: str, path: str, turn: Turn) -> None:
-        self.instance_id = instance_id
+        self._identity = (b"x-hostler-instance", instance_id.encode())
         self.pool = Pool(
             Endpoint(socket=path),
             connect_timeout_s=CONNECT_TIMEOUT_S,
@@ -186,7 +187,8 @@ class _Way:
         """What of these headers is passed on. A pool gives the same list for equal heads."""
         if fields is not self._fields:
             self._fields = fields
-            self._lines = field_lines([field for field in fields if field[0] not in _DROPPED])
+            kept = [field for field in fields if field[0] not in _DROPPED]
+            self._lines = field_lines([*kept, self._identity])
         return self._lines
 
 

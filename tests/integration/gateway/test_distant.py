@@ -15,12 +15,18 @@ import pytest
 import trustme
 import uvloop
 
+from hostler.app.config import HttpLimits
+from hostler.core.model import PrefixReach
+from hostler.engines.lending import LEND_PATH, READ_PATH
 from hostler.testing import fake_text, netns
 from hostler.testing.netns import Network
 from hostler.wire.identity import Identity, Peer
+from hostler.wire.server import HttpServer
 from tests.chaos.figures import IS_LONG
 from tests.integration.gateway.distant import HostMachine, hosts
 from tests.integration.gateway.rig import Rig, error_of, text_of, until
+from tests.integration.gateway.test_flights import prompt
+from tests.integration.gateway.test_loans import Agent
 
 WHY_NO_NET = netns.missing()
 
@@ -83,6 +89,26 @@ def test_what_a_gateway_asks_an_instance_it_asks_through_its_hosts_relay() -> No
             counted = await ours.post("/tokenize", {"model": "m", "content": "three words here"})
             assert counted.status == 200
             assert (await ours.chat("[[status=400]] four")).status == 400
+
+    uvloop.run(main())
+
+
+def test_a_loan_is_ordered_from_the_agent_behind_the_relay() -> None:
+    async def main() -> None:
+        with tempfile.TemporaryDirectory(dir="/tmp") as name:
+            async with hosts(Path(name), ["hosta"]) as (ours, (machine,)):
+                await machine.engine(ours, tokens=4, read_ms=2)
+                ours.publish(concurrency=4, prefix_reach=PrefixReach.LENT)
+                (instance_id,) = ours.ways
+                agent = Agent()
+                server = HttpServer(agent.handle, limits=HttpLimits(), name="agent")
+                await server.listen_unix(machine.paths.agent_socket(instance_id))
+                agent.go.set()
+                texts = [prompt("p", f"question {n}") for n in range(3)]
+                answers = await asyncio.gather(*(ours.chat(text, stream=True) for text in texts))
+                assert {answer.status for answer in answers} == {200}
+                assert [path for path, _ in agent.orders] == [READ_PATH, LEND_PATH]
+                await server.close(0.0)
 
     uvloop.run(main())
 

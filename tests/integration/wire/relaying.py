@@ -46,6 +46,7 @@ async def town(
     agent: Callable[[Exchange], None] | None = None,
     *,
     beat: Callable[[], bytes] | None = None,
+    who: Identity = HOST,
 ) -> AsyncIterator[Town]:
     """A relay that knows the instance `x`. None: nobody listens on its socket."""
     async with socket_folder() as folder, AsyncExitStack() as stack:
@@ -55,7 +56,7 @@ async def town(
                 server = HttpServer(handler, limits=HttpLimits())
                 await server.listen_unix(path)
                 stack.push_async_callback(server.close, 0.0)
-        shown = server_certificates(tls_folder(folder / "tls", HOST, CA), clients_must_show=True)
+        shown = server_certificates(tls_folder(folder / "tls", who, CA), clients_must_show=True)
         relay = Relay(
             lambda found: (str(paths[0]), str(paths[1])) if found == "x" else None, shown, beat=beat
         )

@@ -15,7 +15,7 @@ from hostler.core.snapshot import Endpoint
 from hostler.wire.client import Pool, UpstreamLost, build_request, fetch, stream
 from hostler.wire.identity import Identity, Peer
 from hostler.wire.server import Exchange
-from tests.integration.wire.relaying import town
+from tests.integration.wire.relaying import OTHER_HOST, town
 from tests.integration.wire.running import Record, scripted, until
 
 JSON = (b"content-type", b"application/json")
@@ -23,10 +23,11 @@ EVENTS = (b"content-type", b"text/event-stream")
 
 
 def echo(exchange: Exchange) -> None:
-    """Tell what was asked."""
+    """Tell what was asked. It calls itself otherwise than the controller does."""
     request = exchange.request
+    assert b"x-hostler-instance" not in request.fields
     told = f"{request.method} {request.path}?{request.query} ".encode() + request.body
-    exchange.send(200, told, [JSON, (b"x-hostler-instance", b"x")])
+    exchange.send(200, told, [JSON, (b"x-hostler-instance", b"own-name")])
 
 
 def test_a_request_and_its_answer_pass_as_they_are() -> None:
@@ -35,8 +36,15 @@ def test_a_request_and_its_answer_pass_as_they_are() -> None:
             endpoint = ours.endpoint()
             for body in (b"", b"x" * 300_000):
                 answer = await fetch(
-                    endpoint, "POST", "/v1/chat?a=b", body=body, timeout_s=5, tls=ours.gateway
+                    endpoint,
+                    "POST",
+                    "/v1/chat?a=b",
+                    headers=[(b"x-hostler-instance", b"x"), JSON],
+                    body=body,
+                    timeout_s=5,
+                    tls=ours.gateway,
                 )
+                assert answer.header(b"date") is None  # so that equal answers have equal heads
                 assert answer.status == 200
                 assert answer.body == b"POST /v1/chat?a=b " + body
                 assert answer.header(b"x-hostler-instance") == b"x"
@@ -172,6 +180,30 @@ async def without_certificate(port: int) -> None:
     writer.write(build_request("GET", "/i/x/health", "localhost", []))
     if not await reader.read(100):
         raise ConnectionError("closed")
+
+
+def test_F40_two_hosts_at_one_address_are_told_apart() -> None:
+    """By what their certificates say, as behind a router that gives them one address."""
+
+    async def main() -> None:
+        async with town(echo) as one, town(echo, who=OTHER_HOST) as other:
+            for ours, host_id in ((one, "host1"), (other, "host2")):
+                answer = await fetch(
+                    ours.endpoint(host_id=host_id), "POST", "/v1/chat", timeout_s=5, tls=one.gateway
+                )
+                assert answer.status == 200
+            for ours, host_id in ((one, "host2"), (other, "host1")):
+                with pytest.raises(UpstreamLost) as caught:
+                    await fetch(
+                        ours.endpoint(host_id=host_id),
+                        "POST",
+                        "/v1/chat",
+                        timeout_s=5,
+                        tls=one.gateway,
+                    )
+                assert caught.value.refused
+
+    uvloop.run(main())
 
 
 def test_a_fenced_relay_sends_everybody_elsewhere_and_finishes_what_it_has() -> None:

@@ -10,6 +10,7 @@ from hostler.core.request import Route
 from hostler.core.snapshot import InstanceView
 from hostler.engines.dialect import find_dialect
 from hostler.wire.client import Pool, UpstreamLost, fetch
+from hostler.wire.identity import ClientContexts
 
 
 async def owes_token(
@@ -18,10 +19,11 @@ async def owes_token(
     timeout_s: float,
     headers: Sequence[tuple[bytes, bytes]] = (),
     pool: Pool | None = None,
+    tls: ClientContexts | None = None,
 ) -> bool:
     """Ask for one token, vector or score: is there none when the time is over, or a fault instead?
 
-    headers: credentials, for a server given by URL. pool: of an instance on another host.
+    headers: credentials, for a server given by URL. pool, tls: for an instance on another host.
     A connection that breaks is nothing that is owed: probes and agents see that. A refusal (4xx) and
     `not now` (429, 503) are words of a server that may be well.
     """
@@ -38,6 +40,7 @@ async def owes_token(
             body=msgspec.json.encode(body),
             timeout_s=timeout_s,
             pool=pool,
+            tls=tls,
         )
     except UpstreamLost as error:
         return error.timed_out

@@ -17,6 +17,7 @@ from hostler.core.hosts import Role
 from hostler.core.lifecycle import Instance, Signal, State
 from hostler.core.worker import OperatorEvent
 from hostler.manager.files import Tell
+from hostler.manager.host_rules import HostRules, startable
 from hostler.manager.hosts import HostWorkers
 from hostler.manager.placement import Machine, Need, Unplaced, place
 from hostler.manager.plan import GONE, Place
@@ -54,6 +55,7 @@ class AllHands:
         self._catalog = catalog
         self._tell = tell
         self._clock = clock
+        self._engines: tuple[str, ...] | None = None
         self._waiting: dict[str, Deployment] = {}
         self._failed_on: dict[Place, str] = {}  # where the last process of a place failed
 
@@ -169,6 +171,12 @@ class AllHands:
             )
         )
 
+    def _engines_here(self) -> tuple[str, ...]:
+        """Those that are installed here, looked for once."""
+        if self._engines is None:
+            self._engines = startable(HostRules())
+        return self._engines
+
     def _need(self, deployment: Deployment) -> Need:
         need_bytes = self._room.need_bytes(deployment)
         if need_bytes is None:
@@ -195,6 +203,7 @@ class AllHands:
             None if replica is None else self._failed_on.get((deployment.worker_key, replica))
         )
         here = Machine(
+            engines=self._engines_here(),
             free_bytes=self._room.left_bytes(),
             mine=mine[""],
             failed=int(failed_on == ""),

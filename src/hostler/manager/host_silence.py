@@ -16,6 +16,7 @@ from hostler.core.hosts import HostBeat
 from hostler.registry.host import Host
 from hostler.registry.hosts import LOOK_EVERY_S, HostBook
 from hostler.wire.client import UpstreamLost, fetch
+from hostler.wire.identity import ClientContexts
 
 log = logger(__name__)
 
@@ -26,7 +27,14 @@ _AT_ONCE = 64  # hosts asked side by side
 class HostSilence:
     """Asks silent hosts, each once at a time."""
 
-    def __init__(self, hosts: HostBook, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        hosts: HostBook,
+        clock: Callable[[], float],
+        tls: Callable[[], ClientContexts | None],
+    ) -> None:
+        """tls: who we are; None: nobody can be asked."""
+        self._tls = tls
         self._hosts = hosts
         self._clock = clock
         self._asking: set[str] = set()
@@ -41,8 +49,12 @@ class HostSilence:
 
     async def ask(self, host: Host) -> bool:
         """Ask one host at its relay; True: it has answered, and its beat was taken."""
+        if (tls := self._tls()) is None:
+            return False
         try:
-            answer = await fetch(host.endpoint(), "POST", "/host/beat", timeout_s=_ASK_TIMEOUT_S)
+            answer = await fetch(
+                host.endpoint(), "POST", "/host/beat", timeout_s=_ASK_TIMEOUT_S, tls=tls
+            )
             if answer.status != 200:
                 return False
             self._hosts.beat(host.host_id, msgspec.json.decode(answer.body, type=HostBeat))

@@ -271,6 +271,7 @@ class LocalWorkerManager(InstanceLooks):
             members=self.members,
             tell=self.journal.tell,
             wake=lambda: self.reconciler.wake(),
+            tls_dir=self.paths.tls_dir,
             clock=self.clock,
         )
         hands, distant = self.machines.hands, self.machines.distant
@@ -309,7 +310,11 @@ class LocalWorkerManager(InstanceLooks):
             for one in (self.registry, self.workers, self.servers, self.machines):
                 await stack.enter_async_context(one.running())
             opinion = SecondOpinion(
-                self.registry, self.config, self.paths.agent_socket, clock=self.clock
+                self.registry,
+                self.config,
+                self.paths.agent_socket,
+                clock=self.clock,
+                tls=self.machines.tls,
             )
             await stack.enter_async_context(opinion.running())
             if self._declare:

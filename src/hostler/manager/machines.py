@@ -4,15 +4,17 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import msgspec
 
 from hostler.app.config import Config
 from hostler.app.faults import CrashPoint, crash_point
+from hostler.app.telemetry import logger
 from hostler.app.tokens import StoredHost
 from hostler.catalog.catalog import Catalog
 from hostler.core.deployment import HERE
-from hostler.core.errors import Conflict
+from hostler.core.errors import ConfigError, Conflict
 from hostler.core.hosts import HostView, Offer, OfferAnswer, Role, Standing
 from hostler.core.lifecycle import Instance
 from hostler.core.worker import OperatorEvent
@@ -32,8 +34,10 @@ from hostler.registry.host_server import HostRoutes
 from hostler.registry.hosts import HostBook
 from hostler.registry.members import Members
 from hostler.registry.registry import Registry
-from hostler.wire.identity import Identity
+from hostler.wire.identity import CERT_FILE, ClientContexts, Identity
 from hostler.wire.server import Exchange
+
+log = logger(__name__)
 
 
 class Machines:
@@ -52,9 +56,13 @@ class Machines:
         members: Members,
         tell: Tell,
         wake: Callable[[], None],
+        tls_dir: Path,
         clock: Callable[[], float],
     ) -> None:
-        """members: the machines that joined. wake: called when something may be placed now."""
+        """members: the machines that joined. tls_dir: with the certificate that we show to them.
+
+        wake: called when something may be placed now that could not be before.
+        """
         self._members = members
         self._wake = wake
         self._registry = registry
@@ -77,7 +85,9 @@ class Machines:
         self.routes = HostRoutes(self.book, self.offer)
         members.joined.append(self._joined)
         members.removed.append(self._removed)
-        self._silence = HostSilence(self.book, clock)
+        self._silence = HostSilence(self.book, clock, self.tls)
+        self._tls_dir = tls_dir
+        self._tls: ClientContexts | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -95,6 +105,15 @@ class Machines:
         return self.routes.handle(exchange, identity.id, exchange.client)
 
     # Looks
+
+    def tls(self) -> ClientContexts | None:
+        """Who we are for other machines; None as long as we have no certificate."""
+        if self._tls is None and (self._tls_dir / CERT_FILE).exists():
+            try:
+                self._tls = ClientContexts(self._tls_dir)
+            except ConfigError as error:
+                log.warning("machines.no_certificate", why=error.message)
+        return self._tls
 
     def views(self) -> list[HostView]:
         """Every host, by name."""

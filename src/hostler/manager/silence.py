@@ -22,6 +22,7 @@ from hostler.core.snapshot import Endpoint
 from hostler.engines.canary import owes_token
 from hostler.registry.registry import Record, Registry
 from hostler.wire.client import Response, UpstreamLost, fetch
+from hostler.wire.identity import ClientContexts
 
 log = logger(__name__)
 
@@ -42,8 +43,13 @@ class SecondOpinion:
         agent_socket: Callable[[str], Path],
         *,
         clock: Callable[[], float],
+        tls: Callable[[], ClientContexts | None] = lambda: None,
     ) -> None:
-        """agent_socket: where the agent of an instance listens, by instance id."""
+        """agent_socket: where the agent of an instance listens, by instance id.
+
+        tls: who we are, for instances on other machines.
+        """
+        self._tls = tls
         self._registry = registry
         self._after_s = config.heartbeat.suspect_after_s * _EARLY
         self._canary_timeout_s = config.gateway.canary_timeout_s
@@ -112,7 +118,9 @@ class SecondOpinion:
             return
         is_stuck = False
         try:
-            is_stuck = await owes_token(record.view, timeout_s=self._canary_timeout_s)
+            is_stuck = await owes_token(
+                record.view, timeout_s=self._canary_timeout_s, tls=self._tls()
+            )
         finally:
             self._registry.doubts.judged(record.instance.model_name, is_stuck=is_stuck)
         log.warning("silence.token", instance_id=instance_id, is_stuck=is_stuck)

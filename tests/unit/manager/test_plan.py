@@ -222,6 +222,66 @@ def test_F36_whatever_is_found_the_plan_leads_to_the_wish(
     assert len(instances) == len(ready)
 
 
+def test_an_instance_whose_machine_is_emptied_serves_until_another_one_does() -> None:
+    old, new = seen(State.READY), seen(State.STARTING, epoch=2)
+    leaving = {old.instance_id}
+    (launch,) = plan([wish()], [old], 0.0, NOBODY, leaving=leaving)
+    assert isinstance(launch, Launch)
+    assert plan([wish()], [old, new], 0.0, NOBODY, leaving=leaving) == []
+    ready = msgspec.structs.replace(new, state=State.READY)
+    (drain,) = plan([wish()], [old, ready], 0.0, NOBODY, leaving=leaving)
+    assert drain == Drain(instance_id=old.instance_id, reason="replaced by a newer process")
+
+
+def test_an_instance_that_never_served_leaves_its_machine_at_once() -> None:
+    loading = seen(State.STARTING)
+    drain, launch = plan([wish()], [loading], 0.0, NOBODY, leaving={loading.instance_id})
+    assert drain == Drain(instance_id=loading.instance_id, reason="its host is to be emptied")
+    assert isinstance(launch, Launch)
+
+
+@given(st.integers(1, 4), st.sets(st.integers(0, 3)))
+def test_emptying_a_machine_never_leaves_a_place_without_one_that_serves(
+    replicas: int, there: set[int]
+) -> None:
+    instances = [seen(State.READY, replica=replica) for replica in range(replicas)]
+    leaving = {one.instance_id for one in instances if one.replica in there}
+    deployment = wish(replicas)
+    for _ in range(40):
+        actions = plan([deployment], instances, 0.0, NOBODY, leaving=leaving)
+        launches = [one for one in actions if isinstance(one, Launch)]
+        assert len(launches) <= 1, "one by one"
+        left = [
+            msgspec.structs.replace(one, generation=1)
+            for one in carry_out(instances, list(actions))
+        ]
+        serving = {one.replica for one in left if one.state is State.READY}
+        assert serving == set(range(replicas))
+        instances = [_next(one) for one in left]
+    assert not leaving & {one.instance_id for one in instances}
+    assert len(instances) == replicas
+
+
+@given(INSTANCES, st.integers(0, 2), st.sampled_from(list(Wish)), st.data())
+def test_who_was_brought_by_hand_is_neither_replaced_nor_counted(
+    instances: list[Instance], replicas: int, wished: Wish, data: st.DataObject
+) -> None:
+    ids = [one.instance_id for one in instances]
+    pinned = set(data.draw(st.lists(st.sampled_from(ids), unique=True))) if ids else set()
+    deployment = wish(replicas, process_generation=2, wish=wished)
+    own = [one for one in instances if one.instance_id not in pinned]
+    actions = plan([deployment], instances, 0.0, NOBODY, pinned=pinned)
+    of_pinned = [one for one in actions if getattr(one, "instance_id", "") in pinned]
+    assert [one for one in actions if one not in of_pinned] == plan([deployment], own, 0.0, NOBODY)
+    gone = {State.FAILED, State.STOPPED}
+    for one in instances:
+        if one.instance_id in pinned and one.state not in gone and wished is Wish.RUNNING:
+            assert not [a for a in of_pinned if getattr(a, "instance_id", "") == one.instance_id]
+        elif one.instance_id in pinned and one.state is State.READY:
+            drain = Drain(instance_id=one.instance_id, reason="it is not wished any more")
+            assert drain in of_pinned
+
+
 def _next(instance: Instance) -> Instance:
     """Every process does what it was started for."""
     moves = {State.DRAINING: State.STOPPED, State.SUSPECT: State.READY}

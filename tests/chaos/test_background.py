@@ -31,7 +31,10 @@ GATEWAY = (
     Background.SWEEP,
     Background.ACCOUNTS,
     Background.DOUBT,
+    Background.DEMAND,
 )
+# Of a server with machines around it: these look once an hour.
+BETWEEN_MACHINES = (Background.CERTIFICATE, Background.GATEWAY_RENEWAL)
 HOST = (
     Background.HOST_ORDERS,
     Background.HOST_BEATS,
@@ -39,7 +42,7 @@ HOST = (
     Background.HOST_RENEWAL,
     Background.HOST_LOOK,
 )
-CONTROLLER = tuple(sorted(set(Background) - {*WORKER, *GATEWAY, *HOST}))
+CONTROLLER = tuple(sorted(set(Background) - {*WORKER, *GATEWAY, *HOST, *BETWEEN_MACHINES}))
 
 
 def wait(is_true: Callable[[], object], what: str) -> float:

@@ -41,9 +41,17 @@ class ControlServer:
     `exchange.client` is the address a machine connects from, which TLS has proven to be its own.
     """
 
-    def __init__(self, members: Members, joins: Joins, *, limits: HttpLimits | None = None) -> None:
+    def __init__(
+        self,
+        members: Members,
+        joins: Joins,
+        *,
+        limits: HttpLimits | None = None,
+        farewell_s: float = FAREWELL_S,
+    ) -> None:
         self._members = members
         self._joins = joins
+        self._farewell_s = farewell_s
         self._server = HttpServer(self._handle, limits=limits or HttpLimits(), name="control")
         self._plugged: dict[Peer, list[Serve]] = {Peer.HOST: [], Peer.GATEWAY: []}
         self._tasks: asyncio.TaskGroup | None = None
@@ -104,7 +112,7 @@ class ControlServer:
 
     def _removed(self, host: StoredHost) -> None:
         identity = Identity(peer_of(host.role), host.host_id)
-        asyncio.get_running_loop().call_later(FAREWELL_S, self._cut, identity)
+        asyncio.get_running_loop().call_later(self._farewell_s, self._cut, identity)
 
     def _cut(self, identity: Identity) -> None:
         for connection in self._server.crowd:

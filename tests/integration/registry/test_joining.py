@@ -7,7 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx2
@@ -70,7 +70,7 @@ class Controller:
         self.writer = Writer("test")
         self.members = Members(self.store, self.writer, clock)
         self.joins = Joins(self.members, self.authority, tell=self.events.append)
-        self.server = ControlServer(self.members, self.joins)
+        self.server = ControlServer(self.members, self.joins, farewell_s=0.1)
         self.server.plug(Peer.HOST, self.serve)
         self.port = 0
 
@@ -87,6 +87,10 @@ class Controller:
             yield self
 
     def serve(self, exchange: Exchange, identity: Identity) -> bool:
+        if exchange.request.path == "/host/orders":
+            exchange.start(200, (), None)
+            exchange.write(b"{}\n")
+            return True
         if exchange.request.path != "/host/beat":
             return False
         self.heard.append((str(identity), exchange.client))
@@ -287,6 +291,36 @@ def test_a_machine_that_was_removed_is_refused_at_once_on_the_connection_it_has(
             with pytest.raises(IdentityRefused, match="was removed there; join again"):
                 await renew(controller.url, folder)
             assert await controller.members.remove(host_id) is None
+
+    run(main)
+
+
+def test_what_a_removed_machine_still_hears_is_cut_and_others_hear_on(tmp_path: Path) -> None:
+    controller = Controller(tmp_path / "tls")
+
+    async def main() -> None:
+        async with controller.running():
+            host_id = await come(controller, controller.token(), tmp_path / "host")
+            await come(controller, controller.token(), tmp_path / "other")
+            streams = []
+            for name in ("host", "other"):
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1",
+                    controller.port,
+                    ssl=client_context(tmp_path / name),
+                    server_hostname=CONTROLLER.name,
+                )
+                writer.write(b"GET /host/orders HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                await reader.readuntil(b"{}\n\r\n")
+                streams.append((reader, writer))
+            await controller.members.remove(host_id)
+            async with asyncio.timeout(5):
+                with suppress(ConnectionError):
+                    assert await streams[0][0].read() == b""
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(streams[1][0].read(1), 0.2)
+            for _, writer in streams:
+                writer.transport.abort()
 
     run(main)
 

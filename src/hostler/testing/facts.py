@@ -46,7 +46,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
     deployments: tuple[dict[str, Any], ...] = ()
     keys: Mapping[str, bool] = {}  # id → revoked
-    launches: tuple[str, ...] = ()  # instance ids
+    launches: tuple[str, ...] = ()  # instance ids; what is on other machines goes on without us
     counters: Mapping[str, int] = {}
     moves: tuple[Move, ...] = ()
 
@@ -113,7 +113,9 @@ def read_store(path: Path) -> Stored | None:
                     for row in db.execute("SELECT key_id, revoked FROM keys")
                 ),
                 launches=tuple(
-                    str(row[0]) for row in db.execute("SELECT instance_id FROM launches")
+                    str(row[0])
+                    for row in db.execute("SELECT instance_id, body FROM launches")
+                    if not msgspec.json.decode(row[1]).get("host_id")
                 ),
                 counters=dict(db.execute("SELECT name, value FROM counters").fetchall()),
                 moves=moves_of(

@@ -44,6 +44,7 @@ class Truth:
         self._ask = ask
         self.watch = Watch(state_dir, root)
         self.deeds = Deeds()
+        self.others: list[Path] = []  # state folders of machines that joined it
         self.asked_to_end_s: float | None = None
         self._stored: Stored | None = None
 
@@ -100,6 +101,8 @@ class Truth:
         except (OSError, http.client.HTTPException, ValueError, AssertionError) as error:
             return [f"I21 the server does not answer: {error}"]
         processes = live_instances(self._state)
+        for other in self.others:
+            processes.update(live_instances(other))
         life = life_of(self._state)
         deployments = [model["deployment"] for model in models]
         breaches = [

@@ -86,10 +86,9 @@ class BroughtWorker(Host):
             self._miss(one, name)
             return []
         self._was_listed, self._obeyed = True, rank(orders)
-        action = _obey(one, order)
-        if action is not None:
-            self._carry_out(action)
-        return [action] if action is not None else []
+        actions = _obey(one, order)
+        self._carry_out(actions)
+        return actions
 
     # Private
 
@@ -183,11 +182,11 @@ def failure_of(code: str, message: str) -> HostlerError:
 # Private
 
 
-def _obey(one: Instance, order: Order) -> Action | None:
+def _obey(one: Instance, order: Order) -> list[Action]:
     if one.state in GONE:
-        return None
+        return []
     if order.wish is OrderWish.END:
-        return End(instance_id=one.instance_id, reason=order.reason or "it was ended")
+        return [End(instance_id=one.instance_id, reason=order.reason or "it was ended")]
     if order.wish is OrderWish.DRAIN and one.state is not State.DRAINING:
-        return Leave(instance_id=one.instance_id, reason=order.reason or "it was stopped")
-    return None
+        return [Leave(instance_id=one.instance_id, reason=order.reason or "it was stopped")]
+    return []

@@ -187,8 +187,9 @@ class Host:
         """Drain and end every worker, and say goodbye. `hasten` makes it quick."""
         self.is_draining = self.voice.is_draining = True
         self.link.hurry()
-        for instance_id in self.alive:
-            self.workers.drain(instance_id, "its host is leaving")
+        for one in self.registry.instances():
+            if one.state not in GONE and one.state is not State.DRAINING:
+                self.workers.drain(one.instance_id, "its host is leaving")
         life = self.config.life
         limit_s = life.drain_timeout_s + life.kill_grace_s + _STOP_MARGIN_S
         try:
@@ -228,15 +229,18 @@ class Host:
         if kept.orders is None or self.is_draining:
             return []
         actions = decide(kept.orders.orders, self.registry.instances(), kept.ended)
-        for action in actions:
-            try:
-                self._carry_out(action)
-            except Exception as error:  # boundary: one instance's trouble stops nobody else's
-                log.error("host.order_failed", action=repr(action), error=error)
+        self._carry_out(actions)
         self._obeyed = rank(kept.orders)
         return actions
 
-    def _carry_out(self, action: Action) -> None:
+    def _carry_out(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            try:
+                self._do(action)
+            except Exception as error:  # boundary: one instance's trouble stops nobody else's
+                log.error("host.order_failed", action=repr(action), error=error)
+
+    def _do(self, action: Action) -> None:
         match action:
             case Start(order=order):
                 self._start(order)

@@ -301,6 +301,21 @@ def test_a_host_that_is_asked_to_stop_drains_and_says_goodbye(shared: Shared) ->
     play(body, shared)
 
 
+def test_a_host_that_is_stopped_while_one_drains_leaves_nothing(shared: Shared) -> None:
+    async def body(host: HostRun, sim: SimController) -> None:
+        stubborn = {"script": '{"sigterm": "ignore"}'}
+        sim.order(echo_order("zzzz01", params=stubborn), echo_order("zzzz02"))
+        await sim.until(lambda: sim.state("zzzz01") == sim.state("zzzz02") == "ready", "ready")
+        drained = echo_order("zzzz01", params=stubborn, wish=OrderWish.DRAIN)
+        sim.order(drained, echo_order("zzzz02"))
+        await sim.until(lambda: sim.state("zzzz01") == "draining", "it drains")
+        assert await asyncio.to_thread(host.stop) == 0
+        assert sim.goodbyes == 1
+        assert host.left_behind() == []
+
+    play(body, shared)
+
+
 def test_a_second_process_on_its_folder_is_refused(shared: Shared) -> None:
     async def body(host: HostRun, sim: SimController) -> None:
         first, host.process = host.process, None

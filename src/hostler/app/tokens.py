@@ -73,6 +73,14 @@ class StoredHost(msgspec.Struct, frozen=True, kw_only=True):
         return self.removed_at_s is not None
 
 
+class Admission(msgspec.Struct, frozen=True, kw_only=True):
+    """A host as it is let in, and its token after that. is_news: both are to be kept."""
+
+    host: StoredHost
+    token: StoredToken
+    is_news: bool = True
+
+
 class TokenRefused(Exception):
     """A token that lets nobody in (any more); the text says why. For logs, never for who showed it."""
 
@@ -92,7 +100,8 @@ class TokenStore(Protocol):
     def admit(self, host: StoredHost, now_s: float) -> StoredHost:
         """Keep a host and count the use of its token, both or neither; return the host that is kept.
 
-        A machine that asks again with the same token and key is the host it was: its answer was lost.
+        A machine that comes with the key of a host that is here is that host. When it asks again with the
+        same token, its answer was lost: nothing is counted, and what is kept stays as it is.
 
         Raises:
             TokenRefused: unknown, revoked, of another role, ended, or used up. Nothing was changed.
@@ -170,12 +179,12 @@ def is_proven(token: StoredToken | None, secret: str) -> bool:
 
 
 def admitted(
-    token: StoredToken | None, came: Iterable[StoredHost], host: StoredHost, now_s: float
-) -> tuple[StoredHost, StoredToken]:
-    """Return the host that a token lets in, and the token after it: what `admit` has to keep.
+    token: StoredToken | None, known: Iterable[StoredHost], host: StoredHost, now_s: float
+) -> Admission:
+    """Say what a store has to keep when this host asks to be let in by this token.
 
-    came: who is here by this token. One of them with the same key asks again: it gets no second
-    place, and no use is counted.
+    known: who is here. One with the same key is the host that asks: it keeps its id, and when it came by
+    this very token, no use is counted, for its answer was lost.
 
     Raises:
         TokenRefused
@@ -188,14 +197,17 @@ def admitted(
         raise TokenRefused("the token has expired")
     if token.role is not host.role:
         raise TokenRefused(f"the token is for a {token.role}, not for a {host.role}")
-    for one in came:
-        if one.key_hash == host.key_hash and not one.is_removed:
-            return one, token
-    if token.uses_left is None:
-        return host, token
-    if token.uses_left <= 0:
-        raise TokenRefused("the token is used up")
-    return host, msgspec.structs.replace(token, uses_left=token.uses_left - 1)
+    for one in known:
+        if one.key_hash != host.key_hash or one.role is not host.role or one.is_removed:
+            continue
+        if one.token_id == host.token_id:
+            return Admission(host=one, token=token, is_news=False)
+        host = msgspec.structs.replace(host, host_id=one.host_id, is_draining=one.is_draining)
+    if token.uses_left is not None:
+        if token.uses_left <= 0:
+            raise TokenRefused("the token is used up")
+        token = msgspec.structs.replace(token, uses_left=token.uses_left - 1)
+    return Admission(host=host, token=token)
 
 
 # Private

@@ -27,7 +27,7 @@ from hostler.core.errors import (
 )
 from hostler.core.hosts import HostFacts, JoinAnswer, JoinRequest, RenewRequest, Role
 from hostler.core.trust import IdentityRefused, JoinRefused, WrongController
-from hostler.wire.csr import is_due, make_request, request_for
+from hostler.wire.csr import ends_at_s, is_due, make_request, request_for
 from hostler.wire.identity import (
     CA_FILE,
     CERT_FILE,
@@ -100,11 +100,16 @@ async def renew(url: str, tls_dir: Path, *, timeout_s: float = TIMEOUT_S) -> Joi
     """Get another certificate for the key in the tls folder, and write it there.
 
     Raises:
-        IdentityRefused: this machine was removed. Else as `join`.
+        IdentityRefused: this machine was removed, or its certificate has expired. Else as `join`.
     """
-    context = client_context(tls_dir)
+    where, context = _checked(url), client_context(tls_dir)
+    if ends_at_s((tls_dir / CERT_FILE).read_text()) < _now_at_s():
+        raise IdentityRefused(
+            f"{where}: the certificate of this machine has expired; join again with a new token. It stays "
+            "the host it was"
+        )
     request = RenewRequest(csr=request_for((tls_dir / KEY_FILE).read_text()))
-    answer = await _post(_checked(url), "/host/renew", request, context, timeout_s)
+    answer = await _post(where, "/host/renew", request, context, timeout_s)
     _write(tls_dir, CERT_FILE, answer.certificate)
     log.info("tls.renewed", expires_at_s=answer.expires_at_s)
     return answer
@@ -281,8 +286,8 @@ def _lost(url: str, error: Exception) -> HostlerError:
             )
         cause = cause.__cause__ or cause.__context__
     return ControllerUnavailable(
-        f"{url}: nobody answers ({error or type(error).__name__}); is the controller up, and the control "
-        "port open to this machine?"
+        f"{url}: nobody answers ({str(error) or type(error).__name__}); is the controller up, and the "
+        "control port open to this machine?"
     )
 
 

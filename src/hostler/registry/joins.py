@@ -18,7 +18,7 @@ from hostler.core.hosts import JoinAnswer, JoinRequest, RenewRequest
 from hostler.core.trust import JoinRefused
 from hostler.core.worker import OperatorEvent
 from hostler.registry.attempts import Attempts
-from hostler.registry.members import Members, peer_of
+from hostler.registry.members import Members, is_news, peer_of
 from hostler.registry.server import decode
 from hostler.wire.identity import Identity
 
@@ -95,7 +95,7 @@ class Joins:
             self._attempts.failed(client)
             raise
         answer = self._certify(request.csr, Identity(peer_of(kept.role), kept.host_id))
-        if kept is host:
+        if is_news(kept, host):
             self._tell_joined(kept)
         return answer
 

@@ -56,7 +56,7 @@ class Members:
         return next((one for one in found if one.token_id == token_id), None)
 
     async def admit(self, host: StoredHost) -> StoredHost:
-        """Let a machine in by its token; return it, or the one it was when it asked before.
+        """Let a machine in by its token; return it as it is kept: it may have been here before.
 
         Raises:
             TokenRefused: nothing was changed. Conflict: there are too many. StorageBusy.
@@ -65,7 +65,7 @@ class Members:
             raise Conflict(f"{HOSTS_MOST} machines have joined already; remove some")
         kept = await self._writer.do(self._store.admit, host, self._clock())
         self._known[kept.host_id] = kept
-        if kept is host:
+        if is_news(kept, host):
             for listener in self.joined:
                 listener(kept)
         return kept
@@ -87,6 +87,11 @@ class Members:
             for listener in self.removed:
                 listener(host)
         return host
+
+
+def is_news(kept: StoredHost, asked: StoredHost) -> bool:
+    """Did it come in just now, rather than asking once more for what it had?"""
+    return kept.joined_at_s == asked.joined_at_s
 
 
 def peer_of(role: Role) -> Peer:

@@ -46,15 +46,13 @@ class SqlMembers:
         table = tables.hosts
         with self._state.writing() as connection:
             token = _token(connection, host.token_id)
-            mine = sa.select(table.c.body).where(
-                table.c.token_id == host.token_id, table.c.removed_at_s.is_(None)
-            )
-            came = [_host_of(body) for (body,) in connection.execute(mine)]
-            kept, token = admitted(token, came, host, now_s)
-            if kept is host:
-                _put_token(connection, token)
-                _put_host(connection, host)
-            return kept
+            here = sa.select(table.c.body).where(table.c.removed_at_s.is_(None))
+            known = [_host_of(body) for (body,) in connection.execute(here)]
+            admission = admitted(token, known, host, now_s)
+            if admission.is_news:
+                _put_token(connection, admission.token)
+                _put_host(connection, admission.host)
+            return admission.host
 
     def hosts(self) -> tuple[StoredHost, ...]:
         table = tables.hosts

@@ -37,12 +37,12 @@ class MemoryMembers:
 
     def admit(self, host: StoredHost, now_s: float) -> StoredHost:
         with self._lock:
-            came = [one for one in self._hosts.values() if one.token_id == host.token_id]
-            kept, token = admitted(self._tokens.get(host.token_id), came, host, now_s)
-            if kept is host:
-                self._tokens[token.token_id] = token
-                self._hosts[host.host_id] = host
-            return kept
+            token = self._tokens.get(host.token_id)
+            admission = admitted(token, self._hosts.values(), host, now_s)
+            if admission.is_news:
+                self._tokens[admission.token.token_id] = admission.token
+                self._hosts[admission.host.host_id] = admission.host
+            return admission.host
 
     def hosts(self) -> tuple[StoredHost, ...]:
         with self._lock:

@@ -58,12 +58,14 @@ def is_due(certificate_pem: str, now_s: float) -> bool:
     Raises:
         ConfigError: it is no certificate.
     """
-    try:
-        found = x509.load_pem_x509_certificate(certificate_pem.encode())
-    except DAMAGED as error:
-        raise ConfigError(f"not a PEM certificate: {error}") from error
+    found = _read(certificate_pem)
     began_s, ends_s = found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp()
     return not began_s <= now_s <= ends_s - (ends_s - began_s) / 3
+
+
+def ends_at_s(certificate_pem: str) -> float:
+    """Return the end of a certificate, Unix time. Raises ConfigError: it is none."""
+    return _read(certificate_pem).not_valid_after_utc.timestamp()
 
 
 def key_of(csr_pem: str) -> ec.EllipticCurvePublicKey:
@@ -96,3 +98,10 @@ def private_pem(key: Key) -> bytes:
 # Private
 
 _CURVES = (ec.SECP256R1, ec.SECP384R1)
+
+
+def _read(certificate_pem: str) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(certificate_pem.encode())
+    except DAMAGED as error:
+        raise ConfigError(f"not a PEM certificate: {error}") from error

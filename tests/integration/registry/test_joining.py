@@ -474,6 +474,26 @@ def test_a_certificate_is_renewed_in_time_for_the_same_key(tmp_path: Path) -> No
     run(main)
 
 
+def test_a_machine_that_was_away_for_too_long_joins_again_as_the_host_it_was(
+    tmp_path: Path,
+) -> None:
+    controller, folder = Controller(tmp_path / "tls"), tmp_path / "host"
+
+    async def main() -> None:
+        async with controller.running():
+            host_id = await come(controller, controller.token(), folder)
+            csr = request_for((folder / KEY_FILE).read_text())
+            identity = Identity(Peer.HOST, host_id)
+            old = controller.authority.sign(csr, identity, days=-0.01).certificate
+            (folder / CERT_FILE).write_text(old)
+            await fails(renew(controller.url, folder), IdentityRefused, "has expired; join again")
+            assert await come(controller, controller.token(), folder) == host_id
+            assert len(controller.store.hosts()) == 1
+            assert (await ask(controller, client_context(folder))).status_code == 200
+
+    run(main)
+
+
 def test_a_host_renews_for_itself_alone_whatever_it_asks(tmp_path: Path) -> None:
     controller = Controller(tmp_path / "tls")
 

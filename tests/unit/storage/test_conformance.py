@@ -193,6 +193,20 @@ def test_who_asks_again_with_the_same_key_is_the_same_host_and_counts_once(store
         store.admit(host("h3", good.token_id, key_hash="k"), 140.0)
 
 
+def test_who_comes_back_with_its_key_and_another_token_is_the_host_it_was(store: Store) -> None:
+    first, second = token(uses=1), token(uses=1)
+    store.save_token(first)
+    store.save_token(second)
+    store.admit(host("h1", first.token_id, key_hash="k", joined_at_s=1.0, is_draining=True), 110.0)
+    back = store.admit(host("h2", second.token_id, key_hash="k", joined_at_s=2.0, port=9), 120.0)
+    assert (back.host_id, back.port, back.joined_at_s, back.is_draining) == ("h1", 9, 2.0, True)
+    assert store.hosts() == (back,)
+    assert sorted(one.uses_left or 0 for one in store.tokens()) == [0, 0]
+    store.save_token(third := token(uses=1, role=Role.GATEWAY))
+    gateway = host("h3", third.token_id, key_hash="k", role=Role.GATEWAY)
+    assert store.admit(gateway, 130.0).host_id == "h3"  # another kind of machine, whatever its key
+
+
 def test_a_token_for_any_number_lets_any_number_in(store: Store) -> None:
     store.save_token(many := token(uses=None))
     for n in range(5):

@@ -99,7 +99,7 @@ def show(host: str, /, *, common: Common = NO_OPTIONS) -> int:
 def drain(host: str, /, *, common: Common = NO_OPTIONS) -> int:
     """Empty a machine: it gets nothing new, and what it has moves elsewhere, one by one.
 
-    What has no other place stays there and serves on; `hostler ps` says what it waits for.
+    What has no other place stays there and serves on; `hostler model show NAME` says what it waits for.
 
     Example: `hostler host drain gpu-1`
 

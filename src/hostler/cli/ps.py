@@ -87,7 +87,7 @@ def host_column(
     """The column that says where instances are, and its value; nothing when they are all here."""
     if not any(one.host_id for one in shown):
         return (), lambda one: ()
-    return ("HOST",), lambda one: (one.host_name or HERE,)
+    return ("HOST",), lambda one: (one.host_name or ("" if one.state is State.PENDING else HERE),)
 
 
 def busy(one: WorkerRunData) -> str:

@@ -10,12 +10,11 @@ import asyncio
 import logging
 import re
 import sys
-import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
+from time import gmtime, localtime, strftime, time
 from typing import Protocol, TextIO
 
 import msgspec
@@ -40,11 +39,43 @@ class Story(Protocol):
         ...
 
 
+# When it happened (Unix time), event, whose it is, fields.
+FrequentFact = tuple[float, str, logging.Logger, Story]
+
+
+class Held:
+    """Frequent lines of one handler that are not written yet."""
+
+    __slots__ = ("_write", "facts")
+
+    def __init__(self, write: Callable[[], None]) -> None:
+        self.facts: list[FrequentFact] = []
+        self._write = write
+
+    def add(self, fact: FrequentFact) -> None:
+        """Write this later, with others: one write costs as much as rendering many lines."""
+        facts = self.facts
+        facts.append(fact)
+        if len(facts) == 1:
+            asyncio.get_running_loop().call_later(OFTEN_S, self._write)
+        elif len(facts) >= OFTEN_LINES:
+            self._write()
+
+    def take(self) -> list[FrequentFact]:
+        """Give them away. For any thread; what is added meanwhile stays."""
+        facts = self.facts
+        count = len(facts)
+        taken = facts[:count]
+        del facts[:count]
+        return taken
+
+
 class Log:
     """A logger of events with fields."""
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
+        self._held: Held | None = None  # where frequent lines wait
 
     @property
     def is_debug(self) -> bool:
@@ -62,12 +93,19 @@ class Log:
 
         For the thread of the event loop alone. A process that is killed loses what is held.
         """
-        if self._logger.isEnabledFor(logging.INFO):
+        held = self._held
+        if (
+            held is None or not held.facts
+        ):  # the first of each lot asks whether and how it is written
+            if not self._logger.isEnabledFor(logging.INFO):
+                return
             handlers = logging.root.handlers
-            if len(handlers) == 1 and isinstance(handlers[0], LineHandler):
-                handlers[0].hold((time.time(), "info", event, self._logger.name, "", story))
-            else:  # logging is not ours here: somebody else's handlers want a record
+            if len(handlers) != 1 or not isinstance(handlers[0], LineHandler):
+                # logging is not ours here: somebody else's handlers want a record
                 self._write(logging.INFO, event, story.fields())
+                return
+            held = self._held = handlers[0].held
+        held.add((time(), event, self._logger, story))
 
     def warning(self, event: str, **fields: object) -> None:
         self._write(logging.WARNING, event, fields)
@@ -102,11 +140,13 @@ def configure_logging(
     json_lines: one JSON object a line; else `time level event field=value`, for people.
     """
     sink = never_waiting(stream or sys.stderr)
-    handler = LineHandler(sink, json_line if json_lines else plain_line)
+    handler = LineHandler(sink, json_lines=json_lines)
     handler.setFormatter(JsonFormatter() if json_lines else PlainFormatter())
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
+        if isinstance(old, LineHandler):
+            old.flush()  # nobody else is told to hold a line
     root.addHandler(handler)
     root.setLevel(level)
     logging.captureWarnings(True)
@@ -131,7 +171,7 @@ def redact(text: str) -> str:
 
 
 # When it happened (Unix time), level, event, name of the logger, id of the request or "", fields.
-Fact = tuple[float, str, str, str, str, dict[str, object] | Story]
+Fact = tuple[float, str, str, str, str, Mapping[str, object]]
 
 
 def json_line(fact: Fact, trace: str = "") -> str:
@@ -145,7 +185,7 @@ def json_line(fact: Fact, trace: str = "") -> str:
     }
     if request:
         line["request_id"] = request
-    for key, value in _each(fields).items():
+    for key, value in fields.items():
         line[key if key not in line else f"field_{key}"] = _open(key, value)
     if trace:
         line["error"] = trace
@@ -159,15 +199,30 @@ def json_line(fact: Fact, trace: str = "") -> str:
 def plain_line(fact: Fact, trace: str = "") -> str:
     """`12:00:01 info instance.ready worker_key=qwen@llm took_s=41.3`."""
     created_s, level, event, _, request, fields = fact
-    if not isinstance(fields, dict):
-        told = f"{_clock(int(created_s))} {level} {event} {fields.plain()}"
-        return redact(told) if "hst_" in told else told  # an id may be whatever a client sent
     parts = [_clock(int(created_s)), level, _one_line(event)]
     parts += [f"{key}={_shown(_open(key, value))}" for key, value in fields.items()]
     if request:
         parts.append(f"request_id={_shown(request)}")
     line = " ".join(parts)
     return redact(f"{line}\n{trace}" if trace else line)
+
+
+def frequent_lines(facts: list[FrequentFact], *, json_lines: bool) -> list[str]:
+    """As `json_line` or `plain_line`, of what was held."""
+    lines: list[str] = []
+    if json_lines:
+        for at_s, event, log, story in facts:
+            lines.append(json_line((at_s, "info", event, log.name, "", story.fields())))
+        return lines
+    second, clock = -1, ""
+    for at_s, event, _, story in facts:
+        if int(at_s) != second:
+            second = int(at_s)
+            clock = _clock(second)
+        told = f"{clock} info {event} {story.plain()}"
+        # an id may be whatever a client sent
+        lines.append(redact(told) if "hst_" in told else told)
+    return lines
 
 
 class JsonFormatter(logging.Formatter):
@@ -187,25 +242,16 @@ class PlainFormatter(logging.Formatter):
 
 
 class LineHandler(logging.StreamHandler[TextIO]):
-    """Writes a record at once, and the facts it was told to hold before it, in their order."""
+    """Writes a record at once, and the facts that were held before it, in their order."""
 
-    def __init__(self, stream: TextIO, render: Callable[[Fact], str]) -> None:
+    def __init__(self, stream: TextIO, *, json_lines: bool) -> None:
         super().__init__(stream)
-        self._render = render
-        self._held: deque[Fact] = deque()
+        self.held = Held(self.flush)
+        self._json_lines = json_lines
         self._told_dropped = 0
 
-    def hold(self, fact: Fact) -> None:
-        """Write this later, with others: one write costs as much as rendering many lines."""
-        held = self._held
-        held.append(fact)
-        if len(held) == 1:
-            asyncio.get_running_loop().call_later(OFTEN_S, self.flush)
-        elif len(held) >= OFTEN_LINES:
-            self.flush()
-
     def emit(self, record: logging.LogRecord) -> None:
-        if self._held:
+        if self.held.facts:
             self.flush()
         super().emit(record)
         self._tell_dropped()
@@ -213,9 +259,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
     def flush(self) -> None:
         """Write what is held. Called at the end of the process too, by `logging.shutdown`."""
         with self.lock or nullcontext():
-            held, lines = self._held, []
-            while held:
-                lines.append(self._render(held.popleft()))
+            lines = frequent_lines(self.held.take(), json_lines=self._json_lines)
             try:
                 if lines:
                     self.stream.write("\n".join(lines) + "\n")
@@ -231,9 +275,8 @@ class LineHandler(logging.StreamHandler[TextIO]):
             return
         fields: dict[str, object] = {"lines": dropped - self._told_dropped, "in_all": dropped}
         self._told_dropped = dropped
-        self.stream.write(
-            self._render((time.time(), "warning", "log.dropped", __name__, "", fields)) + "\n"
-        )
+        fact = (time(), "warning", "log.dropped", __name__, "", fields)
+        self.stream.write((json_line(fact) if self._json_lines else plain_line(fact)) + "\n")
 
 
 # Private
@@ -254,10 +297,6 @@ def _fact(record: logging.LogRecord) -> Fact:
     return record.created, level, event, record.name, request_id.get(), fields
 
 
-def _each(fields: dict[str, object] | Story) -> Mapping[str, object]:
-    return fields if isinstance(fields, dict) else fields.fields()
-
-
 def _open(name: str, value: object) -> object:
     return "[redacted]" if _is_hidden(name) else value
 
@@ -269,12 +308,12 @@ def _is_hidden(name: str) -> bool:
 
 @lru_cache(maxsize=4)
 def _utc(created_s: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created_s))
+    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(created_s))
 
 
 @lru_cache(maxsize=4)
 def _clock(created_s: int) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(created_s))
+    return strftime("%H:%M:%S", localtime(created_s))
 
 
 def _shown(value: object) -> str:

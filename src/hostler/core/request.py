@@ -8,7 +8,6 @@ limits: vLLM's own caps and the advisories in which an engine died by a paramete
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from enum import StrEnum
-from math import isfinite
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +16,7 @@ from hostler.core.errors import BadRequest, InvalidJSON, UnknownParameter
 
 Body = dict[str, Any]
 Rule = Callable[[str, Any], None]  # raises BadRequest; the name is for its text
+Rules = dict[str, Rule]  # by field
 
 
 class Route(StrEnum):
@@ -86,7 +86,7 @@ def choices_of(body: Body) -> int:
     return prompts * (n if type(n) is int and n > 1 else 1)
 
 
-def check_fields(body: Body, rules: Mapping[str, Rule], *, engine: str, model: str) -> None:
+def check_fields(body: Body, rules: Rules, *, engine: str, model: str) -> None:
     """Return when every field is known and may be what it is. `null` counts as not given.
 
     Raises:
@@ -143,8 +143,13 @@ def integer(low: int, high: int) -> Rule:
 
 def number(low: float, high: float) -> Rule:
     def rule(name: str, value: Any) -> None:
-        if type(value) not in (int, float) or not low <= value <= high or not isfinite(value):
-            raise _wrong(name, f"a number from {low:g} to {high:g}", value)
+        if type(value) is float:  # not a number is in no range, and both ends are finite
+            given: float = value
+            if low <= given <= high:
+                return
+        elif type(value) is int and low <= value <= high:
+            return
+        raise _wrong(name, f"a number from {low:g} to {high:g}", value)
 
     return rule
 

@@ -12,7 +12,7 @@ import msgspec
 
 from hostler.core import request as req
 from hostler.core.errors import NotFound
-from hostler.core.request import Route, Rule
+from hostler.core.request import Route, Rule, Rules
 
 
 class Counting(StrEnum):
@@ -47,12 +47,12 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    rules: Mapping[Route, Mapping[str, Rule]]
+    rules: Mapping[Route, Rules]
     paths: Mapping[Route, str]
     idle_s: float = 30.0
     requests_per_connection: int = 1_000_000
     counting: Counting = Counting.NONE
-    passthrough: Mapping[str, Mapping[str, Rule]] = {}
+    passthrough: Mapping[str, Rules] = {}
     reports_progress: bool = False
     continuing: Continuing = Continuing.NO
     tells_usage: bool = False
@@ -74,7 +74,7 @@ def find_dialect(engine: str) -> Dialect:
     return DIALECTS.get(engine, _OPENAI)
 
 
-def open_rules(dialect: Dialect, open_fields: Iterable[str]) -> Mapping[Route, Mapping[str, Rule]]:
+def open_rules(dialect: Dialect, open_fields: Iterable[str]) -> Mapping[Route, Rules]:
     """Return the rules with the fields an operator opened, whatever they hold."""
     opened: dict[str, Rule] = dict.fromkeys(open_fields, req.anything)
     if not opened:
@@ -119,9 +119,9 @@ _STREAM_OPTIONS = req.mapping_of(
     }
 )
 
-_EVERYWHERE: Mapping[str, Rule] = {"model": req.text(256), "user": _SHORT}
+_EVERYWHERE: Rules = {"model": req.text(256), "user": _SHORT}
 
-_GENERATION: Mapping[str, Rule] = {
+_GENERATION: Rules = {
     **_EVERYWHERE,
     "stream": req.boolean,
     "stream_options": _STREAM_OPTIONS,
@@ -138,7 +138,7 @@ _GENERATION: Mapping[str, Rule] = {
     "service_tier": _SHORT,
 }
 
-_CHAT: Mapping[str, Rule] = {
+_CHAT: Rules = {
     **_GENERATION,
     "messages": req.messages,
     "max_completion_tokens": req.integer(1, 2**31 - 1),
@@ -159,7 +159,7 @@ _CHAT: Mapping[str, Rule] = {
     "safety_identifier": _SHORT,
 }
 
-_COMPLETIONS: Mapping[str, Rule] = {
+_COMPLETIONS: Rules = {
     **_GENERATION,
     "prompt": req.prompt,
     "suffix": _TEXT,
@@ -168,7 +168,7 @@ _COMPLETIONS: Mapping[str, Rule] = {
     "best_of": req.integer(1, req.N_MAX),
 }
 
-_EMBEDDINGS: Mapping[str, Rule] = {
+_EMBEDDINGS: Rules = {
     **_EVERYWHERE,
     "input": req.prompt,
     "encoding_format": req.one_of("float", "base64"),
@@ -176,7 +176,7 @@ _EMBEDDINGS: Mapping[str, Rule] = {
 }
 
 _DOCUMENT = req.either((str, _TEXT), (dict, req.mapping_of({"text": _TEXT})))
-_RERANK: Mapping[str, Rule] = {
+_RERANK: Rules = {
     **_EVERYWHERE,
     "query": _TEXT,
     "documents": req.list_of(_DOCUMENT, req.INPUTS_MAX, least=1),
@@ -185,7 +185,7 @@ _RERANK: Mapping[str, Rule] = {
     "max_tokens_per_doc": req.integer(1, 2**31 - 1),
 }
 
-_TOKENIZE: Mapping[str, Rule] = {
+_TOKENIZE: Rules = {
     **_EVERYWHERE,
     "content": _TEXT,
     "prompt": _TEXT,
@@ -198,17 +198,17 @@ _TOKENIZE: Mapping[str, Rule] = {
     "with_pieces": req.boolean,
 }
 
-_DETOKENIZE: Mapping[str, Rule] = {**_EVERYWHERE, "tokens": req.prompt}
+_DETOKENIZE: Rules = {**_EVERYWHERE, "tokens": req.prompt}
 
-_SCORE: Mapping[str, Rule] = {**_EVERYWHERE, "text_1": req.prompt, "text_2": req.prompt}
+_SCORE: Rules = {**_EVERYWHERE, "text_1": req.prompt, "text_2": req.prompt}
 
-_SAMPLING: Mapping[str, Rule] = {
+_SAMPLING: Rules = {
     "top_k": req.integer(-1, 2**31 - 1),
     "min_p": _SHARE,
     "ignore_eos": req.boolean,
 }
 
-_LLAMA: Mapping[str, Rule] = {
+_LLAMA: Rules = {
     **_SAMPLING,
     "typical_p": _SHARE,
     "top_n_sigma": req.number(-1, 1000),
@@ -245,7 +245,7 @@ _LLAMA: Mapping[str, Rule] = {
     "add_generation_prompt": req.boolean,
 }
 
-_VLLM: Mapping[str, Rule] = {
+_VLLM: Rules = {
     **_SAMPLING,
     "repetition_penalty": req.number(0.01, 100),
     "length_penalty": req.number(-100, 100),
@@ -287,7 +287,7 @@ _V1_PATHS: Mapping[Route, str] = {
 }
 
 
-def _rules(extra: Mapping[str, Rule]) -> Mapping[Route, Mapping[str, Rule]]:
+def _rules(extra: Rules) -> Mapping[Route, Rules]:
     return {
         Route.CHAT: {**extra, **_CHAT},
         Route.COMPLETIONS: {**extra, **_COMPLETIONS},

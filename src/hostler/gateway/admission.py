@@ -1,6 +1,5 @@
 """Admission: who asks, for which model, and whether the request may go to its engine as it is."""
 
-from collections.abc import Mapping
 from difflib import get_close_matches
 
 from hostler.app.auth import KeyRing, Scope, require
@@ -15,7 +14,7 @@ from hostler.core.errors import (
 from hostler.core.request import (
     Body,
     Route,
-    Rule,
+    Rules,
     as_object,
     check_fields,
     read_model,
@@ -33,7 +32,7 @@ NAMED_MAX = 20  # models named in an error
 PRIORITY_FIELD = b"x-hostler-priority"
 GENERATING = frozenset({Route.CHAT, Route.COMPLETIONS})
 
-REQUIRED: Mapping[Route, tuple[str, ...]] = {
+REQUIRED: dict[Route, tuple[str, ...]] = {
     Route.CHAT: ("messages",),
     Route.COMPLETIONS: ("prompt",),
     Route.EMBEDDINGS: ("input",),
@@ -44,12 +43,13 @@ REQUIRED: Mapping[Route, tuple[str, ...]] = {
 class Terms:
     """A model's rules, ready for use."""
 
-    __slots__ = ("dialect", "model", "rules")
+    __slots__ = ("dialect", "model", "rules", "served")
 
     def __init__(self, model: ModelView) -> None:
         self.model = model
         self.dialect: Dialect = find_dialect(model.engine)
         self.rules = open_rules(self.dialect, model.open_fields)
+        self.served = {route: self.rules[route] for route in self.dialect.paths}
 
 
 class Admitted:
@@ -182,7 +182,7 @@ class Admission:
             is_other = terms.model.name != job.model.name
             if not is_other or terms.model.worker_type is not job.model.worker_type:
                 return None
-            rules = terms.rules[job.route] if job.route in terms.dialect.paths else None
+            rules = terms.served.get(job.route)
             if rules is None or job.path:
                 return None
             check_body(job.body, rules, terms, ())
@@ -217,13 +217,14 @@ class Admission:
     def _job(self, request: Request, key: KeyView, route: Route) -> Job:
         body = as_object(parse_json_to_encode(request.body, self._json_depth))
         terms = self.find(read_model(body), key)
-        if route not in terms.dialect.paths:
+        rules = terms.served.get(route)
+        if rules is None:
             raise NotFound(
                 f"model {terms.model.name!r} ({terms.model.worker_type.value}, engine "
                 f"{terms.dialect.name}) does not do {route.value}",
                 param="model",
             )
-        check_body(body, terms.rules[route], terms, REQUIRED.get(route, ()))
+        check_body(body, rules, terms, REQUIRED.get(route, ()))
         job = Job(
             terms.model,
             route,
@@ -257,9 +258,7 @@ def read_priority(request: Request, key: KeyView) -> Priority:
         ) from None
 
 
-def check_body(
-    body: Body, rules: Mapping[str, Rule], terms: Terms, required: tuple[str, ...]
-) -> None:
+def check_body(body: Body, rules: Rules, terms: Terms, required: tuple[str, ...]) -> None:
     """Return when every field may go to the engine and none is missing.
 
     Raises:

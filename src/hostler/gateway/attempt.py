@@ -60,6 +60,8 @@ class Attempt:
         "_assembly",
         "_call",
         "_cutter",
+        "_exchange",
+        "_has_partial",
         "_hides",
         "_length",
         "_parts",
@@ -80,6 +82,7 @@ class Attempt:
 
     def __init__(self, relay: "Relay", claim: Claim, lane: Lane) -> None:
         self._relay = relay
+        self._exchange = relay.exchange
         self.claim = claim
         self.lane = lane
         self.mode: Mode = _WHOLE
@@ -96,6 +99,7 @@ class Attempt:
         self._size = 0
         self.takes_chunks = False
         self._cutter: EventCutter | None = None
+        self._has_partial = False  # it holds the beginning of an event
         self._watch: StreamWatch | None = None
         self._assembly: Assembly | None = None
         self._hides = False  # reports of progress that the client did not ask for
@@ -149,7 +153,9 @@ class Attempt:
         """The tokens of all choices of an answer that was put together; its body tells the first's."""
         if self._assembly is None or len(self._assembly.usages) < 2:
             return None
-        parts = [used for one in self._assembly.usages if (used := read_usage(one)) is not None]
+        parts = [
+            used for one in self._assembly.usages if (used := read_usage(dict(one))) is not None
+        ]
         return together(parts, self._relay.job.body.get("n") or 1) if parts else None
 
     def pause(self) -> None:
@@ -219,12 +225,12 @@ class Attempt:
 
     def on_chunks(self, frames: bytes, count: int) -> bool:
         self.is_heard = self.is_moving = True
-        watch, cutter = self._watch, self._cutter
-        if watch is None or not watch.is_plain(frames) or cutter is None or cutter.has_partial:
+        watch = self._watch
+        if watch is None or self._has_partial or not watch.is_plain(frames):
             return False
         if self._hides and PROGRESS in frames:
             return False
-        if not self._relay.exchange.pass_on(frames):
+        if not self._exchange.pass_on(frames):
             return False
         watch.events += count  # a chunk is an event, near enough for what nobody else counts
         return True
@@ -268,6 +274,7 @@ class Attempt:
         except UpstreamError:
             self._relay.attempt_failed(Failure.UNUSABLE)
             return
+        self._has_partial = self._cutter.has_partial
         if not events:
             return
         relay = self._relay

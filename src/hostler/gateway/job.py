@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from hashlib import blake2b
+from typing import Final
 
 from hostler.core.request import Body, Route, choices_of, encode_body
 from hostler.core.serving import Priority
 from hostler.core.snapshot import KeyView, ModelView
 from hostler.engines.assembly import with_progress
 from hostler.engines.dialect import Dialect
-from hostler.gateway.prompts import prompt_head, prompt_tokens, session_of
+from hostler.gateway.prompts import chat_head, prompt_head, prompt_tokens, session_of
 from hostler.routing.prefix import HEAD_BYTES, hash_blocks
 
 
@@ -64,7 +65,7 @@ class Job:
         self.asked = asked or model.name
         self.turn = ""
         self.route = route
-        self.route_name = path or route.value
+        self.route_name = path or _NAMES[route]
         self.path = path
         self.body = body
         self.key = key
@@ -142,7 +143,12 @@ class Job:
     @property
     def blocks(self) -> tuple[int, ...]:
         if self._blocks is None:
-            head = b"" if self.path else prompt_head(self.route, self.body, HEAD_BYTES)
+            if self.path:
+                head = b""
+            elif self.route is _CHAT:
+                head = chat_head(self.body, self._encoded, HEAD_BYTES)
+            else:
+                head = prompt_head(self.route, self.body, HEAD_BYTES)
             self._blocks = hash_blocks(head)
         return self._blocks
 
@@ -173,3 +179,5 @@ class Job:
 # Private
 
 _NO_OPTIONS: Body = {}
+_CHAT: Final = Route.CHAT  # as plain names: see wire/phase.py
+_NAMES: Final = {route: route.value for route in Route}

@@ -4,7 +4,7 @@ Computed when a policy asks, at most once a request. Nothing of it is kept or lo
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from msgspec.json import encode
 
@@ -36,6 +36,31 @@ def prompt_head(route: Route, body: Body, limit: int) -> bytes:
     return encode(prompt)[:-1][:limit] if prompt else b""
 
 
+def chat_head(body: Body, encoded: bytes, limit: int) -> bytes:
+    """Return what `prompt_head` does of a chat, cut out of its encoded body where that is possible.
+
+    encoded: the body as it goes to an engine, perhaps with more members. A quote inside a text is
+    escaped there, so no text looks like the beginning of the messages, or of the member after them.
+    """
+    start = encoded.find(_MESSAGES) + len(_MESSAGES) - 1
+    if start < len(_MESSAGES) or "tools" in body or "functions" in body:
+        return prompt_head(Route.CHAT, body, limit)
+    after = ""
+    is_next = False
+    for name in body:
+        if is_next:
+            after = name
+            break
+        is_next = name == "messages"
+    if after:
+        end = encoded.rfind(b'],"%b":' % after.encode())
+    else:
+        end = len(encoded) - 2 if encoded.endswith(b"]}") else -1
+    if end <= start:
+        return prompt_head(Route.CHAT, body, limit)
+    return encoded[start : min(end, start + limit)]
+
+
 def prompt_tokens(route: Route, body: Body) -> int:
     """Return about how many tokens there are to read: the texts' length, and token ids as they are."""
     total = 0
@@ -60,6 +85,7 @@ def session_of(fields: Mapping[bytes, bytes], body: Body) -> bytes:
 
 # Private
 
+_MESSAGES: Final = b'"messages":['
 _PROMPTS: Mapping[Route, tuple[str, ...]] = {
     Route.CHAT: ("tools", "functions", "messages"),
     Route.COMPLETIONS: ("prompt",),

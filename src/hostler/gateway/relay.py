@@ -71,7 +71,7 @@ class Relay:
         self.job = job
         self.is_started = False  # a byte of an answer has gone to the client
         self.said: Continuation | None = None  # what a stream that may be continued has said
-        if job.model.routing.continue_streams and can_continue(job):
+        if job.stream and job.model.routing.continue_streams and can_continue(job):
             self.said = Continuation(job.body)
         self.is_open = False  # a head and comments have: too late for a status
         self._attempt: Attempt | None = None
@@ -261,7 +261,8 @@ class Relay:
         self.attempts += 1
         turn = "goes on there" if self.is_started else self.job.turn
         why = f"{turn}: {claim.why}" if turn else claim.why
-        self.timeline.tried(claim.instance.instance_id, why, self._shared.clock())
+        now_s = claim.since_s if self.ticket is None else self._shared.clock()
+        self.timeline.tried(claim.instance.instance_id, why, now_s)
         before, attempt = self._attempt, None
         try:
             lane = self._shared.lanes.lane(claim.instance)

@@ -5,7 +5,7 @@ cannot occur in generated text.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -28,6 +28,7 @@ class StreamWatch:
         "_finished",
         "_hides_usage",
         "_is_unsure",
+        "_looks",
         "_owed",
         "_timed",
         "_told",
@@ -41,6 +42,7 @@ class StreamWatch:
         self._copies = copies
         self._hides_usage = hides_usage
         self._is_unsure = True  # whether this engine writes a space after a colon
+        self._looks = True  # at every event: at the beginning, and once a choice has ended
         self._finish_mark = _CLOSE
         self._finished: set[int] = set()
         self._told: list[Used] = []  # by usage objects: of the stream, or of each choice
@@ -71,7 +73,7 @@ class StreamWatch:
 
     def is_plain(self, events: bytes) -> bool:
         """May these go to the client without a look? No end, no error and no usage is among them."""
-        if self._is_unsure or self._finished or self.is_done:
+        if self._looks:
             return False
         # `in` tries the mark as a number first, and makes an error of it: find takes half the time
         find = events.find
@@ -108,6 +110,7 @@ class StreamWatch:
                 events = self._note_usage(events)
         elif self._hides_usage and _TOTAL in events:
             events = self._note_usage(events)
+        self._looks = self._is_unsure or bool(self._finished) or self.is_done
         return events + done if done and self.is_complete else events
 
     # Private
@@ -137,8 +140,8 @@ class StreamWatch:
         for chunk in _payloads(events, self._finish_mark):
             choices = chunk.get("choices")
             said = 0
-            for choice in choices if isinstance(choices, Sequence) else ():
-                if isinstance(choice, Mapping):
+            for choice in choices if isinstance(choices, list) else ():
+                if isinstance(choice, dict):
                     said += _says_something(choice)
                     if choice.get("finish_reason") is not None:
                         index = choice.get("index", 0)
@@ -187,10 +190,10 @@ _EMPTY = (b'"content":""', b'"content":null', b'"content": ""', b'"content": nul
 _SAYING = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
 
 
-def _says_something(choice: Mapping[str, Any]) -> bool:
+def _says_something(choice: dict[str, Any]) -> bool:
     """Whether a choice's chunk holds a part of its answer."""
     delta = choice.get("delta")
-    if isinstance(delta, Mapping):
+    if isinstance(delta, dict):
         return any(delta.get(name) for name in _SAYING)
     return bool(choice.get("text"))
 
@@ -213,9 +216,9 @@ def _spans(events: bytes, mark: bytes) -> Iterator[tuple[int, int]]:
         place = events.find(mark, end)
 
 
-def _payloads(events: bytes, mark: bytes) -> list[Mapping[str, Any]]:
+def _payloads(events: bytes, mark: bytes) -> list[dict[str, Any]]:
     """The JSON objects of those events that hold `mark`."""
-    found: list[Mapping[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for start, end in _spans(events, mark):
         if (told := parse_event(events[start:end])) is not None:
             try:

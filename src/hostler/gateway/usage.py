@@ -5,7 +5,7 @@ occur in generated text.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -54,20 +54,23 @@ def find_usage(body: bytes) -> Used | None:
     return used
 
 
-def read_usage(told: Mapping[str, Any]) -> Used | None:
+def read_usage(told: dict[str, Any]) -> Used | None:
     """Return what an engine's `usage` object says; None when it says nothing."""
     completion = _count(told, "completion_tokens", "output_tokens")
     prompt = _count(told, "prompt_tokens", "input_tokens")
-    total = _count(told, "total_tokens")
-    if completion is None and prompt is None and total is None:
-        return None
-    if prompt is None:
-        prompt = max(0, (total or 0) - (completion or 0))
-    details = told.get("prompt_tokens_details")
-    cached = _count(details, "cached_tokens") if isinstance(details, dict) else None
-    if cached is None:
-        cached = _count(told, "cache_read_input_tokens", "prompt_cache_hit_tokens") or 0
-    return Used(prompt, completion or 0, min(cached, prompt))
+    if prompt < 0:
+        total = _count(told, "total_tokens")
+        if total < 0 and completion < 0:
+            return None
+        prompt = max(0, max(0, total) - max(0, completion))
+    cached = -1  # mostly there are three members and none of these
+    if len(told) != 3 or completion < 0 or prompt < 0 or "total_tokens" not in told:
+        details = told.get("prompt_tokens_details")
+        if isinstance(details, dict):
+            cached = _count(details, "cached_tokens")
+        if cached < 0:
+            cached = _count(told, "cache_read_input_tokens", "prompt_cache_hit_tokens")
+    return Used(prompt, max(0, completion), min(max(0, cached), prompt))
 
 
 def together(parts: Sequence[Used], copies: int) -> Used:
@@ -81,12 +84,12 @@ def together(parts: Sequence[Used], copies: int) -> Used:
     )
 
 
-def read_timings(told: Mapping[str, Any]) -> Used | None:
+def read_timings(told: dict[str, Any]) -> Used | None:
     """Return what llama.cpp's `timings` of one choice say."""
     new, completion = _count(told, "prompt_n"), _count(told, "predicted_n")
-    if new is None or completion is None:
+    if new < 0 or completion < 0:
         return None
-    cached = _count(told, "cache_n") or 0
+    cached = max(0, _count(told, "cache_n"))
     return Used(new + cached, completion, cached)
 
 
@@ -99,7 +102,7 @@ _OBJECT = re.compile(
 )
 _TIMINGS = b'"timings":'
 _CACHE_N = re.compile(rb'"timings":\s*\{[^{}]*"cache_n":\s*(\d{1,12})\b')
-_MOST = 2**40  # tokens; what is more is nonsense
+_MOST: Final = 2**40  # tokens; what is more is nonsense
 
 
 def _decoded(data: bytes) -> dict[str, Any] | None:
@@ -110,9 +113,11 @@ def _decoded(data: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _count(told: Mapping[str, Any], *names: str) -> int | None:
-    for name in names:
-        value = told.get(name)
-        if type(value) is int and 0 <= value < _MOST:
-            return value
-    return None
+def _count(told: dict[str, Any], name: str, other: str = "") -> int:
+    """The number of this name, else of the other one; -1: there is none."""
+    value = told.get(name)
+    if type(value) is int:
+        number: int = value
+        if 0 <= number < _MOST:
+            return number
+    return _count(told, other) if other else -1

@@ -8,14 +8,15 @@ of fixed counts.
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Final
 from zlib import crc32
 
 from hostler.core.snapshot import InstanceView
 from hostler.routing.ask import Ask
 from hostler.routing.policies import Policy
 
-BLOCK_BYTES = 512  # about 128 tokens: shorter beginnings are not worth a detour
-HEAD_BYTES = 32 * 1024  # of a prompt that is looked at
+BLOCK_BYTES: Final = 512  # about 128 tokens: shorter beginnings are not worth a detour
+HEAD_BYTES: Final = 32 * 1024  # of a prompt that is looked at
 ENTRIES_MAX = (
     32_768  # blocks that are remembered of a model: 16 MiB of prompts, some 8 MB of memory
 )
@@ -30,10 +31,15 @@ def hash_blocks(head: bytes) -> tuple[int, ...]:
 
     A checksum is enough: prompts that meet by chance or by intent share an instance, nothing else.
     """
-    found, total = [], 0
-    for end in range(BLOCK_BYTES, min(len(head), HEAD_BYTES) + 1, BLOCK_BYTES):
+    length = min(len(head), HEAD_BYTES)
+    if length < BLOCK_BYTES:
+        return ()
+    found: list[int] = []
+    total, end = 0, BLOCK_BYTES
+    while end <= length:
         total = crc32(head[end - BLOCK_BYTES : end], total)
         found.append(end << 32 | total)
+        end += BLOCK_BYTES
     return tuple(found)
 
 
@@ -65,8 +71,14 @@ class PrefixTable:
         """The instance at this place reads these blocks now."""
         bit, holders = 1 << place, self._holders
         for block in reversed(blocks):  # so that the first one is the last to be forgotten
-            holders[block] = holders.get(block, 0) | bit
-            holders.move_to_end(block)
+            held = holders.get(block, 0)
+            if held & bit:
+                holders.move_to_end(block)
+            elif held:
+                holders[block] = held | bit
+                holders.move_to_end(block)
+            else:
+                holders[block] = bit  # a new one is the last
         while len(holders) > self._entries_max:
             holders.popitem(last=False)
 
@@ -93,6 +105,7 @@ class PrefixAware(Policy):
         super().__init__()
         self.table = PrefixTable(entries_max)
         self._gone = 0  # what they read is not forgotten yet
+        self._whys: dict[int, str] = {}  # each made once
 
     def changed(self, place: int) -> None:
         self.learns = self.places.count > 1
@@ -120,7 +133,7 @@ class PrefixAware(Policy):
             self.why = "new prefix, least in flight"
             return places.least(among)
         place = places.least(holders)
-        self.why = f"prefix {count} of {len(blocks)} blocks"
+        self.why = self._why(count, len(blocks))
         slots, used = places.at(place).concurrency, places.load(place)
         slack = min(BUSY_SHARE * slots, BUSY_MAX)
         # Below that nobody can be so much less busy.
@@ -128,6 +141,12 @@ class PrefixAware(Policy):
             self.why += ", but its instance is busy"
             return places.least(among)
         return place
+
+    def _why(self, count: int, of: int) -> str:
+        why = self._whys.get(count << 8 | of)  # there are 64 blocks at most
+        if why is None:
+            why = self._whys[count << 8 | of] = f"prefix {count} of {of} blocks"
+        return why
 
     def taken(self, chosen: InstanceView, ask: Ask) -> None:
         if blocks := ask.blocks:

@@ -104,9 +104,7 @@ class Exchange:
         connection = self._connection
         if connection is None:
             return
-        head = self._head(connection, status, headers, len(body), lines)
-        data = head + b"\r\n" if self._bodiless else b"%b\r\n%b" % (head, body)
-        connection.write(data)
+        connection.write(self._head(connection, status, headers, len(body), lines, body))
         self._finish(connection, self._keep)
 
     def send_error(self, error: HostlerError) -> None:
@@ -126,7 +124,7 @@ class Exchange:
         """Send the head of an answer whose body follows. length: None for chunks. lines: as in `send`."""
         connection = self._connection
         if connection is not None:
-            connection.write(self._head(connection, status, headers, length, lines) + b"\r\n")
+            connection.write(self._head(connection, status, headers, length, lines))
 
     def write(self, data: bytes) -> None:
         """Send a part of the body; framed when chunked."""
@@ -183,8 +181,9 @@ class Exchange:
         headers: Sequence[tuple[bytes, bytes]],
         length: int | None,
         lines: bytes,
+        body: bytes = b"",
     ) -> bytes:
-        """Return the head of the answer without its empty line, and note how the body is framed."""
+        """Return the head of the answer, and its body if it may have one; note how that is framed."""
         if self._started:
             raise RuntimeError("this answer has already been started")
         if headers:
@@ -210,17 +209,24 @@ class Exchange:
         elif request.version == 0:
             framing += b"connection: keep-alive\r\n"
         server = connection.server
+        said = b"" if self._bodiless else body
         if server.is_bare:
-            return b"%b%b%b" % (STATUS_LINES[status], framing, lines)
+            return b"".join([STATUS_LINES[status], framing, lines, b"\r\n", said])
         cors = server.cors
         if cors is not None:
             framing += cors.lines(request)
-        return b"%b%bx-request-id: %b\r\n%b%b" % (
-            STATUS_LINES[status],
-            server.common_headers,
-            request.request_id.encode(),
-            framing,
-            lines,
+        return b"".join(
+            [
+                STATUS_LINES[status],
+                server.common_headers,
+                b"x-request-id: ",
+                request.request_id.encode(),
+                b"\r\n",
+                framing,
+                lines,
+                b"\r\n",
+                said,
+            ]
         )
 
     def _finish(self, connection: "ServerConnection", keep: bool) -> None:

@@ -34,7 +34,7 @@ def parse_json(body: bytes, depth: int = DEPTH) -> Any:
 
 def parse_json_to_encode(body: bytes, depth: int) -> Any:
     """As `parse_json`, but an integer beyond 64 bits stands: to encode it raises OverflowError."""
-    if body.count(b"[") + body.count(b"{") > depth and _is_deeper(body, depth):
+    if _opens_more(body, depth) and _is_deeper(body, depth):
         raise InvalidJSON(f"the body is nested more than {depth} deep")
     try:
         return _decode(body)
@@ -48,6 +48,19 @@ def large_integer() -> InvalidJSON:
 
 
 # Private
+
+
+def _opens_more(body: bytes, most: int) -> bool:
+    """Does the text have more brackets and braces than so many? Most have a few, and are long."""
+    left = most
+    for opener in (b"[", b"{"):
+        place = body.find(opener)
+        while place >= 0:
+            left -= 1
+            if left < 0:
+                return True
+            place = body.find(opener, place + 1)
+    return False
 
 
 def _is_deeper(body: bytes, depth: int) -> bool:

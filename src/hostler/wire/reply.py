@@ -184,18 +184,26 @@ def whole_chunks(data: bytes) -> tuple[int, int]:
     For bytes at whose beginning a chunk begins. The chunk of size 0 is none.
     """
     start, count, length = 0, 0, len(data)
-    while start < length:
-        line_end = data.find(b"\r\n", start, start + _PLAIN_DIGITS + 2)
-        if line_end <= start or data[start] == _ZERO:
+    while start + 4 < length:
+        at, size = start, 0
+        last = min(start + _PLAIN_DIGITS, length - 2)
+        while at < last:  # number by number, which is what compiled code does best
+            byte = data[at]
+            if 0x30 <= byte <= 0x39:
+                size = size * 16 + byte - 0x30
+            elif 0x61 <= byte | 0x20 <= 0x66:
+                size = size * 16 + (byte | 0x20) - 0x57
+            else:
+                break
+            if not size:  # the last chunk, or one whose size begins with 0
+                return count, start
+            at += 1
+        end = at + size + 4
+        if at == start or end > length or size < 2:
             break
-        digits = data[start:line_end]
-        if not digits.isalnum():  # int takes signs, spaces and underscores, too
+        if data[at] != _CR or data[at + 1] != _LF or data[end - 1] != _LF:
             break
-        try:
-            end = line_end + 2 + int(digits, 16) + 2
-        except ValueError:
-            break
-        if end > length or not data.startswith(b"\n\n\r\n", end - 4):
+        if data[end - 2] != _CR or data[end - 3] != _LF or data[end - 4] != _LF:
             break
         start = end
         count += 1
@@ -212,8 +220,9 @@ _LENGTH_NAME = b"content-length"
 _LINE_BYTES = 4096  # of a chunk's size line or a trailer field
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]+)(?=[ \t]*\r\n)")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[^\r\n]*)?\r?\n")
-_PLAIN_DIGITS = 6  # of the size of a chunk that is passed on as it is; none begins with 0
-_ZERO = 0x30
+_PLAIN_DIGITS: Final = 6  # of the size of a chunk that is passed on as it is; none begins with 0
+_CR: Final = 0x0D
+_LF: Final = 0x0A
 _PARTIAL_SIZE = re.compile(rb"\Z|[0-9A-Fa-f]{1,12}[ \t]*(?:;[^\r\n]*)?\r?\Z")
 _PARTIAL_LINE = re.compile(rb"[^\n]*\Z")
 

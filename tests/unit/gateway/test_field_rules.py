@@ -1,6 +1,5 @@
 """What a request may hold, field by field, for each dialect."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -12,7 +11,7 @@ from hostler.core.errors import BadRequest, HostlerError, InvalidJSON, UnknownPa
 from hostler.core.request import (
     DANGEROUS,
     Route,
-    Rule,
+    Rules,
     as_object,
     check_fields,
     encode_body,
@@ -240,7 +239,7 @@ def test_F94_no_value_of_any_field_is_more_than_a_refusal(body: dict[str, Any]) 
             assert error is None or (error.http_status == 400 and error.param is not None)
 
 
-def verdict(body: dict[str, Any], rules: Mapping[str, Rule]) -> HostlerError | None:
+def verdict(body: dict[str, Any], rules: Rules) -> HostlerError | None:
     try:
         check_fields(body, rules, engine="e", model="m")
     except HostlerError as error:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostler.core.request import Route
-from hostler.gateway.prompts import prompt_head, prompt_tokens, session_of
+from hostler.core.request import Route, encode_body
+from hostler.gateway.prompts import chat_head, prompt_head, prompt_tokens, session_of
 
 
 def chat(*texts: str, **fields: Any) -> dict[str, Any]:
@@ -40,6 +40,36 @@ def test_a_head_is_no_longer_than_asked_and_a_beginning_of_the_longer_one(
     head = prompt_head(Route.CHAT, body, limit)
     assert len(head) <= limit
     assert prompt_head(Route.CHAT, body, 10_000).startswith(head[: limit // 4])
+
+
+AFTER = ("temperature", "user", "stop", "stream", "stream_options", "n")
+MEANT = ('],"temperature":1', '"messages":[', '\\"],\\"user\\":"', "]}", "[{")
+
+
+@given(
+    st.lists(st.text(max_size=80) | st.sampled_from(MEANT), min_size=1, max_size=5),
+    st.permutations(("model", "messages", *AFTER)),
+    st.integers(0, 7),
+    st.integers(1, 400),
+    st.booleans(),
+)
+def test_the_head_of_a_chat_is_the_same_cut_out_of_its_encoded_body(
+    texts: list[str], order: list[str], most: int, limit: int, is_longer: bool
+) -> None:
+    values = {"temperature": 0.5, "user": '],"stop":', "stop": ["]}", "x"], "stream": True, "n": 1}
+    whole = {**chat(*texts), **values, "stream_options": {"include_usage": False}}
+    names = ["messages", *(name for name in order[:most] if name != "messages")]
+    body = {name: whole[name] for name in order if name in names}
+    encoded = encode_body(body)
+    if is_longer:  # as it goes to an engine that is asked for its usage
+        encoded = encode_body({**body, "stream_options": {"include_usage": True}})
+    assert chat_head(body, encoded, limit) == prompt_head(Route.CHAT, body, limit)
+
+
+def test_the_head_of_a_chat_with_tools_or_not_encoded_yet_is_read_from_its_parts() -> None:
+    body = chat("a", tools=[{"type": "function", "function": {"name": "look"}}], temperature=1)
+    assert chat_head(body, encode_body(body), 300) == prompt_head(Route.CHAT, body, 300)
+    assert chat_head(chat("a"), b"", 300) == prompt_head(Route.CHAT, chat("a"), 300)
 
 
 @pytest.mark.parametrize(

@@ -55,10 +55,10 @@ class Terms:
 class Admitted:
     """Who asks, by which route; as long as the ring of keys is this one."""
 
-    __slots__ = ("expires_at_s", "key", "ring", "route")
+    __slots__ = ("expires_at_s", "handler", "key", "ring")
 
     def __init__(self, route: GatewayRoute, key: KeyView | None, ring: KeyRing) -> None:
-        self.route = route
+        self.handler = route.handler
         self.key = key
         self.ring = ring
         self.expires_at_s = key.expires_at_s if key is not None else None

@@ -142,7 +142,7 @@ class Attempt:
         """The tokens of what was forwarded as it came; None when nothing was."""
         relay = self._relay
         if self._watch is not None:
-            used = self._watch.used(relay.job.prompt_tokens)
+            used = self._watch.told() or self._watch.counted(relay.job.prompt_tokens)
             return used if relay.said is None else relay.said.used(used)
         if self.mode is not _PASS:
             return None

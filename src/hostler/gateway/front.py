@@ -49,7 +49,7 @@ class Front:
         try:
             if admitted is None or head is not exchange.request:
                 admitted = self._admit(exchange.request)
-            admitted.route.handler(exchange, admitted.key)
+            admitted.handler(exchange, admitted.key)
         except HostlerError as error:
             self._metrics.refused(error.code)
             exchange.send(*own_error(error))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from hostler.core.errors import HostlerError, WorkerLost
 from hostler.core.model import PrefixReach
-from hostler.core.request import Route
 from hostler.core.serving import FallbackCause
 from hostler.gateway.answers import STREAM_LINES, own_error
 from hostler.gateway.attempt import Attempt
@@ -19,7 +18,7 @@ from hostler.gateway.detours import Detour, cause_of, is_too_long
 from hostler.gateway.job import Job
 from hostler.gateway.place import Place
 from hostler.gateway.timeline import CLIENT_GONE, Timeline
-from hostler.gateway.usage import Used, find_usage
+from hostler.gateway.usage import find_usage, untold
 from hostler.routing.claim import Claim, Outcome
 from hostler.routing.pool import Busy
 from hostler.routing.router import NOBODY
@@ -153,7 +152,7 @@ class Relay:
             return
         if outcome is _OK:
             used = self._attempt.assembled() if self._attempt is not None else None
-            self.timeline.used = used = used or find_usage(body) or _untold(self.job)
+            self.timeline.used = used = used or find_usage(body) or untold(self.job.route)
             if self._attempt is not None and used is not None and not used.is_estimated:
                 self._attempt.claim.answer_tokens = used.completion
         self._stop_attempt(outcome)
@@ -355,11 +354,6 @@ _OUTCOMES = {
     Failure.UNUSABLE: Outcome.UPSTREAM_STATUS,
     Failure.ENGINE_ERROR: Outcome.UPSTREAM_STATUS,
 }
-
-
-def _untold(job: Job) -> Used | None:
-    """The usage of an answer whose engine should have told it."""
-    return Used(0, 0, is_estimated=True) if job.route is not Route.TOKENIZE else None
 
 
 def _turns_away(relay: Relay, cause: FallbackCause | None, end: Callable[[], None]) -> bool:

@@ -6,7 +6,7 @@ cannot occur in generated text.
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -61,15 +61,14 @@ class StreamWatch:
         """Has everything been said as it should?"""
         return self.is_done and self.is_finished and not self.is_failed
 
-    def used(self, prompt_tokens: int) -> Used:
-        """The tokens of the stream: as the engine told, else the events that came.
+    def told(self) -> Used | None:
+        """The tokens of the stream, as the engine told; None: it did not."""
+        told = self._told or (self._timed if self.is_finished else None)
+        return together(told, self._copies) if told else None
 
-        prompt_tokens: about how many the prompt has, 0 when nobody knows.
-        """
-        told = self._told or (self._timed if self.is_finished else ())
-        if not told:
-            return Used(prompt_tokens, max(0, self.events), is_estimated=True)
-        return together(told, self._copies)
+    def counted(self, prompt_tokens: int) -> Used:
+        """Its tokens by the events that came. prompt_tokens: about how many; 0 when nobody knows."""
+        return Used(prompt_tokens, max(0, self.events), is_estimated=True)
 
     def is_plain(self, events: bytes) -> bool:
         """May these go to the client without a look? No end, no error and no usage is among them."""
@@ -119,7 +118,7 @@ class StreamWatch:
         """Learn how the engine writes; do not count a first event that only says whose turn it is."""
         if not self.events:
             first = events[: events.find(b"\ndata:") + 1 or len(events)]
-            if b'"role"' in first and any(mark in first for mark in _EMPTY):
+            if first.find(b'"role"') >= 0 and _EMPTY.search(first) is not None:
                 self.events -= 1
         if b'"finish_reason":' in events:
             self._is_unsure = False
@@ -181,12 +180,13 @@ class StreamWatch:
 
 # Private
 
+_decode: Final = msgspec.json.Decoder().decode
 _NULL = b"data: null\n\n"
 _NULLS = re.compile(rb"(?:\A|(?<=\n\n))(?:data: null\n\n)+")  # a whole event, not the end of one
 # Marks that end in a rare byte are found twice as fast as others.
 _CLOSE, _SPACED = b'reason":"', b'reason": "'  # of a finish_reason that is one
 _TOTAL = b'"total_tok'  # of a usage object
-_EMPTY = (b'"content":""', b'"content":null', b'"content": ""', b'"content": null')
+_EMPTY = re.compile(rb'"content": ?(?:""|null)')
 _SAYING = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
 
 
@@ -222,7 +222,7 @@ def _payloads(events: bytes, mark: bytes) -> list[dict[str, Any]]:
     for start, end in _spans(events, mark):
         if (told := parse_event(events[start:end])) is not None:
             try:
-                chunk = msgspec.json.decode(told.data)
+                chunk = _decode(told.data)
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 continue
             if isinstance(chunk, dict):

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
+from hostler.core.request import Route
+
 TAIL_BYTES = 4096  # of an answer: where most engines tell their usage
 HEAD_BYTES = 1024  # some tell it before their vectors
 
@@ -52,6 +54,11 @@ def find_usage(body: bytes) -> Used | None:
         if had is not None:
             used.cached = min(int(had[1]), used.prompt)  # llama.cpp says it in `timings`
     return used
+
+
+def untold(route: Route) -> Used | None:
+    """The usage of an answer whose engine should have told it."""
+    return Used(0, 0, is_estimated=True) if route is not Route.TOKENIZE else None
 
 
 def read_usage(told: dict[str, Any]) -> Used | None:

@@ -16,6 +16,7 @@ ROWS = (
     ("F12", "tests/chaos/test_processes.py", "60 s without another start"),
     ("F16", "tests/integration/engines/test_process_engine.py", "5 s after the threads ended"),
     ("F21", "tests/chaos/test_network.py", "60 s of lost packets, each way"),
+    ("F19", "tests/chaos/test_machines.py", "five machines, lines cut and lossy, a host that dies"),
     ("F33", "tests/chaos/test_controller.py", "20 s of SIGSTOP for all"),
     ("F79", "tests/chaos/test_storage.py", "the store locked for 20 s"),
     ("F83", "tests/chaos/test_background.py", "every task of the controller, under load"),

@@ -32,13 +32,16 @@ hung_after_s = 60.0
 class Elsewhere:
     """`hostler gateway run` in a folder of its own, as on another machine."""
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, address: str = "127.0.0.1") -> None:
         self.cluster = cluster
         self.folder = folder
+        self.address = address
         self.port = free_port()
         self.log = folder / "gateway.log"
         self.process: subprocess.Popen[bytes] | None = None
-        (folder / "hostler.toml").write_text(f"[server]\nport = {self.port}\n")
+        (folder / "hostler.toml").write_text(
+            f'[server]\nhost = "{address}"\nport = {self.port}\nallow_remote = true\n'
+        )
 
     def start(self, *more: str) -> None:
         record = json.loads((self.cluster.state_dir / "up.json").read_bytes())
@@ -61,7 +64,7 @@ class Elsewhere:
         return process.wait(40)
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=30)
         try:
             headers = {
                 "authorization": f"Bearer {self.cluster.admin_key}",
@@ -74,9 +77,9 @@ class Elsewhere:
         finally:
             connection.close()
 
-    def chat(self, text: str) -> tuple[int, dict[str, str], bytes]:
+    def chat(self, text: str, model: str = "echo") -> tuple[int, dict[str, str], bytes]:
         messages = [{"role": "user", "content": text}]
-        return self.ask("POST", "/v1/chat/completions", {"model": "echo", "messages": messages})
+        return self.ask("POST", "/v1/chat/completions", {"model": model, "messages": messages})
 
     def wait_ready(self, status: str = "ok", seconds: float = 20.0) -> None:
         ends_s = time.monotonic() + seconds

@@ -1,6 +1,6 @@
 """The manager's pure core (plan, reconcile, registry) with processes that exist on paper only.
 
-`Paper` is the machine: it starts and ends processes at once and remembers each of them, whatever the
+`Paper` is the machines: it starts and ends processes at once and remembers each of them, whatever the
 registry believes. Nothing here waits, and time passes when a rule says so.
 """
 
@@ -21,9 +21,11 @@ from hostler.core.snapshot import Endpoint
 from hostler.manager.plan import GONE
 from hostler.manager.reconcile import Reconciler
 from hostler.registry.expected import Expected
+from hostler.registry.host_reports import gone
 from hostler.registry.registry import Registry
 from hostler.testing.clock import ManualClock
 
+HERE, ELSEWHERE = "", ("b", "c")
 Message = Registration | Beat | Departure
 LIFE = LifeConfig(crash_limit=4)
 
@@ -34,6 +36,7 @@ class Process:
 
     instance: Instance
     deployment: Deployment
+    machine: str = HERE
     alive: bool = True
     hangs: bool = False
     loaded: bool = False
@@ -96,6 +99,8 @@ class Paper:
         self.epochs: Counter[tuple[str, int]] = Counter()
         self.incarnation = 0
         self.has_room = True
+        self.emptied: set[str] = set()  # machines that an operator drains
+        self.cut: set[str] = set()  # machines that are lost
         self.boot()
 
     def boot(self) -> None:
@@ -114,8 +119,11 @@ class Paper:
             clock=self.clock,
             has_room=lambda deployment: self.has_room,
             unheard=lambda: self.registry.unheard,
+            leaving=self.leaving,
         )
         for process in self.living():
+            if process.machine in self.cut:
+                continue  # given up: nobody remembers that it was ordered
             fresh = msgspec.structs.replace(process.instance, state=State.PENDING)
             self.registry.add(fresh, expected(process), adopted=True)
             self.registry.post(fresh.instance_id, Signal.LAUNCH, "adopted")
@@ -134,7 +142,7 @@ class Paper:
             generation=deployment.process_generation,
             since_s=self.clock(),
         )
-        process = Process(instance, deployment)
+        process = Process(instance, deployment, self.free_machine())
         self.processes[instance.instance_id] = process
         self.registry.add(instance, expected(process))
         self.registry.post(instance.instance_id, Signal.LAUNCH)
@@ -146,6 +154,36 @@ class Paper:
     def forget(self, instance_id: str) -> None:
         self.registry.forget(instance_id)
 
+    # Machines
+
+    def free_machine(self) -> str:
+        """The one with the fewest processes of those that may take one more."""
+        able = {HERE, *ELSEWHERE} - self.emptied - self.cut
+        busy = Counter(process.machine for process in self.living())
+        return min(able, key=lambda one: (busy[one], one))
+
+    def leaving(self) -> frozenset[str]:
+        return frozenset(
+            process.instance.instance_id
+            for process in self.living()
+            if process.machine in self.emptied
+        )
+
+    def lose(self, machine: str) -> None:
+        """It has been silent for so long that what it has is given up; it serves on."""
+        self.cut.add(machine)
+        for process in self.living():
+            record = self.registry.record(process.instance.instance_id)
+            if process.machine == machine and record is not None:
+                gone(self.registry, record, "its host has been silent")
+
+    def find(self, machine: str) -> None:
+        """It is back, and ends what its list does not name."""
+        self.cut.discard(machine)
+        for process in self.living():
+            if process.machine == machine:
+                process.alive = False
+
     # What processes do
 
     def living(self) -> list[Process]:
@@ -154,6 +192,8 @@ class Paper:
     def deliver(self, message: Message) -> None:
         """Bring a message to the controller; a sender that is told to go, goes."""
         process = self.processes[message.instance_id]
+        if process.machine in self.cut:
+            return
         try:
             match message:
                 case Registration():
@@ -170,7 +210,7 @@ class Paper:
         """It is gone, and its controller sees that by its pidfd."""
         process.alive = False
         record = self.registry.record(process.instance.instance_id)
-        if record is None:
+        if record is None or process.machine in self.cut:
             return
         is_draining = record.instance.state is State.DRAINING
         signal = Signal.DRAINED if is_draining else Signal.EXITED
@@ -181,6 +221,8 @@ class Paper:
         for _ in range(rounds):
             self.reconciler.look()
             for process in self.living():
+                if process.machine in self.cut:
+                    continue
                 record = self.registry.record(process.instance.instance_id)
                 is_failed = record is None or record.instance.state is State.FAILED
                 if process.ordered_out or is_failed:
@@ -196,8 +238,13 @@ class Paper:
     # Private
 
     def _moved(self, before: Instance, after: Instance) -> None:
+        process = self.processes[after.instance_id]
+        if process.machine in self.cut:
+            if after.state is State.FAILED:
+                self.reconciler.defer(after, 0.0)
+            return
         if after.state in GONE:
-            self.processes[after.instance_id].alive = False  # killed: its place is another's
+            process.alive = False  # killed: its place is another's
         if after.state is State.FAILED:
             self.reconciler.crashed(after, final=False)
 

@@ -13,7 +13,7 @@ from hostler.core.deployment import Deployment, Wish
 from hostler.core.lifecycle import State
 from hostler.core.model import WorkerType
 from tests.machines import CountedMachine, machine_settings
-from tests.stateful.model import Paper, Process, on_paper
+from tests.stateful.model import ELSEWHERE, Paper, Process, on_paper
 
 NAMES = st.sampled_from(["anna", "bert"])
 SERVES = (State.READY, State.SUSPECT)
@@ -95,6 +95,22 @@ class Core(CountedMachine):
         again = self.paper.reconciler.look()
         assert not again, f"ordered twice: {again}"
 
+    # Machines
+
+    @rule(machine=st.sampled_from(ELSEWHERE), emptied=st.booleans())
+    def empty(self, machine: str, emptied: bool) -> None:
+        (self.paper.emptied.add if emptied else self.paper.emptied.discard)(machine)
+
+    @rule(machine=st.sampled_from(ELSEWHERE))
+    def lose(self, machine: str) -> None:
+        if machine not in self.paper.cut:
+            self.paper.lose(machine)
+
+    @rule(machine=st.sampled_from(ELSEWHERE))
+    def find(self, machine: str) -> None:
+        if machine in self.paper.cut:
+            self.paper.find(machine)
+
     # Processes
 
     @precondition(lambda self: self.paper.living())
@@ -175,11 +191,14 @@ class Core(CountedMachine):
                 assert process.alive, f"{view.instance_id} is ready and has no process"
                 assert not process.ordered_out, f"{view.instance_id} was sent away and is ready"
                 assert process.loaded, f"{view.instance_id} never registered"
+                assert process.machine not in self.paper.cut, f"{view.instance_id} is out of reach"
 
     @invariant()
     def every_process_is_in_the_table(self) -> None:
         known = {record.instance.instance_id for record in self.paper.registry.records()}
         for process in self.paper.living():
+            if process.machine in self.paper.cut:
+                continue  # it is ended when its machine is back
             assert process.instance.instance_id in known, f"{process.instance} is an orphan"
 
     @invariant()
@@ -197,6 +216,8 @@ class Core(CountedMachine):
         paper = self.paper
         for process in paper.living():
             process.hangs = False
+        for machine in list(paper.cut):
+            paper.find(machine)
         for wish in paper.wishes.values():
             paper.reconciler.pardon(wish.worker_key)
         paper.settle()
@@ -204,6 +225,7 @@ class Core(CountedMachine):
             mine = [p for p in paper.living() if p.instance.worker_key == wish.worker_key]
             assert len(mine) == wish.wanted_instances, f"{wish.name}: {len(mine)} processes"
             assert {p.instance.generation for p in mine} <= {wish.process_generation}
+            assert not paper.leaving(), "a machine was not emptied"
         paper.wishes.clear()
         paper.settle()
         assert paper.living() == []
@@ -220,13 +242,15 @@ class Core(CountedMachine):
         Of one specification one serves and one will. Who was adopted and has not spoken yet does not
         count: it may have been sent away by the controller before, and only it knows.
         """
-        seen: Counter[tuple[str, int, int, bool]] = Counter()
+        leaving = self.paper.leaving()
+        seen: Counter[tuple[str, int, int, bool, bool]] = Counter()
         places: Counter[tuple[str, int]] = Counter()
         for record in self.paper.registry.records():
             one = record.instance
             is_known = one.instance_id not in self.paper.registry.unheard
             if is_known and one.state in (State.PENDING, State.STARTING, *SERVES):
-                seen[one.worker_key, one.replica, one.generation, one.state is State.READY] += 1
+                is_old, is_ready = one.instance_id in leaving, one.state is State.READY
+                seen[one.worker_key, one.replica, one.generation, is_old, is_ready] += 1
                 places[one.worker_key, one.replica] += 1
         assert max(seen.values(), default=0) <= 1, f"two for one place: {seen}"
         assert max(places.values(), default=0) <= 2, f"more than an old and a new one: {places}"

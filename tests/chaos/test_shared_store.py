@@ -13,6 +13,9 @@ import pytest
 from hostler.app.process import tagged
 from hostler.manager.workers import STATE_TAG
 from hostler.testing.cluster import Cluster, fake_model
+from hostler.testing.host_run import HostRun
+from hostler.wire.authority import CA_KEY_FILE, Authority
+from hostler.wire.identity import CA_FILE
 from tests.chaos.figures import tell
 from tests.chaos.pressure import Pressure
 from tests.postgres import Postgres, running_postgres, until
@@ -33,11 +36,22 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="module")
-def both(postgres: Postgres) -> Iterator[tuple[Cluster, Cluster]]:
-    """The one that leads, and its standby."""
+def both(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Cluster, Cluster]]:
+    """The one that leads, and its standby; one authority vouches for both, as hosts know one."""
     url = postgres.new_url().replace("not-needed", "s3cret")
+    folder = tmp_path_factory.mktemp("ca")
+    Authority.open(folder, ())
+    control = (
+        '[control]\nhost = "127.0.0.1"\nport = 0\nnames = ["127.0.0.1"]\n'
+        f'tls_ca = "{folder / CA_FILE}"\ntls_ca_key = "{folder / CA_KEY_FILE}"\n'
+    )
     made = [
-        Cluster(f'{LIFE}[store]\nurl = "{url}"\nname = "{name}"\n' + fake_model("echo", tokens=6))
+        Cluster(
+            f'{LIFE}[store]\nurl = "{url}"\nname = "{name}"\n{control}'
+            + fake_model("echo", tokens=6)
+        )
         for name in ("anna", "bert")
     ]
     try:
@@ -53,6 +67,24 @@ def both(postgres: Postgres) -> Iterator[tuple[Cluster, Cluster]]:
             cluster.clear()
             cluster.truth.watch.stop()
             shutil.rmtree(cluster.root, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def host(both: tuple[Cluster, Cluster]) -> Iterator[HostRun]:
+    """A machine that has joined whoever leads of the two, with a model of its own."""
+    anna = both[0]
+    told = [json.loads((one.state_dir / "up.json").read_bytes())["control_url"] for one in both]
+    token = anna.json("POST", "/api/v1/tokens", {"role": "host"})["token"]
+    with HostRun() as made:
+        made.start(
+            "host", "join", *(f"--controller={url}" for url in told), f"--token={token}",
+            "--address=127.0.0.1", "--port=0", "--name=far-away",
+        )  # fmt: skip
+        until(lambda: "far-away" in str(anna.json("GET", "/api/v1/hosts")), 30, "it has joined")
+        order = {"model": "far", "engine": "fake", "worker_type": "llm", "host": "far-away"}
+        assert anna.request("POST", "/api/v1/models", order)[0] == 202
+        until(lambda: len(anna.ready("far")) == 1, 30, "its model is ready")
+        yield made
 
 
 def said(cluster: Cluster) -> str:
@@ -106,7 +138,7 @@ def test_F79_an_outage_of_the_database_costs_no_request_and_no_worker(
             time.sleep(GRACE_S + 2.0)  # longer than workers without a controller live
         finally:
             postgres.start()
-        took_s = until(lambda: leads(anna), 20, "it leads again")
+        took_s = anna.wait_for(lambda: leads(anna), 20, "it leads again")
         time.sleep(1.0)
     pressure.assert_unharmed(at_least=100)
     tell(f"database back: the controller before leads again after {took_s:.2f} s")
@@ -114,18 +146,23 @@ def test_F79_an_outage_of_the_database_costs_no_request_and_no_worker(
 
 
 def test_F35_the_standby_serves_and_the_workers_of_the_dead_leader_end(
-    both: tuple[Cluster, Cluster],
+    both: tuple[Cluster, Cluster], host: HostRun
 ) -> None:
+    """Those on another machine stay, and report to the new leader."""
     anna, bert = both
+    (far,) = anna.ready("far")
     for role in ("up", "controller", "gateway"):
         anna.kill(role, signal.SIGKILL)
     began_s = time.monotonic()
     until(lambda: leads(bert), 20, "bert leads")
     led_s = time.monotonic() - began_s
+    until(lambda: bert.chat("far", "who serves?")[0] == 200, 20, "the host's model serves")
+    far_s = time.monotonic() - began_s
+    assert [one["instance_id"] for one in bert.ready("far")] == [far["instance_id"]]
     until(bert.is_ready, 30, "bert serves")
     ready_s = time.monotonic() - began_s
     assert bert.chat("echo", "still there?")[0] == 200
-    until(lambda: "Hostler serves 1 of 1 models" in said(bert), 20, "bert says that it serves")
+    until(lambda: "Hostler serves 2 of 2 models" in said(bert), 20, "bert says that it serves")
 
     def left() -> bool:
         return bool(tagged(STATE_TAG, str(anna.state_dir)))
@@ -133,8 +170,9 @@ def test_F35_the_standby_serves_and_the_workers_of_the_dead_leader_end(
     until(lambda: not left(), 30, "nothing of anna runs")
     both_s = time.monotonic() - began_s - ready_s
     tell(
-        f"leader's machine killed: the standby leads after {led_s:.2f} s and serves after "
-        f"{ready_s:.2f} s; two processes of one place for {max(both_s, 0.0):.2f} s"
+        f"leader's machine killed: the standby leads after {led_s:.2f} s, serves what runs on a host "
+        f"after {far_s:.2f} s and what it starts itself after {ready_s:.2f} s",
+        f"two processes of one place for {max(both_s, 0.0):.2f} s",
     )
     assert both_s < GRACE_S + 10.0
     assert bert.stop() == 0

@@ -247,7 +247,7 @@ def meaning(error: sa.exc.SQLAlchemyError, where: str) -> HostlerError:
     if state in _PASSING or state[:2] in ("08", "40"):
         return StorageBusy(f"database {where}: {_PASSING.get(state, text)}", retry_after_s=1)
     if not state:  # no server said it, or one before it let us in
-        if "FATAL" in text and not any(sign in text for sign in _NOT_YET):
+        if "FATAL" in text and any(sign in text for sign in _FOR_GOOD):
             return StorageFailed(f"database {where}: it refuses us ({text})", retry_after_s=1)
         return StorageBusy(f"database {where}: cannot be reached ({text})", retry_after_s=1)
     return StorageFailed(f"database {where}: {text} ({state})", retry_after_s=1)
@@ -267,7 +267,15 @@ _PASSING = {
     "57P03": "it is starting",
     "25P03": "it ended a transaction that stood still",
 }
-_NOT_YET = ("starting up", "shutting down", "in recovery", "too many", "remaining connection slots")
+# libpq tells no code of a connection that was refused. What is not among these may pass: a server that
+# starts, stops, recovers or is full says so in many ways.
+_FOR_GOOD = (
+    "does not exist",
+    "authentication failed",
+    "pg_hba.conf",
+    "no password",
+    "permission denied",
+)
 
 
 def _lock_schema(connection: sa.Connection) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -82,20 +83,24 @@ def test_it_holds_workers_and_gateways_until_another_leads(paths: StatePaths) ->
 
 
 def test_who_calls_the_control_port_is_turned_away_at_once(paths: StatePaths) -> None:
+    async def call(port: int, within_s: float) -> bytes:
+        """What is said there until it is closed."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            async with asyncio.timeout(within_s):
+                return await reader.read()
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
     async def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as control:
             port = control.getsockname()[1]
             async with StandBy(paths, "bert", control).running():
                 for _ in range(3):
-                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                    async with asyncio.timeout(5):
-                        assert await reader.read() == b""
-                    writer.close()
-            # for who leads then
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    await reader.read()
-            writer.close()
+                    assert await call(port, 5.0) == b""
+            with pytest.raises(TimeoutError):  # it waits for who leads then
+                await call(port, 0.2)
 
     asyncio.run(main())

@@ -51,6 +51,7 @@ def test_F79_every_waiting_write_is_refused_in_time_and_left_undone() -> None:
         done: list[int] = []
 
         def locked() -> None:
+            time.sleep(0.4)  # until the others have waited too long as well
             raise StorageBusy("locked")
 
         began_s = time.monotonic()

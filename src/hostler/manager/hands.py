@@ -30,6 +30,9 @@ from hostler.registry.registry import Registry
 
 log = logger(__name__)
 
+FAILED_KEPT = 4096  # places whose last failure is remembered
+PASS_S = 0.1  # of placing in one pass: the event loop has others to serve
+
 
 class AllHands:
     """This machine's hands and those on hosts, as one."""
@@ -44,9 +47,11 @@ class AllHands:
         room: Room,
         catalog: Catalog,
         tell: Tell,
+        wake: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        """tell: takes what waits for a machine, and why."""
+        """tell: takes what waits for a machine, and why. wake: has the plan look again soon."""
+        self._wake = wake
         self._local = local
         self._distant = distant
         self._hosts = hosts
@@ -58,6 +63,8 @@ class AllHands:
         self._engines: tuple[str, ...] | None = None
         self._waiting: dict[str, Deployment] = {}
         self._failed_on: dict[Place, str] = {}  # where the last process of a place failed
+        self._counts: dict[str, Counter[str]] | None = None  # of this pass, see `_mine`
+        self._until_s = clock() + PASS_S
 
     # What the plan orders
 
@@ -104,6 +111,8 @@ class AllHands:
         """A state has changed. What was given up is ended: its place is for another one."""
         key = (after.worker_key, after.replica)
         if after.state is State.FAILED:
+            if len(self._failed_on) >= FAILED_KEPT:
+                self._failed_on.clear()
             self._failed_on[key] = self._distant.host_id(after.instance_id)
         elif after.state is State.READY:
             self._failed_on.pop(key, None)
@@ -112,7 +121,8 @@ class AllHands:
         self._distant.moved(after)
 
     def look(self) -> None:
-        """Find a machine for what waits for one."""
+        """Find a machine for what waits for one. A pass of the plan begins with it."""
+        self._counts, self._until_s = None, self._clock() + PASS_S
         for instance_id, deployment in list(self._waiting.items()):
             record = self._registry.record(instance_id)
             if record is None or record.instance.state is not State.PENDING:
@@ -140,12 +150,16 @@ class AllHands:
         return is_free and not any(host.role is Role.HOST for host in self._hosts.hosts())
 
     def _place(self, instance: Instance, deployment: Deployment) -> None:
+        if self._clock() > self._until_s:
+            self._wake()  # so many that others would wait: the next pass goes on
+            return
         need = self._need(deployment)
         found = place(need, self._machines(deployment, instance.replica))
         if isinstance(found, Unplaced):
             self._explain(instance, found.reason)
             return
         del self._waiting[instance.instance_id]
+        self._mine(deployment.worker_key)[found.host_id] += 1
         if not found.host_id:
             self._local.begin(instance, _expected(deployment), deployment)
             return
@@ -192,13 +206,7 @@ class AllHands:
 
     def _machines(self, deployment: Deployment, replica: int | None) -> list[Machine]:
         """This machine and every host that takes orders, as they are for one model."""
-        mine = Counter(
-            self._distant.host_id(one.instance_id)
-            for one in self._registry.instances()
-            if one.worker_key == deployment.worker_key
-            and one.state not in (*GONE, State.DRAINING)
-            and one.instance_id not in self._waiting
-        )
+        mine, coming = self._mine(deployment.worker_key), self._distant.coming_bytes()
         failed_on = (
             None if replica is None else self._failed_on.get((deployment.worker_key, replica))
         )
@@ -211,13 +219,29 @@ class AllHands:
         return [
             here,
             *(
-                self._machine(host, mine[host.host_id], int(failed_on == host.host_id))
+                self._machine(
+                    host,
+                    mine[host.host_id],
+                    int(failed_on == host.host_id),
+                    coming.get(host.host_id, 0),
+                )
                 for host in self._hosts.hosts()
                 if host.role is Role.HOST
             ),
         ]
 
-    def _machine(self, host: Host, mine: int, failed: int) -> Machine:
+    def _mine(self, worker_key: str) -> Counter[str]:
+        """How many instances of a model are on their way or living on each machine, counted once a pass."""
+        if self._counts is None:
+            self._counts = {}
+            for one in self._registry.instances():
+                is_there = one.state not in GONE and one.state is not State.DRAINING
+                if is_there and one.instance_id not in self._waiting:
+                    counts = self._counts.setdefault(one.worker_key, Counter())
+                    counts[self._distant.host_id(one.instance_id)] += 1
+        return self._counts.setdefault(worker_key, Counter())
+
+    def _machine(self, host: Host, mine: int, failed: int, coming_bytes: int) -> Machine:
         return Machine(
             host_id=host.host_id,
             name=host.name,
@@ -225,7 +249,7 @@ class AllHands:
             engines=host.facts.engines if host.facts.version else None,
             labels=host.facts.labels,
             free_bytes=host.facts.memory_free_bytes,
-            coming_bytes=self._distant.coming_bytes(host.host_id),
+            coming_bytes=coming_bytes,
             mine=mine,
             failed=failed,
         )

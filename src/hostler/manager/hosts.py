@@ -5,7 +5,8 @@ What is ordered follows from launches and the registry alone, so a controller th
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from hostler.app.faults import CrashPoint, crash_point
@@ -29,7 +30,6 @@ from hostler.registry.registry import Registry
 log = logger(__name__)
 
 _AWAY = frozenset({Standing.LOST, Standing.LEFT})
-_COMING = frozenset({State.PENDING, State.FETCHING, State.STARTING})
 
 
 class HostWorkers:
@@ -63,15 +63,12 @@ class HostWorkers:
     def launches_on(self, host_id: str) -> list[Launch]:
         return list(self._launches.get(host_id, {}).values())
 
-    def coming_bytes(self, host_id: str) -> int:
-        """The memory that instances on their way there will take, as far as it is known."""
-        return sum(
-            need
-            for instance_id, need in self._needs.items()
-            if self._at.get(instance_id) == host_id
-            and (record := self._registry.record(instance_id)) is not None
-            and record.instance.state in _COMING
-        )
+    def coming_bytes(self) -> Mapping[str, int]:
+        """The memory that instances on their way to each host will take, as far as it is known."""
+        coming: Counter[str] = Counter()
+        for instance_id, need in self._needs.items():
+            coming[self._at[instance_id]] += need
+        return coming
 
     @property
     def pinned(self) -> frozenset[str]:
@@ -131,6 +128,8 @@ class HostWorkers:
         host_id = self._at.get(after.instance_id)
         if host_id is None:
             return
+        if after.state is State.READY:
+            self._needs.pop(after.instance_id, None)  # what it takes is no longer free there
         if after.state not in GONE:
             if after.state is State.DRAINING:
                 self.refresh(host_id)

@@ -80,6 +80,7 @@ class Machines:
             room=room,
             catalog=catalog,
             tell=tell,
+            wake=wake,
             clock=clock,
         )
         self.routes = HostRoutes(self.book, self.offer)

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -135,8 +135,9 @@ class Reconciler:
         """Plan once and carry it out; return what was ordered."""
         self._look_first()
         wishes, seen = self._wishes(), self._instances()
-        changed = [d for d in wishes if any(_is_old(i, d) for i in seen)]
-        cramped = {d.worker_key for d in changed if not self._has_room(d)}
+        by_key = {deployment.worker_key: deployment for deployment in wishes}
+        changed = {i.worker_key for i in seen if _is_of_before(i, by_key)}
+        cramped = {key for key in changed if not self._has_room(by_key[key])}
         actions = plan(
             wishes,
             seen,
@@ -147,7 +148,6 @@ class Reconciler:
             leaving=self._leaving(),
             pinned=self._pinned(),
         )
-        by_key = {deployment.worker_key: deployment for deployment in wishes}
         for action in actions:
             try:
                 self._carry_out(action, by_key)
@@ -180,6 +180,11 @@ class Reconciler:
 
 
 # Private
+
+
+def _is_of_before(instance: Instance, by_key: Mapping[str, Deployment]) -> bool:
+    deployment = by_key.get(instance.worker_key)
+    return deployment is not None and _is_old(instance, deployment)
 
 
 def _is_old(instance: Instance, deployment: Deployment, *, gone: bool = False) -> bool:

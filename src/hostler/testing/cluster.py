@@ -35,13 +35,22 @@ Answer = tuple[int, dict[str, str], bytes]
 class Cluster:
     """One server under test. Use it as a context manager."""
 
-    def __init__(self, config: str = "", *, env: Mapping[str, str] | None = None) -> None:
-        """config: TOML settings and models; no models at all when it names none is `models = []`."""
+    def __init__(
+        self,
+        config: str = "",
+        *,
+        env: Mapping[str, str] | None = None,
+        around: Callable[[list[str]], list[str]] = lambda argv: argv,
+    ) -> None:
+        """around: what makes its command line one of another machine (`Network.command`).
+
+        config: TOML settings and models; no models at all when it names none is `models = []`."""
         self.root = Path(tempfile.mkdtemp(prefix="hst", dir="/tmp"))  # short: Unix socket paths
         self.state_dir = self.root / "s"
         self.config = self.root / "hostler.toml"
         self.config.write_text(config)
         self.env = dict(env or {})
+        self._around = around
         self.output = self.root / "up.log"
         self.ca = ""  # PEM file of who vouches for a server with TLS
         self.up: subprocess.Popen[bytes] | None = None
@@ -103,7 +112,7 @@ class Cluster:
         self.truth.asked_to_end_s = None
         with self.output.open("ab") as output:
             self.up = subprocess.Popen(
-                argv,
+                self._around(argv),
                 env=child_environment({**self.env, CLUSTER_TAG: str(self.root)}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -39,8 +39,13 @@ class HostRun:
         rules: HostRules | None = None,
         offer: Offer | None = None,
         config: str = QUICK,
+        around: Callable[[list[str]], list[str]] = lambda argv: argv,
     ) -> None:
-        """controllers: what it has joined; none: it has joined nobody yet."""
+        """controllers: what it has joined; none: it has joined nobody yet.
+
+        around: what makes its command line one of another machine (`Network.command`).
+        """
+        self._around = around
         self.root = Path(tempfile.mkdtemp(prefix="hst", dir="/tmp"))  # short: Unix socket paths
         self.state_dir = self.root / "h"
         self.paths = StatePaths(self.state_dir)
@@ -95,7 +100,7 @@ class HostRun:
         argv += [f"--state-dir={self.state_dir}", f"--config={self.config}"]
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                argv,
+                self._around(argv),
                 env=child_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -17,7 +17,7 @@ from hostler.core.errors import NotFound
 from hostler.core.hosts import EVENTS_PER_BEAT, OrderWish
 from hostler.core.model import WorkerType
 from hostler.manager.host_rules import HostRules
-from hostler.testing.host_run import QUICK, HostRun
+from hostler.testing.host_run import HostRun
 from hostler.testing.sim_controller import SimController, echo_order
 
 Body = Callable[[HostRun, SimController], Awaitable[None]]
@@ -83,11 +83,17 @@ def test_it_starts_what_is_ordered_says_all_of_it_once_and_leaves_nothing_after_
         assert "fake" in facts.engines
         assert facts.cpus
         assert facts.name == "b"
-        found = (await ready(sim, "aaaa01"))["aaaa01"]
+        sim.order(echo_order("aaaa01", worker_type=WorkerType.TEXT2VEC.value, concurrency=3))
+        await sim.until(lambda: sim.state("aaaa01") == "ready", "it serves")
+        found = sim.report("aaaa01")
+        assert found is not None
         assert found.pid == host.workers()["aaaa01"]
-        assert (found.epoch, found.concurrency) == (1, 1)
+        assert (found.epoch, found.concurrency) == (1, 3)
         full = [r for b in sim.beats for r in b.instances if r.metadata is not None]
         assert full[0].command_args, "the full report came with what it is started by"
+        assert full[0].metadata is not None
+        assert full[0].metadata.worker_type is WorkerType.TEXT2VEC
+        assert os.stat(host.paths.host_membership).st_mode & 0o077 == 0
         await sim.until(lambda: sim.last.instances[0].metadata is None, "a short report")
         sim.wanted = ("aaaa01",)
         await sim.until(lambda: sim.last.instances[0].metadata is not None, "it is asked for again")
@@ -103,7 +109,9 @@ def test_it_starts_what_is_ordered_says_all_of_it_once_and_leaves_nothing_after_
     play(body, shared)
 
 
-def test_F36_lists_that_are_stale_doubled_or_out_of_order_change_nothing(shared: Shared) -> None:
+def test_F35_F36_lists_that_are_stale_doubled_out_of_order_or_of_an_older_controller_change_nothing(
+    shared: Shared,
+) -> None:
     async def body(host: HostRun, sim: SimController) -> None:
         await ready(sim, "bbbb01", "bbbb02")
         pids = host.workers()
@@ -111,9 +119,13 @@ def test_F36_lists_that_are_stale_doubled_or_out_of_order_change_nothing(shared:
         await sim.until(lambda: sim.last.version == 7, "the newer list is known")
         sim.order(version=1)  # an old list, without anything
         sim.order(version=7)  # the same number, another content
+        sim.incarnation -= 1
+        sim.order(version=100)
         await asyncio.sleep(1.0)
         assert host.workers() == pids
         assert sim.last.version == 7
+        assert "another one serves, or its store is an old copy" in host.story()
+        sim.incarnation += 1
         # ordered anew under the same id: nobody may restart it so
         sim.order(echo_order("bbbb01", params={"tokens": 3}), echo_order("bbbb02"), version=8)
         await sim.until(lambda: sim.last.version == 8, "the list is known")
@@ -123,22 +135,6 @@ def test_F36_lists_that_are_stale_doubled_or_out_of_order_change_nothing(shared:
         sim.order(echo_order("bbbb02"), version=9)  # what is not in it is ended
         await sim.until(lambda: not sim.report("bbbb01"), "the other is gone")
         assert host.workers() == {"bbbb02": pids["bbbb02"]}
-
-    play(body, shared)
-
-
-def test_F35_a_controller_of_an_older_incarnation_is_refused(shared: Shared) -> None:
-    async def body(host: HostRun, sim: SimController) -> None:
-        await ready(sim, "cccc01")
-        pids = host.workers()
-        sim.incarnation -= 1
-        sim.order(version=100)
-        await asyncio.sleep(1.0)
-        assert host.workers() == pids
-        assert "another one serves, or its store is an old copy" in host.story()
-        sim.incarnation += 2
-        sim.order(version=1)
-        await sim.until(lambda: not sim.last.instances, "the newer one is obeyed")
 
     play(body, shared)
 
@@ -168,55 +164,47 @@ def test_F25_F26_a_host_process_that_is_killed_adopts_its_workers_and_goes_on_wi
     play(body, shared)
 
 
-def test_a_restart_without_a_controller_goes_on_with_the_list_that_was_kept() -> None:
+def test_F22_a_controller_that_is_away_for_long_ends_nobody_not_even_over_a_restart() -> None:
     async def main() -> None:
         with HostRun() as host:
             sim = SimController(host.root / "c.sock")
             host.join([sim.url])
             host.start()
             async with sim.running():
-                await ready(sim, "eeee01")
+                await ready(sim, "ffff01", "ffff02")
             pids = host.workers()
             host.kill()
-            host.start()  # nobody is there
-            await asyncio.sleep(2.0)
+            host.start()  # nobody is there: it goes on with the list that was kept
+            await asyncio.sleep(3.0)
             assert host.workers() == pids
-            host.kill_worker("eeee01")
-            await asyncio.sleep(0.5)
-            async with sim.running():
-                await sim.until(lambda: sim.state("eeee01") == "failed", "what happened is told")
-                sim.order(echo_order("eeee02", epoch=2))
-                await sim.until(lambda: sim.state("eeee02") == "ready", "its successor serves")
-                assert sim.report("eeee01") is None
-
-    asyncio.run(main())
-
-
-def test_F22_a_controller_that_is_away_for_long_ends_nobody() -> None:
-    async def main() -> None:
-        with HostRun(config=QUICK.replace("grace_s = 10.0", "grace_s = 2.0")) as host:
-            sim = SimController(host.root / "c.sock")
-            host.join([sim.url])
-            host.start()
-            async with sim.running():
-                await ready(sim, "ffff01")
-            pids = host.workers()
-            await asyncio.sleep(3.0)  # over the grace that orphaned workers have
-            assert host.workers() == pids
+            host.kill_worker("ffff02")
             began = len(sim.beats)
             async with sim.running():
-                await sim.until(lambda: len(sim.beats) > began, "it is back")
+                await sim.until(lambda: len(sim.beats) > began + 1, "it is back")
                 report = sim.report("ffff01")
                 assert report is not None
                 assert report.state == "ready"
                 assert report.metadata is not None
+                await sim.until(lambda: sim.state("ffff02") == "failed", "what happened is told")
+                sim.order(echo_order("ffff01"), echo_order("ffff03", epoch=2))
+                await sim.until(lambda: sim.state("ffff03") == "ready", "its successor serves")
+                assert sim.report("ffff02") is None
 
     asyncio.run(main())
 
 
-def test_F38_a_stream_of_orders_that_says_nothing_is_opened_again(shared: Shared) -> None:
+def test_F33_F38_a_stopped_host_process_ends_nobody_and_a_silent_stream_is_opened_again(
+    shared: Shared,
+) -> None:
     async def body(host: HostRun, sim: SimController) -> None:
         await ready(sim, "gggg01")
+        pids, beats = host.workers(), len(sim.beats)
+        host.send(signal.SIGSTOP)
+        await asyncio.sleep(2.5)
+        host.send(signal.SIGCONT)
+        await sim.until(lambda: len(sim.beats) > beats + 3, "it beats again")
+        assert host.workers() == pids
+        assert sim.state("gggg01") == "ready"
         opened = sim.streams
         sim.is_mute = True
         await sim.until(lambda: sim.streams > opened, "the silence was noticed")
@@ -227,22 +215,10 @@ def test_F38_a_stream_of_orders_that_says_nothing_is_opened_again(shared: Shared
     play(body, shared)
 
 
-def test_F33_a_host_process_that_was_stopped_for_a_while_ends_nobody(shared: Shared) -> None:
-    async def body(host: HostRun, sim: SimController) -> None:
-        await ready(sim, "hhhh01")
-        pids, beats = host.workers(), len(sim.beats)
-        host.send(signal.SIGSTOP)
-        await asyncio.sleep(2.5)
-        host.send(signal.SIGCONT)
-        await sim.until(lambda: len(sim.beats) > beats + 3, "it beats again")
-        assert host.workers() == pids
-        assert sim.state("hhhh01") == "ready"
-
-    play(body, shared)
-
-
 def test_what_its_operator_does_not_allow_is_told_as_failed_with_the_reason(tmp_path: Path) -> None:
-    rules = HostRules(engines=("fake", "llama.cpp"), folders=(str(tmp_path),))
+    rules = HostRules(
+        engines=("fake", "llama.cpp"), folders=(str(tmp_path),), memory_bytes=100 << 20
+    )
     outside = tmp_path / "link.gguf"
     outside.symlink_to("/etc/hostname")
 
@@ -253,7 +229,7 @@ def test_what_its_operator_does_not_allow_is_told_as_failed_with_the_reason(tmp_
             echo_order("iiii03", engine="llama.cpp", source=str(outside)),
             echo_order("iiii04", engine="nonsense"),
             echo_order("iiii05", params={"no_such": 1}),
-            echo_order("iiii06"),
+            echo_order("iiii06", params={"memory_bytes": 60 << 20}),
         )
         await sim.until(lambda: sim.state("iiii06") == "ready", "what is allowed serves")
         told = {one.instance_id: one for one in sim.last.instances}
@@ -265,53 +241,32 @@ def test_what_its_operator_does_not_allow_is_told_as_failed_with_the_reason(tmp_
         assert "takes files" in told["iiii03"].reason
         assert "no_such" in told["iiii05"].reason
         assert list(host.workers()) == ["iiii06"]
-
-    play(body, rules=rules)
-
-
-def test_more_memory_than_its_operator_gives_is_not_promised() -> None:
-    async def body(host: HostRun, sim: SimController) -> None:
-        need = {"memory_bytes": 60 << 20}
-        sim.order(echo_order("jjjj01", params=need))
-        await sim.until(lambda: sim.state("jjjj01") == "ready", "the first fits")
-        assert sim.last.facts is None or sim.last.facts.memory_bytes == 100 << 20
-        sim.order(echo_order("jjjj01", params=need), echo_order("jjjj02", params=need))
-        await sim.until(lambda: sim.state("jjjj02") == "failed", "the second does not")
-        report = sim.report("jjjj02")
+        sim.order(echo_order("iiii06"), echo_order("iiii07", params={"memory_bytes": 60 << 20}))
+        await sim.until(lambda: sim.state("iiii07") == "failed", "there is no room for a second")
+        report = sim.report("iiii07")
         assert report is not None
         assert report.error_code == "placement_unavailable"
         assert "may take 100 MiB here in all" in report.reason
 
-    play(body, rules=HostRules(memory_bytes=100 << 20))
+    play(body, rules=rules)
 
 
 def test_a_host_that_is_asked_to_stop_drains_and_says_goodbye(shared: Shared) -> None:
     async def body(host: HostRun, sim: SimController) -> None:
-        await ready(sim, "kkkk01", "kkkk02")
-        host.send(signal.SIGTERM)
-        await sim.until(lambda: sim.goodbyes == 1, "it says goodbye")
-        assert await asyncio.to_thread(host.ended) == 0
+        stubborn = {"script": '{"sigterm": "ignore"}'}
+        sim.order(echo_order("kkkk01", params=stubborn), echo_order("kkkk02"))
+        await sim.until(lambda: sim.state("kkkk01") == sim.state("kkkk02") == "ready", "ready")
+        drained = echo_order("kkkk01", params=stubborn, wish=OrderWish.DRAIN)
+        sim.order(drained, echo_order("kkkk02"))
+        await sim.until(lambda: sim.state("kkkk01") == "draining", "one drains already")
+        assert await asyncio.to_thread(host.stop) == 0
+        assert sim.goodbyes == 1
         assert any(b.draining for b in sim.beats)
         assert host.left_behind() == []
         # the same list again, in the next run: under these ids there was a process
         host.start()
-        await sim.until(lambda: sim.state("kkkk01") == "stopped", "it is told as stopped")
+        await sim.until(lambda: sim.state("kkkk02") == "stopped", "it is told as stopped")
         assert host.workers() == {}
-
-    play(body, shared)
-
-
-def test_a_host_that_is_stopped_while_one_drains_leaves_nothing(shared: Shared) -> None:
-    async def body(host: HostRun, sim: SimController) -> None:
-        stubborn = {"script": '{"sigterm": "ignore"}'}
-        sim.order(echo_order("zzzz01", params=stubborn), echo_order("zzzz02"))
-        await sim.until(lambda: sim.state("zzzz01") == sim.state("zzzz02") == "ready", "ready")
-        drained = echo_order("zzzz01", params=stubborn, wish=OrderWish.DRAIN)
-        sim.order(drained, echo_order("zzzz02"))
-        await sim.until(lambda: sim.state("zzzz01") == "draining", "it drains")
-        assert await asyncio.to_thread(host.stop) == 0
-        assert sim.goodbyes == 1
-        assert host.left_behind() == []
 
     play(body, shared)
 
@@ -323,7 +278,8 @@ def test_a_second_process_on_its_folder_is_refused(shared: Shared) -> None:
         assert await asyncio.to_thread(host.ended) == 1
         host.process = first
         assert "another controller or worker manager serves it now" in host.story()
-        await ready(sim, "llll01")
+        count = len(sim.beats)
+        await sim.until(lambda: len(sim.beats) > count, "the first one goes on")
 
     play(body, shared)
 
@@ -403,38 +359,17 @@ def test_of_several_controllers_the_one_that_answers_is_kept_to() -> None:
     asyncio.run(main())
 
 
-def test_beats_carry_what_happens_and_no_more_than_fits(shared: Shared) -> None:
+def test_a_start_under_way_is_told_of_and_ended_without_leaving_anything(shared: Shared) -> None:
     async def body(host: HostRun, sim: SimController) -> None:
-        sim.order(echo_order("pppp01", params={"script": '{"load_s": 4}'}))
+        sim.order(echo_order("pppp01", params={"script": '{"load_s": 60}'}))
         await sim.until(lambda: any(b.events for b in sim.beats), "a load is told of")
         events = [event for b in sim.beats for event in b.events]
         assert {event.kind for event in events} == {"start.progress"}
         assert all(len(b.events) <= EVENTS_PER_BEAT for b in sim.beats)
         assert events[0].instance_id == "pppp01"
         assert events[0].at_s > 0
-
-    play(body, shared)
-
-
-def test_an_order_that_ends_a_start_under_way_leaves_nothing(shared: Shared) -> None:
-    async def body(host: HostRun, sim: SimController) -> None:
-        sim.order(echo_order("qqqq01", params={"script": '{"load_s": 60}'}))
-        await sim.until(lambda: bool(host.workers()), "its process is there")
         sim.order()
         await sim.until(lambda: not sim.last.instances and sim.last.version == 3, "it is gone")
         assert host.left_behind() == []
-
-    play(body, shared)
-
-
-def test_types_of_models_are_as_ordered(shared: Shared) -> None:
-    async def body(host: HostRun, sim: SimController) -> None:
-        sim.order(echo_order("rrrr01", worker_type=WorkerType.TEXT2VEC.value, concurrency=3))
-        await sim.until(lambda: sim.state("rrrr01") == "ready", "it serves")
-        report = next(r for b in sim.beats for r in b.instances if r.metadata is not None)
-        assert report.metadata is not None
-        assert report.metadata.worker_type is WorkerType.TEXT2VEC
-        assert report.concurrency == 3
-        assert os.stat(host.paths.host_membership).st_mode & 0o077 == 0
 
     play(body, shared)

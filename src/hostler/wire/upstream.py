@@ -146,7 +146,10 @@ class Connection:
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._turn.answered(self, data)
+        if self.call is None:  # nobody asked for it: what it belongs to must not be asked now
+            self.transport.abort()
+        else:
+            self._turn.answered(self, data)
 
     def take(self, data: bytes) -> None:
         """For the turn: this was read."""

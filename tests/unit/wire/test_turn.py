@@ -6,10 +6,13 @@ from typing import cast
 import pytest
 
 from hostler.app.config import HttpLimits
+from hostler.core.snapshot import Endpoint
 from hostler.wire.connection import PIPELINE_BYTES, ServerConnection
 from hostler.wire.exchange import Exchange
+from hostler.wire.pool import Pool
 from hostler.wire.server import HttpServer
 from hostler.wire.turn import HELD_BYTES, Turn
+from hostler.wire.upstream import Connection
 from tests.unit.wire.transport import KeepingTransport, answer_ok
 
 
@@ -179,3 +182,17 @@ def test_a_connection_that_fails_takes_nobody_along(caplog: pytest.LogCaptureFix
 
     asyncio.run(turns())
     assert "http.connection_failed" in caplog.text
+
+
+def test_bytes_nobody_asked_for_cut_an_engines_connection_before_it_is_used_again() -> None:
+    async def turns() -> None:
+        turn = Turn(asyncio.get_running_loop())
+        pool = Pool(Endpoint(socket="/nowhere"), connect_timeout_s=1, idle_s=9, turn=turn)
+        idle, transport = Connection(pool), KeepingTransport()
+        idle.connection_made(transport)
+        pool.give_back(idle)
+        idle.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        assert transport.is_cut
+        await pool.close()
+
+    asyncio.run(turns())

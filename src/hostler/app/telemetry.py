@@ -162,9 +162,9 @@ def dropped_log_lines() -> int:
 
 
 def redact(text: str) -> str:
-    """Return the text without the secrets of keys and bearer tokens; a key keeps its public id."""
-    if "hst_" in text:
-        text = _KEY.sub(r"hst_\1_[redacted]", text)
+    """Return the text without the secrets of keys, join tokens and bearers; ids stay, they are public."""
+    if "hst" in text:
+        text = _KEY.sub(r"\1_[redacted]", text)
     if "bearer" in text.lower():
         text = _BEARER.sub(r"\1 [redacted]", text)
     return text
@@ -221,7 +221,7 @@ def frequent_lines(facts: list[FrequentFact], *, json_lines: bool) -> list[str]:
             clock = _clock(second)
         told = f"{clock} info {event} {story.plain()}"
         # an id may be whatever a client sent
-        lines.append(redact(told) if "hst_" in told else told)
+        lines.append(redact(told) if "hst" in told else told)
     return lines
 
 
@@ -282,7 +282,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
 # Private
 
 _LINE_ENDS = re.compile("[\x7f-\x9f\u2028\u2029]")
-_KEY = re.compile(r"hst_([0-9A-Za-z]{10})_[0-9A-Za-z]{16,}")
+_KEY = re.compile(r"(hstj?_[0-9A-Za-z]{10})_[0-9A-Za-z]{16,}")
 _BEARER = re.compile(r"(?i)\b(bearer)\s+(?!\[redacted\])[^\s\"'\\,;]+")
 
 # Fields with these names are never shown, whatever they hold.

@@ -20,6 +20,8 @@ from hostler.app.telemetry import (
     redact,
     request_id,
 )
+from hostler.app.tokens import new_token, parse_token
+from hostler.core.hosts import Role
 from hostler.gateway.timeline import Timeline
 
 
@@ -101,6 +103,15 @@ def test_F96_whatever_is_logged_stays_on_one_line(event: str, value: str) -> Non
         text = formatter.format(record)
         assert len(text.splitlines()) == 1
         assert text.isprintable() or isinstance(formatter, JsonFormatter)
+
+
+def test_a_join_token_is_shown_by_its_id_alone() -> None:
+    made = new_token(Role.HOST, "f" * 64)
+    secret = parse_token(made.plain).secret
+    told = redact(f"hostler host join --token {made.plain} --name b")
+    assert secret not in told
+    assert secret[:16] not in redact(made.plain[:40])
+    assert f"hstj_{made.stored.token_id}_[redacted]" in told
 
 
 def test_redaction_leaves_other_text_alone() -> None:

@@ -46,14 +46,14 @@ class Controller(LocalControl):
             best[next((state for state in _BEST_FIRST if state in states), "stopped")] += 1
         return Status(
             version=installed_version(),
-            incarnation=self.manager.registry.snapshot.incarnation,
+            incarnation=self.manager.registry.incarnation,
             uptime_s=round(self.uptime_s, 3),
             controller_pid=os.getpid(),
             isolation=best_isolation().value,
             models=dict(best),
             details={
                 "settled": not self.manager.registry.unheard,
-                "snapshot": self.manager.registry.snapshot.version,
+                "snapshot": self.manager.registry.version,
             },
         )
 

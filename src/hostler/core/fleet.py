@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from hostler.core.model import ModelMetadata, WorkerType
-from hostler.core.snapshot import Endpoint
+from hostler.core.snapshot import REPORTED, Endpoint
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A worker that has loaded says so. POST /register.
 
     draining: it was told to leave, perhaps by a controller that is gone; it takes nothing new.
-    protocol: `core.snapshot.PROTOCOL` of the sender.
+    protocol: `core.snapshot.REPORTED` of the sender.
     """
 
     protocol: int = 1
@@ -86,7 +86,7 @@ class Doubt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     A hint: the controller asks for itself.
     """
 
-    protocol: int = 1
+    protocol: int = REPORTED
     instance_id: str
     epoch: int
 

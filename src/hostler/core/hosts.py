@@ -11,6 +11,7 @@ import msgspec
 
 from hostler.core.lifecycle import State
 from hostler.core.model import ModelMetadata, WorkerType
+from hostler.core.snapshot import REPORTED
 from hostler.core.worker import OperatorEvent
 
 EVENTS_PER_BEAT = 64  # what happened between two beats; more is dropped, oldest first
@@ -61,7 +62,7 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     address: of its relay, "" for the one it connects from; port: of its relay.
     """
 
-    protocol: int = 1
+    protocol: int = REPORTED
     token: str
     role: Role
     csr: str
@@ -118,7 +119,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 class HostOrders(msgspec.Struct, frozen=True, kw_only=True):
     """All that should be on a host. Newer by (incarnation, version); an older one says nothing."""
 
-    protocol: int = 1
+    protocol: int = REPORTED
     host_id: str
     incarnation: int
     version: int
@@ -156,7 +157,7 @@ class HostBeat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     address, port: of its relay; "" for the address it connects from.
     """
 
-    protocol: int = 1
+    protocol: int = REPORTED
     host_id: str
     run_id: str
     seq: int
@@ -186,7 +187,7 @@ class HostBeatAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /host/offer: a worker that was started by hand. The fields are those of a deployment."""
 
-    protocol: int = 1
+    protocol: int = REPORTED
     model_name: str
     worker_type: WorkerType
     engine: str

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from hostler.core.rules import need, read_fields
-from hostler.core.snapshot import PROTOCOL
+from hostler.core.snapshot import REPORTED
 
 _GROUP = "scaling"
 
@@ -78,7 +78,7 @@ class ModelDemand(msgspec.Struct, frozen=True, kw_only=True):
 class DemandReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one gateway has of the models that are scaled, each second. POST /demand."""
 
-    protocol: int = PROTOCOL
+    protocol: int = REPORTED
     source: str  # one gateway process
     models: tuple[ModelDemand, ...]
 

@@ -11,8 +11,10 @@ from hostler.core.serving import Priority, RoutingRules
 
 # Of the words between processes: this module and core/fleet.py. One more when a reader of the one before
 # could not go on; the one before is still understood (F78). 1 is spoken by who says no number.
-PROTOCOL = 2
+PROTOCOL = 3
 PROTOCOLS = (PROTOCOL - 1, PROTOCOL)
+# What is said to a controller, which may be the one before: these words are as they were there.
+REPORTED = PROTOCOL - 1
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):

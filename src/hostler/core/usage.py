@@ -5,7 +5,7 @@ from enum import StrEnum
 
 import msgspec
 
-from hostler.core.snapshot import PROTOCOL
+from hostler.core.snapshot import REPORTED
 
 HOUR_S, DAY_S = 3600, 86_400
 OTHER = "other"  # stands for keys and models beyond those that are told apart
@@ -41,7 +41,7 @@ class UsageBatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     source: one gateway process. seq: of its batches, from 1; the next one comes when this one was taken.
     """
 
-    protocol: int = PROTOCOL
+    protocol: int = REPORTED
     source: str
     seq: int
     counts: tuple[UsageCount, ...]

@@ -4,6 +4,7 @@ from difflib import get_close_matches
 
 from hostler.app.auth import KeyRing, Scope, require
 from hostler.app.clock import WallClock
+from hostler.core.change import Change
 from hostler.core.errors import (
     BadRequest,
     ControllerUnavailable,
@@ -20,7 +21,7 @@ from hostler.core.request import (
     read_model,
 )
 from hostler.core.serving import Priority
-from hostler.core.snapshot import KeyView, ModelView, Snapshot
+from hostler.core.snapshot import KeyView, ModelView
 from hostler.engines.dialect import Dialect, find_dialect, open_rules
 from hostler.gateway.job import Job
 from hostler.gateway.routes import GatewayRoute
@@ -51,6 +52,13 @@ class Terms:
         self.rules = open_rules(self.dialect, model.open_fields)
         self.served = {route: self.rules[route] for route in self.dialect.paths}
 
+    def describe(self, model: ModelView) -> None:
+        """The model is described anew: mostly other counts, which are no rules."""
+        before, self.model = self.model, model
+        if (model.engine, model.open_fields) != (before.engine, before.open_fields):
+            self.dialect = find_dialect(model.engine)
+            self.rules = open_rules(self.dialect, model.open_fields)
+
 
 class Admitted:
     """Who asks, by which route; as long as the ring of keys is this one."""
@@ -71,26 +79,33 @@ class Admission:
         """asks_usage: of the engines of streams, also when no client did."""
         self._json_depth = json_depth
         self._asks_usage = asks_usage
-        self._keys: tuple[KeyView, ...] = ()
         self._date = WallClock()
         self._ring = KeyRing((), self._date)
-        self._terms: dict[str, Terms] = {}
+        self._models: dict[str, Terms] = {}
+        self._terms: dict[str, Terms] = {}  # with aliases
         self._is_told = False
 
-    def update(self, snapshot: Snapshot) -> None:
-        """Take over a newer snapshot."""
-        self._is_told = self._is_told or snapshot.version > 0
-        if snapshot.keys != self._keys:
-            self._keys = snapshot.keys
-            self._ring = KeyRing(snapshot.keys, self._date)
-        terms: dict[str, Terms] = {}
-        for model in snapshot.models:
-            its = self._terms.get(model.name)
-            if its is None or its.model is not model:
-                its = Terms(model)
-            for name in (model.name, *model.aliases):
-                terms.setdefault(name, its)
-        self._terms = terms
+    def take(self, change: Change) -> None:
+        """Take a step from one snapshot to the next."""
+        self._is_told = self._is_told or change.version > 0
+        if change.keys is not None:
+            self._ring = KeyRing(change.keys, self._date)
+        for name in change.models_gone:
+            self._models.pop(name, None)
+        are_named_anew = bool(change.models_gone)
+        for model in change.models:
+            known = self._models.get(model.name)
+            if known is not None and known.model.aliases == model.aliases:
+                known.describe(model)
+            else:
+                self._models[model.name] = Terms(model)
+                are_named_anew = True
+        if are_named_anew:
+            terms: dict[str, Terms] = {}
+            for its in self._models.values():
+                for name in (its.model.name, *its.model.aliases):
+                    terms.setdefault(name, its)
+            self._terms = terms
 
     def identify(self, head: Head) -> KeyView:
         """Return the key of a request: `Authorization: Bearer`, or `x-api-key`.
@@ -118,8 +133,10 @@ class Admission:
 
     def models_for(self, key: KeyView) -> list[ModelView]:
         """The models this key may use, by name."""
-        models = {terms.model.name: terms.model for terms in self._terms.values()}
-        return [models[name] for name in sorted(models) if not key.models or name in key.models]
+        models = self._models
+        return [
+            models[name].model for name in sorted(models) if not key.models or name in key.models
+        ]
 
     def find(self, name: str, key: KeyView) -> Terms:
         """Return the terms of the model of this name or alias.

@@ -12,7 +12,7 @@ import fcntl
 import mmap
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -20,26 +20,31 @@ from pathlib import Path
 from hostler.core.errors import StartupError
 
 COLUMNS = 64  # processes at once, those that leave included
-ROWS = 1024
+ROWS = 16_384  # subjects at once: 4.5 MB, of which the kernel holds what was written
+PROBED = 256  # rows where a subject may stand, from the one its digest says
 _NAME_CELLS = 4  # 16 bytes of digest
 _CELLS = COLUMNS + _NAME_CELLS
-_BYTES = 4 * (COLUMNS + ROWS * _CELLS)  # first a cell a column: is it lent?
+_GIVEN = COLUMNS  # the cell that counts rows given to another subject; before it a cell a column: is it lent?
+_HEADER = COLUMNS + 1
 
 
 class Board:
     """The mapped file."""
 
-    def __init__(self, path: Path, *, is_new: bool = False) -> None:
-        """is_new: make it, empty. For the supervisor alone."""
+    def __init__(self, path: Path, *, is_new: bool = False, rows: int = ROWS) -> None:
+        """is_new: make it, empty, with so many rows. For the supervisor alone."""
         if is_new:  # another file: gateways of an earlier supervisor may have the old one still
             path.unlink(missing_ok=True)
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if is_new else 0)
         self._file = os.open(path, flags, 0o600)
         if is_new:
-            os.ftruncate(self._file, _BYTES)
-        self._map = mmap.mmap(self._file, _BYTES)
+            os.ftruncate(self._file, 4 * (_HEADER + rows * _CELLS))
+        size = os.fstat(self._file).st_size
+        self._count = (size // 4 - _HEADER) // _CELLS
+        self._map = mmap.mmap(self._file, size)
         self._cells = memoryview(self._map).cast("I")
         self._rows: dict[str, int] = {}  # first cell of a subject's columns
+        self._given = self._cells[_GIVEN]
 
     def close(self) -> None:
         self._cells.release()
@@ -62,8 +67,8 @@ class Board:
 
     def take_back(self, column: int) -> None:
         """Its process has ended, and with it every request it had."""
-        for row in range(ROWS):
-            self._cells[COLUMNS + row * _CELLS + _NAME_CELLS + column] = 0
+        for row in range(self._count):
+            self._cells[self._first(row) + column] = 0
         self._cells[column] = 0
 
     # For a gateway
@@ -83,18 +88,22 @@ class Board:
         row, cells = self._row(subject), self._cells
         return sum(cells[row + column] for column in columns)
 
-    def keep_only(self, subjects: Iterable[str]) -> None:
-        """Forget where the others are; their rows may go to new ones."""
-        known = set(subjects)
-        self._rows = {
-            subject: row
-            for subject, row in self._rows.items()
-            if subject in known and self._name(row) == _digest(subject)
-        }
+    def forget(self, subjects: Iterable[str]) -> None:
+        """These are no more: their rows may go to new ones."""
+        for subject in subjects:
+            self._rows.pop(subject, None)
 
     # Private
 
+    def _first(self, row: int) -> int:
+        """The first cell of a row's columns."""
+        return _HEADER + row * _CELLS + _NAME_CELLS
+
     def _row(self, subject: str) -> int:
+        if self._given != self._cells[_GIVEN]:  # a row of ours may be another subject's now
+            self._given = self._cells[_GIVEN]
+            rows = self._rows.items()
+            self._rows = {one: row for one, row in rows if self._name(row) == _digest(one)}
         row = self._rows.get(subject)
         if row is None:
             row = self._rows[subject] = self._find(subject)
@@ -103,29 +112,29 @@ class Board:
     def _find(self, subject: str) -> int:
         """Return the row of a subject; make one if there is none."""
         digest = _digest(subject)
+        begin, count = int.from_bytes(digest[:4]), min(PROBED, self._count)
         fcntl.flock(self._file, fcntl.LOCK_EX)  # never held for longer than this look
         try:
-            first = COLUMNS + _NAME_CELLS
-            row = -1
-            for other in range(first, first + ROWS * _CELLS, _CELLS):
-                name = self._name(other)
+            rows = [self._first((begin + step) % self._count) for step in range(count)]
+            for row in rows:
+                name = self._name(row)
                 if name == digest:
-                    return other
+                    return row
                 if name == _NOBODY:
-                    row = other
                     break
-            row = row if row >= 0 else self._unused()
+            else:
+                row = self._unused(rows)
+                self._cells[_GIVEN] += 1
             start = 4 * (row - _NAME_CELLS)
             self._map[start : start + len(digest)] = digest
             return row
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _unused(self) -> int:
-        """A row in which nobody counts anything now: its subject is gone, or comes back elsewhere."""
-        first, known = COLUMNS + _NAME_CELLS, frozenset(self._rows.values())
-        rows = range(first, first + ROWS * _CELLS, _CELLS)
-        return next((r for r in rows if r not in known and not any(self._columns(r))), first)
+    def _unused(self, rows: Sequence[int]) -> int:
+        """One of these in which nobody counts anything now: its subject is gone, or comes back elsewhere."""
+        known = frozenset(self._rows.values())
+        return next((r for r in rows if r not in known and not any(self._columns(r))), rows[0])
 
     def _name(self, row: int) -> bytes:
         start = 4 * (row - _NAME_CELLS)

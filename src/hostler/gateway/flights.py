@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from hostler.app.telemetry import logger
+from hostler.core.change import Change
 from hostler.core.model import PrefixReach
 from hostler.core.request import Route
-from hostler.core.snapshot import InstanceView, Snapshot
+from hostler.core.snapshot import InstanceView
 from hostler.core.timeline import FlightEnd
 from hostler.engines.assembly import can_assemble
 from hostler.engines.dialect import find_dialect
@@ -88,10 +89,9 @@ class Flights:
         self._table: FlightTable[Relay] = FlightTable()
         self._holding: dict[str, dict[Ticket, None]] = {}  # by model: who holds a slot and waits
 
-    def update(self, snapshot: Snapshot) -> None:
-        ids = [instance.instance_id for instance in snapshot.instances]
-        self._table.keep_only(ids)
-        self._loans.keep_only(ids)
+    def take(self, change: Change) -> None:
+        self._table.forget(change.gone)
+        self._loans.forget(change.gone)
 
     def boards(self, relay: "Relay", claim: Claim) -> bool:
         """Does this request wait before it goes to its instance? Then it is told when to go."""

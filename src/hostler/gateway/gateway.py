@@ -12,6 +12,7 @@ import msgspec
 from hostler.app.background import Background, begin
 from hostler.app.component import BaseComponent, ComponentType
 from hostler.app.config import Config
+from hostler.core.change import Change
 from hostler.core.errors import (
     HostlerError,
     Overloaded,
@@ -54,13 +55,16 @@ _DEGRADED = b'{"status":"degraded"}'  # it serves, but no controller tells it ne
 
 
 class SnapshotSource(Protocol):
-    """Where snapshots come from: `registry.client.SnapshotMirror`, or a test."""
+    """Where snapshots come from: `registry.mirror.SnapshotMirror`, or a test."""
 
-    snapshot: Snapshot
     connected: bool
 
-    def listen(self, listener: Callable[[Snapshot], None], /) -> None:
-        """Call `listener` with every newer snapshot."""
+    @property
+    def snapshot(self) -> Snapshot:
+        """All of it. Made when asked for."""
+
+    def listen(self, listener: Callable[[Change], None], /) -> None:
+        """Call `listener` with every step to a newer one, and now with all there is."""
 
 
 class Gateway(BaseComponent):
@@ -117,6 +121,7 @@ class Gateway(BaseComponent):
         self._sight = Sight(self.relays, siblings)
         self._controller = ControllerLine(admin_socket)
         self._doubts = Doubts(settings, self.router, self.relays, tell_doubt)
+        self._prober = Prober(settings, self.router, self.relays.note_silence, self._lanes.pool)
         self._demand = DemandTeller(self.router, self.relays, tell_demand, clock)
         self._tasks: asyncio.TaskGroup | None = None
         self._questions = 0
@@ -130,21 +135,13 @@ class Gateway(BaseComponent):
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Take snapshots, probe and keep deadlines."""
-        prober = Prober(
-            self._config.gateway,
-            self.router,
-            lambda: self._source.snapshot,
-            self.relays.note_silence,
-            self._lanes.pool,
-        )
         self.turn.join(asyncio.get_running_loop())
-        self._source.listen(self.take_snapshot)
-        self.take_snapshot(self._source.snapshot)
+        self._source.listen(self.take)
         spans = self.relays.spans
         async with spans.running() if spans else nullcontext(), asyncio.TaskGroup() as group:
             self._tasks = self._sight.tasks = self._flights.tasks = group
             work = [
-                begin(group, Background.PROBE, prober.run()),
+                begin(group, Background.PROBE, self._prober.run()),
                 begin(group, Background.SWEEP, self._sweep()),
                 begin(group, Background.DOUBT, self._doubts.run()),
                 begin(group, Background.ACCOUNTS, self.accounts.run()),
@@ -161,15 +158,15 @@ class Gateway(BaseComponent):
                 await self._lanes.close()
                 await self._controller.close()
 
-    def take_snapshot(self, snapshot: Snapshot) -> None:
-        """Go on with a newer snapshot."""
-        self._admission.update(snapshot)
-        self._lanes.update(snapshot)
+    def take(self, change: Change) -> None:
+        """Go on with a newer snapshot, one step from the one before."""
+        self._admission.take(change)
+        self._lanes.take(change)
+        self._prober.take(change)
         if self.neighbours is not None:
-            ids = (instance.instance_id for instance in snapshot.instances)
-            self.neighbours.keep_only(ids, (model.name for model in snapshot.models))
-        self.router.update(snapshot)
-        self._flights.update(snapshot)
+            self.neighbours.take(change)
+        self.router.take(change)
+        self._flights.take(change)
 
     # Private
 
@@ -204,7 +201,8 @@ class Gateway(BaseComponent):
 
     def _ready(self, exchange: Exchange, key: KeyView | None) -> None:
         is_known = self._source.snapshot.version > 0
-        if is_known and all(self.router.usable(m.name) for m in self.router.models() if m.wanted):
+        counted = self.router.known.count_usable
+        if is_known and all(counted(m.name) for m in self.router.models() if m.wanted):
             told = _OK if self._source.connected else _DEGRADED
             exchange.send(200, told, [JSON_FIELD, _NO_STORE])
         else:
@@ -297,7 +295,7 @@ class Gateway(BaseComponent):
         yield (
             "hostler_usable_instances",
             "Instances that take requests now.",
-            {name: float(len(self.router.usable(name))) for name in names},
+            {name: float(self.router.known.count_usable(name)) for name in names},
         )
 
 

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable
 
 from hostler.app.config import GatewayConfig, environment
-from hostler.core.snapshot import Endpoint, InstanceView, Snapshot
+from hostler.core.change import Change
+from hostler.core.snapshot import Endpoint, InstanceView
 from hostler.engines.dialect import find_dialect
 from hostler.gateway.answers import AnswerHead, Fields
 from hostler.gateway.job import Job
@@ -108,10 +109,11 @@ class Lanes:
         self._prove = prove
         self._turn = turn
         self._lanes: dict[str, Lane] = {}
-        self._known: frozenset[str] = frozenset()
+        self._known: set[str] = set()
 
-    def update(self, snapshot: Snapshot) -> None:
-        self._known = frozenset(i.instance_id for i in snapshot.instances)
+    def take(self, change: Change) -> None:
+        self._known.difference_update(change.gone)
+        self._known.update(i.instance_id for i in change.instances)
 
     def lane(self, instance: InstanceView) -> Lane:
         """The lane to this instance."""

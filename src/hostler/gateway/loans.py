@@ -45,9 +45,10 @@ class Loans:
         self._clock = clock
         self._paused_s: dict[str, float] = {}  # by instance: until when
 
-    def keep_only(self, instance_ids: Iterable[str]) -> None:
-        for gone in self._paused_s.keys() - set(instance_ids):
-            del self._paused_s[gone]
+    def forget(self, gone: Iterable[str]) -> None:
+        """These instances are no more."""
+        for instance_id in gone:
+            self._paused_s.pop(instance_id, None)
 
     def allows(self, instance_id: str) -> bool:
         """Is a loan worth a try there?"""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from hostler.core.change import Change
 from hostler.gateway.board import COLUMNS, Bells, Board, bell_path
 from hostler.routing.router import Router
 
@@ -67,9 +68,10 @@ class Neighbours:
         self.count = len(others) + 1
         self._router.join(self if others else None)
 
-    def keep_only(self, instance_ids: Iterable[str], models: Iterable[str]) -> None:
-        """These are all there are now."""
-        self._board.keep_only([*instance_ids, *map(_waiting, models)])
+    def take(self, change: Change) -> None:
+        """Who is no more leaves its row to others."""
+        if change.gone or change.models_gone:
+            self._board.forget([*change.gone, *map(_waiting, change.models_gone)])
 
     # Peers
 

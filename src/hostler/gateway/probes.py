@@ -9,8 +9,9 @@ from collections.abc import Callable
 import msgspec
 
 from hostler.app.config import GatewayConfig
+from hostler.core.change import Change
 from hostler.core.lifecycle import State
-from hostler.core.snapshot import InstanceView, Snapshot
+from hostler.core.snapshot import InstanceView
 from hostler.gateway.lanes import PoolOf, credentials
 from hostler.routing.router import Router
 from hostler.wire.client import Pool, Proof, UpstreamLost, build_request, fetch, host_header
@@ -55,7 +56,6 @@ class Prober:
         self,
         config: GatewayConfig,
         router: Router,
-        snapshot: Callable[[], Snapshot],
         on_silence: Callable[[str], None],
         pool: PoolOf,
     ) -> None:
@@ -63,8 +63,16 @@ class Prober:
         self._pool = pool
         self._config = config
         self._router = router
-        self._snapshot = snapshot
+        self._by_url: dict[str, InstanceView] = {}
         self._on_silence = on_silence
+
+    def take(self, change: Change) -> None:
+        """Know who is a server given by URL: these are probed always."""
+        for gone in change.gone:
+            self._by_url.pop(gone, None)
+        for instance in change.instances:
+            if not instance.endpoint.is_ours:
+                self._by_url[instance.instance_id] = instance
 
     async def run(self) -> None:
         """Probe until cancelled."""
@@ -78,13 +86,9 @@ class Prober:
     # Private
 
     def _doubted(self) -> list[InstanceView]:
-        troubled, load = self._router.health.troubled(), self._router.load
-        return [
-            i
-            for i in self._snapshot().instances
-            if i.state in _PROBED
-            and (not i.endpoint.is_ours or i.instance_id in troubled or i.instance_id in load)
-        ]
+        find = self._router.known.instance
+        ids = {*self._by_url, *self._router.health.troubled(), *self._router.load}
+        return [i for one in ids if (i := find(one)) is not None and i.state in _PROBED]
 
     async def _probe(self, instance: InstanceView, slots: asyncio.Semaphore) -> None:
         pool = self._pool(instance)

@@ -17,8 +17,9 @@ from hostler.core.snapshot import Endpoint
 from hostler.gateway.board import Board
 from hostler.gateway.gateway import Gateway
 from hostler.gateway.neighbours import Neighbours
-from hostler.registry.client import RegistryClient, SnapshotMirror
+from hostler.registry.client import RegistryClient
 from hostler.registry.kept import KeptSnapshot
+from hostler.registry.mirror import SnapshotMirror
 from hostler.wire.cors import Cors
 from hostler.wire.door import raise_most_files
 from hostler.wire.hosts import HostPolicy

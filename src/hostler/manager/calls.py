@@ -1,7 +1,7 @@
 """Straight calls: claim a slot, send, read, give the slot back. No gateway between."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from typing import Any
 
@@ -36,7 +36,8 @@ SILENCE_S = 600.0  # a prefill may be long; a dead worker is noticed by its conn
 class Caller:
     """Asks the instances of a router, and another one as long as no answer byte has come."""
 
-    def __init__(self, router: Router, config: GatewayConfig) -> None:
+    def __init__(self, router: Callable[[], Router], config: GatewayConfig) -> None:
+        """router: called for each use, so that it can be brought up to date."""
         self._router = router
         self._config = config
 
@@ -49,7 +50,7 @@ class Caller:
         """
         tries = _Tries(model, self._config)
         while True:
-            claim = await self._router.wait_claim(model, exclude=frozenset(tries.tried))
+            claim = await self._router().wait_claim(model, exclude=frozenset(tries.tried))
             began = False
             try:
                 with _told(claim):
@@ -65,7 +66,7 @@ class Caller:
         """Return a whole JSON answer. Raises as `events`."""
         tries = _Tries(model, self._config)
         while True:
-            claim = await self._router.wait_claim(model, exclude=frozenset(tries.tried))
+            claim = await self._router().wait_claim(model, exclude=frozenset(tries.tried))
             try:
                 with _told(claim):
                     return await self._answer_of(claim.instance, route, body)
@@ -79,7 +80,7 @@ class Caller:
             BadRequest: neither or both are given. NotFound: the engine cannot tell.
             ModelNotFound, NoReadyInstance: nobody could be asked.
         """
-        instance = self._router.select(model)
+        instance = self._router().select(model)
         asked = question(dict(body), find_dialect(instance.engine), instance)
         try:
             answer = await ask(instance, asked.path, asked.body, timeout_s=COUNT_TIMEOUT_S)

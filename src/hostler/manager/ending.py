@@ -9,7 +9,7 @@ from hostler.app.faults import CrashPoint, crash_point
 from hostler.app.process import ProcessHandle, wait_exit
 from hostler.app.telemetry import logger
 from hostler.manager.telling import Telling
-from hostler.registry.registry import Record
+from hostler.registry.record import Record
 
 log = logger(__name__)
 

@@ -44,7 +44,8 @@ from hostler.manager.plan import GONE
 from hostler.manager.silence import SecondOpinion
 from hostler.manager.workers import LocalWorkers
 from hostler.registry.expected import Expected
-from hostler.registry.registry import Record, Registry
+from hostler.registry.record import Record
+from hostler.registry.registry import Registry
 from hostler.registry.server import RegistryServer
 from hostler.storage.store import Store
 from hostler.storage.writer import Writer

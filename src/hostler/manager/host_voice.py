@@ -17,7 +17,7 @@ from hostler.core.snapshot import PROTOCOL
 from hostler.core.worker import OperatorEvent
 from hostler.manager.host_rules import has_changed
 from hostler.manager.workers import LocalWorkers
-from hostler.registry.registry import Record
+from hostler.registry.record import Record
 
 
 class Voice:

@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from functools import partial
 
 from hostler.app.background import Background, begin
 from hostler.app.config import Config, ModelConfig, state_dir
@@ -29,6 +28,7 @@ from hostler.core.worker import (
 from hostler.manager.apply import Applier
 from hostler.manager.calls import Caller
 from hostler.manager.files import ModelFiles
+from hostler.manager.following import FollowingRouter
 from hostler.manager.journal import Journal
 from hostler.manager.launches import LaunchBook
 from hostler.manager.looks import InstanceLooks
@@ -248,13 +248,14 @@ class LocalWorkerManager(InstanceLooks):
             clock=self.clock,
         )
         gateway = self.config.gateway
-        self.router = Router(
+        router = Router(
             queue_length=gateway.queue_length,
             queue_wait_s=gateway.queue_wait_s,
             eject_s=gateway.eject_s,
             clock=self.clock,
         )
-        self.caller = Caller(self.router, gateway)
+        self.following = FollowingRouter(self.registry, router)
+        self.caller = Caller(self.following.now, gateway)
         self._build_plan(book, files)
 
     def _build_plan(self, book: LaunchBook, files: ModelFiles) -> None:
@@ -294,7 +295,7 @@ class LocalWorkerManager(InstanceLooks):
         self.scaling = Autoscaler(
             wishes=self.wishes,
             registry=self.registry,
-            own=partial(demand_of, self.router),
+            own=lambda: demand_of(self.following.now()),
             has_crashed=self.reconciler.has_crashed,
             tell=self.journal.tell,
             clock=self.clock,
@@ -327,20 +328,12 @@ class LocalWorkerManager(InstanceLooks):
             for part in (self.registry_server, self.reconciler, self.renewals, self.scaling):
                 await stack.enter_async_context(part.running())
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            follow = begin(tasks, Background.ROUTER, self._follow())
+            follow = begin(tasks, Background.ROUTER, self.following.run())
             up.set_result(None)
             try:
                 await self._stop_asked.wait()
             finally:
                 follow.cancel()
-
-    async def _follow(self) -> None:
-        """Keep the router at the newest snapshot."""
-        version = -1
-        while True:
-            snapshot = await self.registry.changed(version)
-            version = snapshot.version
-            self.router.update(snapshot)
 
     def _moved(self, before: Instance, after: Instance) -> None:
         """Every change of a state passes here, once."""

@@ -9,12 +9,14 @@ from hostler.core.lifecycle import State
 from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType, describe
 from hostler.core.worker import WorkerRunData, WorkerSupportedModel
 from hostler.engines.base import find_engine
+from hostler.manager.following import FollowingRouter
 from hostler.manager.machines import Machines
 from hostler.manager.requests import DirectRequests
 from hostler.manager.views import engine_meant, pick, real_name, run_data, supported_models
 from hostler.manager.wishes import Wishes
 from hostler.manager.workers import LocalWorkers
 from hostler.registry.registry import Registry
+from hostler.routing.router import Router
 
 
 class InstanceLooks(DirectRequests):
@@ -26,7 +28,13 @@ class InstanceLooks(DirectRequests):
     wishes: Wishes
     workers: LocalWorkers
     machines: Machines
+    following: FollowingRouter
     clock: Callable[[], float]
+
+    @property
+    def router(self) -> Router:
+        """Who serves what, as the registry knows it at this moment."""
+        return self.following.now()
 
     async def get_model_instances(
         self, worker_type: WorkerType, model_name: str, healthy_only: bool = True

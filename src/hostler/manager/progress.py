@@ -32,11 +32,9 @@ class Progress:
 
     def living(self, deployment: Deployment | None) -> list[Instance]:
         """The instances, of one deployment or of all, that are not gone."""
-        return [
-            i
-            for i in self.registry.instances()
-            if i.state not in GONE and (deployment is None or i.worker_key == deployment.worker_key)
-        ]
+        if deployment is None:
+            return [i for i in self.registry.instances() if i.state not in GONE]
+        return [i for i in self._of(deployment) if i.state not in GONE]
 
     def is_ready(self, deployment: Deployment) -> bool:
         """Whether every wished instance is ready, made from this very specification.
@@ -54,16 +52,12 @@ class Progress:
 
     def reason(self, deployment: Deployment) -> str:
         """Why the newest of its instances that is not ready is not; "": nobody has said."""
-        told = [
-            i
-            for i in self.registry.instances()
-            if i.worker_key == deployment.worker_key and i.state is not State.READY and i.reason
-        ]
+        told = [i for i in self._of(deployment) if i.state is not State.READY and i.reason]
         return max(told, key=lambda i: i.epoch).reason if told else ""
 
     def has_failed(self, model_name: str) -> bool:
         """Whether it crashed lately, and no instance serves: the wish as it is does not work."""
-        mine = [i for i in self.registry.instances() if i.model_name == model_name]
+        mine = [record.instance for record in self.registry.of_model(model_name)]
         if any(i.state in SERVING for i in mine):
             return False
         return any(
@@ -72,8 +66,8 @@ class Progress:
 
     def check(self, deployment: Deployment, *, tries: int | None = None) -> None:
         """Raise when a wished instance was given up, or failed `tries` times in a row."""
-        for instance in self.registry.instances():
-            if instance.worker_key != deployment.worker_key or instance.state is not State.FAILED:
+        for instance in self._of(deployment):
+            if instance.state is not State.FAILED:
                 continue
             if instance.generation != deployment.process_generation:
                 continue
@@ -86,3 +80,12 @@ class Progress:
                     f"{instance.reason}{told}",
                     model=deployment.name,
                 )
+
+    # Private
+
+    def _of(self, deployment: Deployment) -> list[Instance]:
+        return [
+            record.instance
+            for record in self.registry.of_model(deployment.name)
+            if record.instance.worker_key == deployment.worker_key
+        ]

@@ -90,13 +90,17 @@ class Requests(WorkerManager):
 class DirectRequests(Requests):
     """For a manager that reaches its instances itself, by a router that it keeps up to date."""
 
-    router: Router
     caller: Caller
 
     @property
     def transport(self) -> Transport:
         self.check_running()
         return self.caller
+
+    @property
+    @abstractmethod
+    def router(self) -> Router:
+        """Who serves what, as it is at this moment."""
 
     @abstractmethod
     def metadata_of(self, instance_id: str) -> ModelMetadata | None:

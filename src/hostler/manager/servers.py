@@ -17,7 +17,8 @@ from hostler.core.lifecycle import Signal
 from hostler.core.model import ModelMetadata, PrefixReach
 from hostler.core.snapshot import Endpoint
 from hostler.registry.expected import Expected
-from hostler.registry.registry import Record, Registry
+from hostler.registry.record import Record
+from hostler.registry.registry import Registry
 from hostler.wire.client import UpstreamLost, fetch
 
 log = logger(__name__)
@@ -82,7 +83,7 @@ class GivenServers:
 
         A gateway that outlived the controller before us knows that they serve; here they only begin to.
         """
-        if self._registry.snapshot.incarnation < 2:  # there was none
+        if self._registry.incarnation < 2:  # there was none
             return []
         return [
             _place(one.worker_key, replica)

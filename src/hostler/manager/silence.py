@@ -20,7 +20,8 @@ from hostler.core.fleet import Beat
 from hostler.core.lifecycle import Signal, State
 from hostler.core.snapshot import Endpoint
 from hostler.engines.canary import owes_token
-from hostler.registry.registry import Record, Registry
+from hostler.registry.record import Record
+from hostler.registry.registry import Registry, vouch
 from hostler.wire.client import Response, UpstreamLost, fetch
 from hostler.wire.identity import ClientContexts
 
@@ -29,7 +30,6 @@ log = logger(__name__)
 STUCK = "its engine takes requests and answers none"
 _LOOK_EVERY_S = 0.25
 _ASK_TIMEOUT_S = 1.0
-_EARLY = 0.6  # of the time after which silence makes a worker suspect
 _ASKED = frozenset({State.READY, State.SUSPECT, State.DRAINING})
 
 
@@ -51,7 +51,6 @@ class SecondOpinion:
         """
         self._tls = tls
         self._registry = registry
-        self._after_s = config.heartbeat.suspect_after_s * _EARLY
         self._canary_timeout_s = config.gateway.canary_timeout_s
         self._agent_socket = agent_socket
         self._clock = clock
@@ -85,15 +84,15 @@ class SecondOpinion:
     async def _ask_engine(self, record: Record) -> None:
         path = record.expected.endpoint.socket
         if path and await _answer(Path(path), "GET", "/health"):
-            self._registry.vouch(record.instance.instance_id)
+            vouch(self._registry, record.instance.instance_id, self._clock())
 
     async def _loop(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 silent = {
                     r.instance.instance_id: r
-                    for r in self._registry.records()
-                    if self._is_silent(r)
+                    for r in self._registry.silences.late()
+                    if r.instance.state in _ASKED
                 }
                 for instance_id in silent.keys() - self._told:
                     log.warning("silence.asking", instance_id=instance_id)
@@ -126,13 +125,6 @@ class SecondOpinion:
         log.warning("silence.token", instance_id=instance_id, is_stuck=is_stuck)
         if is_stuck and self._registry.record(instance_id) is record:
             self._registry.post(instance_id, Signal.LOST, STUCK)
-
-    def _is_silent(self, record: Record) -> bool:
-        """Not heard of for a while, by whatever way."""
-        if record.heard_at_s is None or record.well_at_s is None:
-            return False
-        is_late = self._clock() - max(record.heard_at_s, record.well_at_s) > self._after_s
-        return is_late and record.instance.state in _ASKED
 
 
 # Private

@@ -18,7 +18,8 @@ from hostler.engines.base import brought_models, engines, hide_secrets
 from hostler.manager.machines import Machines
 from hostler.manager.wishes import Wishes
 from hostler.manager.workers import LocalWorkers
-from hostler.registry.registry import Record, Registry
+from hostler.registry.record import Record
+from hostler.registry.registry import Registry
 from hostler.routing.router import Router
 
 

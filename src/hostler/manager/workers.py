@@ -31,7 +31,8 @@ from hostler.manager.memory import Memory
 from hostler.manager.servers import GivenServers
 from hostler.manager.telling import Telling
 from hostler.registry.expected import Expected
-from hostler.registry.registry import Record, Registry
+from hostler.registry.record import Record
+from hostler.registry.registry import Registry
 
 log = logger(__name__)
 
@@ -356,6 +357,7 @@ class LocalWorkers:
         """Wait for the adopted workers to speak; then for those that hang to be found out."""
         adopted = tuple(self._handles)
         await asyncio.sleep(_SETTLE_S)
+        await self._registry.arrivals.all_came()  # a large fleet registers one after the other
         self._registry.settle()
         await asyncio.sleep(max(0.0, self._config.heartbeat.lost_after_s - _SETTLE_S))
         for instance_id in adopted:

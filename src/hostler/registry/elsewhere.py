@@ -1,18 +1,22 @@
-"""What a snapshot says to a gateway on another machine: engines here are reached at this machine's relay.
+"""What a snapshot, or a step, says to a gateway on another machine: engines here are reached at the relay.
 
 The controller leaves its own address out, since it may have several: the gateway puts in the one at which
 it reaches it. Pure.
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
+from hostler.core.change import Change
 from hostler.core.snapshot import Endpoint, InstanceView, Snapshot
 from hostler.wire.identity import CONTROLLER
 
+T = TypeVar("T", bound=Snapshot | Change)
 
-def for_elsewhere(snapshot: Snapshot, relay_port: int) -> Snapshot:
+
+def for_elsewhere(snapshot: T, relay_port: int) -> T:
     """Return it as other machines may use it: no socket of this one is in it."""
 
     def at_relay(instance: InstanceView) -> Endpoint:
@@ -23,7 +27,7 @@ def for_elsewhere(snapshot: Snapshot, relay_port: int) -> Snapshot:
     return _moved(snapshot, lambda one: bool(one.endpoint.socket), at_relay)
 
 
-def at_controller(snapshot: Snapshot, address: str) -> Snapshot:
+def at_controller(snapshot: T, address: str) -> T:
     """Return it with the address of the controller's machine, for the engines that are there."""
 
     def found(instance: InstanceView) -> Endpoint:
@@ -39,10 +43,10 @@ def at_controller(snapshot: Snapshot, address: str) -> Snapshot:
 
 
 def _moved(
-    snapshot: Snapshot,
+    snapshot: T,
     is_meant: Callable[[InstanceView], bool],
     where: Callable[[InstanceView], Endpoint],
-) -> Snapshot:
+) -> T:
     return msgspec.structs.replace(
         snapshot,
         instances=tuple(

@@ -2,17 +2,15 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 
 import msgspec
 
-from hostler.app.config import HeartbeatConfig
 from hostler.app.tokens import StoredHost
 from hostler.core.errors import StaleEpoch
 from hostler.core.hosts import HostBeat, HostFacts, HostOrders, Order, Role, Standing
 from hostler.core.snapshot import Endpoint
+from hostler.registry.pace import SUSPECT_AFTER
 
-SUSPECT_AFTER = 2.5  # beats that did not come
 RUNS_KEPT = 16  # of a host's earlier processes, whose late words are refused
 
 
@@ -111,35 +109,3 @@ class Host:
         if self.run_id:
             self.past_runs.append(self.run_id)
         self.run_id, self.seq = beat.run_id, 0
-
-    def patience(self, told: HeartbeatConfig) -> HeartbeatConfig:
-        """The configured patience, by the interval that this host was told."""
-        if self.interval_s <= told.interval_s:
-            return told
-        suspect_s = max(told.suspect_after_s, SUSPECT_AFTER * self.interval_s)
-        lost_s = max(told.lost_after_s, 2 * suspect_s)
-        return msgspec.structs.replace(
-            told,
-            suspect_after_s=suspect_s,
-            lost_after_s=lost_s,
-            mass_lost_after_s=max(told.mass_lost_after_s, lost_s),
-        )
-
-
-class Turns:
-    """Gives each beat a time of its own, so that there are never more in a second than may be."""
-
-    def __init__(self, heartbeat: HeartbeatConfig, clock: Callable[[], float]) -> None:
-        self._heartbeat = heartbeat
-        self._clock = clock
-        self._last_s = clock()  # of all that were given
-
-    def next_beat_s(self, host: Host) -> float:
-        """In how many seconds a host should beat again. One that beats out of turn keeps its turn."""
-        now_s, interval_s = self._clock(), self._heartbeat.interval_s
-        if host.due_s - now_s <= host.interval_s / 2:
-            gap_s = 1 / self._heartbeat.most_per_s
-            host.due_s = self._last_s = max(now_s + interval_s, self._last_s + gap_s)
-        next_s = max(0.0, host.due_s - now_s)
-        host.interval_s = max(interval_s, next_s)
-        return next_s

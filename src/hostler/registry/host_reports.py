@@ -3,7 +3,8 @@
 from hostler.core.hosts import HostBeat, InstanceReport
 from hostler.core.lifecycle import Signal, State
 from hostler.registry.host import Host
-from hostler.registry.registry import Record, Registry, loaded
+from hostler.registry.record import Record
+from hostler.registry.registry import Registry, loaded
 
 MISSED_TWICE = 2  # an instance that was ordered and is not in so many beats is not there
 _SERVING = frozenset({State.READY, State.SUSPECT})
@@ -20,7 +21,7 @@ def take_beat(registry: Registry, host: Host, beat: HostBeat, now_s: float) -> t
         record = registry.record(report.instance_id)
         if record is not None and take_report(registry, record, report, now_s):
             wanted.append(report.instance_id)
-    is_ours = beat.incarnation == registry.snapshot.incarnation
+    is_ours = beat.incarnation == registry.incarnation
     for instance_id, version in list(host.since.items()) if is_ours else ():
         record = registry.record(instance_id)
         if record is None or instance_id in named or beat.version < version:

@@ -14,7 +14,8 @@ from hostler.core.errors import Conflict, HostlerError
 from hostler.core.hosts import HostBeat, Offer, OfferAnswer, Role
 from hostler.registry.host import Host
 from hostler.registry.hosts import HostBook
-from hostler.registry.server import JSON, KEEPALIVE_S, NDJSON, decode
+from hostler.registry.server import JSON, decode
+from hostler.registry.watch import KEEPALIVE_S, NDJSON
 from hostler.wire.server import Exchange
 
 log = logger(__name__)

@@ -25,10 +25,12 @@ from hostler.core.hosts import (
 )
 from hostler.core.lifecycle import Signal, State
 from hostler.core.worker import OperatorEvent
-from hostler.registry.host import Host, Turns
+from hostler.registry.host import Host
 from hostler.registry.host_reports import gone, take_beat
 from hostler.registry.liveness import is_mass_loss, judge_heartbeat, own_pause_s
-from hostler.registry.registry import Record, Registry
+from hostler.registry.pace import Turns, patience
+from hostler.registry.record import Record
+from hostler.registry.registry import Registry
 
 log = logger(__name__)
 
@@ -80,7 +82,7 @@ class HostBook:
             return
         self._give_up(host, f"its host {host.name} was removed")
         host.is_removed = True
-        host.number(self._registry.snapshot.incarnation, ())
+        host.number(self._registry.incarnation, ())
         self._moved(host)
 
     def hosts(self) -> list[Host]:
@@ -147,7 +149,7 @@ class HostBook:
         """Say what should be on a host, the whole of it. The same again changes nothing."""
         host = self._hosts.get(host_id)
         if host is not None and (host.orders is None or host.orders.orders != tuple(orders)):
-            host.number(self._registry.snapshot.incarnation, tuple(orders))
+            host.number(self._registry.incarnation, tuple(orders))
 
     # What each says
 
@@ -159,7 +161,7 @@ class HostBook:
             StaleEpoch: an earlier process of this host is speaking.
         """
         host = self.host(host_id)
-        incarnation = self._registry.snapshot.incarnation
+        incarnation = self._registry.incarnation
         if beat.host_id != host_id:
             raise Conflict(f"host {host_id!r} may not speak for {beat.host_id[:64]!r}")
         if beat.incarnation > incarnation:
@@ -219,7 +221,9 @@ class HostBook:
             self._in_mass = in_mass
             log.warning("hosts.mass_loss", is_on=in_mass, hosts=len(silent))
         for host, seconds in silent:
-            signal = judge_heartbeat(seconds, host.patience(self._heartbeat), in_mass=in_mass)
+            signal = judge_heartbeat(
+                seconds, patience(self._heartbeat, host.interval_s), in_mass=in_mass
+            )
             if _SILENT[signal] is not host.silence and signal is not Signal.SEEN:
                 self._fall_silent(host, _SILENT[signal], seconds)
 

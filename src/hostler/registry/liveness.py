@@ -28,7 +28,12 @@ def is_mass_loss(silences_s: Sequence[float], config: HeartbeatConfig) -> bool:
     More than half of all: Kubernetes stops evictions at 55 % of a zone, Envoy's panic threshold is 50 %.
     """
     silent = sum(silence_s >= config.suspect_after_s for silence_s in silences_s)
-    return silent >= MASS_LEAST and 2 * silent > len(silences_s)
+    return is_mass(silent, len(silences_s))
+
+
+def is_mass(silent: int, of: int) -> bool:
+    """As `is_mass_loss`, by numbers."""
+    return silent >= MASS_LEAST and 2 * silent > of
 
 
 def own_pause_s(since_last_look_s: float, look_every_s: float, config: HeartbeatConfig) -> float:

@@ -4,9 +4,6 @@ Its state is soft: what it holds is rebuilt from launches and beats. It starts, 
 """
 
 import asyncio
-import hashlib
-import hmac
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
@@ -15,47 +12,22 @@ import msgspec
 from hostler.app.background import Background, begin
 from hostler.app.config import HeartbeatConfig
 from hostler.app.telemetry import logger
-from hostler.core.errors import Conflict, StaleEpoch, UnknownInstance
+from hostler.core.errors import Conflict
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration
 from hostler.core.lifecycle import ALIVE, Event, Instance, Signal, State, advance
 from hostler.core.model import ModelMetadata
-from hostler.core.snapshot import (
-    PROTOCOL,
-    Endpoint,
-    KeyView,
-    ModelView,
-    Snapshot,
-)
+from hostler.core.snapshot import Endpoint, KeyView, ModelView, Snapshot
 from hostler.registry.doubts import ReportedDoubts
 from hostler.registry.expected import Expected
-from hostler.registry.liveness import is_mass_loss, judge_heartbeat, own_pause_s
+from hostler.registry.pace import Arrivals, Turns
+from hostler.registry.record import Record, authentic
+from hostler.registry.silences import Silences
+from hostler.registry.tally import Tallies
+from hostler.registry.told import Told
 
 log = logger(__name__)
 
-LOADING = frozenset({State.PENDING, State.FETCHING, State.STARTING})
-_LOOK_EVERY_S = 0.25
-
-
-class Record:
-    """Everything known of one instance. Replaced states only through the registry."""
-
-    __slots__ = ("beat_seq", "draining", "error_code", "expected", "heard_at_s", "in_flight", "instance",
-                 "memory_bytes", "metadata", "pid", "view", "well_at_s")  # fmt: skip
-
-    def __init__(self, instance: Instance, expected: Expected) -> None:
-        self.instance = instance
-        self.expected = expected
-        self.metadata: ModelMetadata | None = None
-        self.heard_at_s: float | None = None
-        self.well_at_s: float | None = None  # heard, and its engine answers
-        self.beat_seq = 0
-        self.in_flight = 0
-        self.memory_bytes: int | None = None
-        self.pid: int | None = None
-        self.draining = False
-        self.error_code = ""  # of what ended it, if it said
-        self.view = expected.view(instance)
-
+GATHER_S = 0.005  # changes that follow one another so soon are told together
 
 Moved = Callable[[Instance, Instance], None]
 
@@ -76,14 +48,16 @@ class Registry:
         self._clock = clock
         self._moved = moved or (lambda before, after: None)
         self.doubts = ReportedDoubts(clock)
+        self.incarnation = incarnation
+        self._tallies = Tallies()
+        self.told = Told(incarnation, self._tallies.view)
         self._records: dict[str, Record] = {}
-        self._models: tuple[ModelView, ...] = ()
-        self._keys: tuple[KeyView, ...] = ()
         self._settling: set[str] = set()
-        self._renewing: set[str] = set()  # models whose last ready instance was sent away
-        self._in_mass = False
+        self.silences = Silences(heartbeat, clock, self.post)
+        self._turns = Turns(heartbeat, clock)
+        self.arrivals = Arrivals(heartbeat, clock)
+        self._told_at_s = -GATHER_S
         self._news = asyncio.Event()
-        self.snapshot = Snapshot(protocol=PROTOCOL, incarnation=incarnation)
 
     # Reading
 
@@ -96,6 +70,22 @@ class Registry:
     def instances(self) -> list[Instance]:
         return [record.instance for record in self._records.values()]
 
+    def of_model(self, model_name: str) -> list[Record]:
+        """The instances of one model, without a look at the others."""
+        return self._tallies.records(model_name)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """All that the data plane needs to know, as it is at this moment."""
+        self.told.step()
+        return self.told.picture.snapshot()
+
+    @property
+    def version(self) -> int:
+        """That of `snapshot`."""
+        self.told.step()
+        return self.told.picture.version
+
     @property
     def unheard(self) -> frozenset[str]:
         """The adopted workers that have not said yet who they are, and were not given up."""
@@ -105,11 +95,24 @@ class Registry:
         """What is set at the next change."""
         return self._news
 
-    async def changed(self, version: int) -> Snapshot:
-        """Wait for a snapshot newer than `version`, and for who was here before to speak first."""
-        while self.snapshot.version <= version or self._settling:
+    async def changed(self, version: int) -> None:
+        """Wait for something newer than `version`, and for who was here before to speak first.
+
+        One change is told at once, many that follow one another together.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._settling:
+                if self.told.picture.version > max(0, version):
+                    return
+                if self.told.is_stirred:
+                    wait_s = self._told_at_s + GATHER_S - loop.time()
+                    if wait_s > 0:
+                        await asyncio.sleep(wait_s)
+                    self._told_at_s = loop.time()
+                    self.told.step()
+                    continue
             await self._news.wait()
-        return self.snapshot
 
     # Writing: what should be
 
@@ -118,20 +121,21 @@ class Registry:
 
         given: places that serve already: nobody is told anything before `settle` has named each.
         """
-        self._models = tuple(models)
+        self.told.describe(models)
         self._settling.update(given)
-        self._publish()
+        self._stir()
 
     def set_keys(self, keys: Sequence[KeyView]) -> None:
-        self._keys = tuple(keys)
-        self._publish()
+        self.told.set_keys(keys)
+        self._stir()
 
     def add(self, instance: Instance, expected: Expected, *, adopted: bool = False) -> None:
         """Expect an instance. adopted: its process runs already and will register again."""
-        self._records[instance.instance_id] = Record(instance, expected)
+        record = self._records[instance.instance_id] = Record(instance, expected)
+        self._tallies.add(record)
         if adopted:
             self._settling.add(instance.instance_id)
-        self._publish()
+        self._show(record)
 
     def expect(self, instance_id: str, expected: Expected, *, epoch: int) -> None:
         """Fill in what is known once the process is about to start."""
@@ -139,18 +143,25 @@ class Registry:
         record.expected = expected
         record.instance = msgspec.structs.replace(record.instance, epoch=epoch)
         record.view = expected.view(record.instance)
+        self._show(record)
 
     def forget(self, instance_id: str) -> None:
-        if self._records.pop(instance_id, None) is not None:
-            self._settling.discard(instance_id)
-            self._publish()
+        record = self._records.pop(instance_id, None)
+        if record is None:
+            return
+        self._tallies.remove(record)
+        self._settling.discard(instance_id)
+        self.silences.forget(instance_id)
+        self.arrivals.forget(instance_id)
+        self.told.show(instance_id, record.instance.model_name, None)
+        self._stir()
 
     def settle(self, place: str | None = None) -> None:
         """Stop waiting for this one; for whatever has not spoken when none is named."""
         left = self._settling - {place} if place else set()
         if left != self._settling:
             self._settling = left
-            self._publish()
+            self._stir()
 
     def post(self, instance_id: str, signal: Signal, reason: str = "") -> Instance | None:
         """Apply a signal to an instance of ours; None when it is not known (any more)."""
@@ -173,25 +184,28 @@ class Registry:
             record.view = record.expected.view(after)
             if after.state not in ALIVE:
                 self._settling.discard(instance_id)
-            _note_renewal(after, self.instances(), self._renewing)
+                self.silences.forget(instance_id)
+            self._tallies.move(after.model_name, before.state, after.state)
             self._moved(before, after)
-            self._publish()
+            self._show(record)
         return after
 
     # Writing: what workers report
 
     def register(self, registration: Registration) -> BeatAnswer:
-        """A worker has loaded.
+        """A worker has loaded. When too many come at once it is told to come again in a moment.
 
         Raises:
             UnknownInstance: not one we launched, or it is gone. StaleEpoch: a newer one replaced it.
         """
-        record = _authentic(self.record(registration.instance_id), registration)
+        record = authentic(self.record(registration.instance_id), registration)
         if record.pid not in (None, registration.pid):
             log.warning("registry.second_claim", instance_id=registration.instance_id)
             raise Conflict(
                 f"instance {registration.instance_id!r} is process {record.pid}, not this sender"
             )
+        if wait_s := self.arrivals.wait_s(registration.instance_id):
+            return BeatAnswer(next_beat_s=wait_s, registered=False)
         record.heard_at_s = record.well_at_s = self._clock()
         loaded(
             self,
@@ -203,7 +217,8 @@ class Registry:
             upstream_model=registration.upstream_model,
             draining=registration.draining,
         )
-        return BeatAnswer(next_beat_s=self._heartbeat.interval_s)
+        self.silences.watch(record)
+        return BeatAnswer(next_beat_s=self._turns.next_beat_s(record))
 
     def beat(self, beat: Beat) -> BeatAnswer:
         """A worker lives. A beat alone never makes an instance ready: only a registration does.
@@ -211,7 +226,7 @@ class Registry:
         Raises:
             UnknownInstance, StaleEpoch: as `register`.
         """
-        record = _authentic(self.record(beat.instance_id), beat)
+        record = authentic(self.record(beat.instance_id), beat)
         if record.metadata is None:
             return BeatAnswer(next_beat_s=0.0, registered=False)
         if beat.seq > record.beat_seq:
@@ -227,7 +242,7 @@ class Registry:
                 self.post(beat.instance_id, Signal.SEEN)
             else:
                 self.post(beat.instance_id, Signal.LATE, "the engine does not answer its agent")
-        return BeatAnswer(next_beat_s=self._heartbeat.interval_s)
+        return BeatAnswer(next_beat_s=self._turns.next_beat_s(record))
 
     def depart(self, departure: Departure) -> None:
         """A worker leaves, by our order or because its engine is gone.
@@ -235,86 +250,36 @@ class Registry:
         Raises:
             UnknownInstance, StaleEpoch: as `register`.
         """
-        record = _authentic(self.record(departure.instance_id), departure)
+        record = authentic(self.record(departure.instance_id), departure)
         if record.instance.state is State.DRAINING:
             return  # its exit says the rest
         record.error_code = departure.code
         self.post(departure.instance_id, Signal.EXITED, departure.reason or "it left by itself")
 
-    def vouch(self, instance_id: str) -> None:
-        """Somebody asked the engine of an instance that is silent here, and it answered (F23)."""
-        record = self._records.get(instance_id)
-        if record is not None and record.well_at_s is not None:
-            record.well_at_s = self._clock()
-            self.post(instance_id, Signal.SEEN)
-
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Judge silence while the block lasts."""
         async with asyncio.TaskGroup() as tasks:
-            watch = begin(tasks, Background.REGISTRY, self._judge())
+            watch = begin(tasks, Background.REGISTRY, self.silences.run())
             yield
             watch.cancel()
 
     # Private
 
-    def _publish(self) -> None:
-        states: dict[str, Counter[str]] = {}
-        for record in self._records.values():
-            counts = states.setdefault(record.instance.model_name, Counter())
-            counts[record.instance.state.value] += 1
-        self.snapshot = Snapshot(
-            protocol=PROTOCOL,
-            incarnation=self.snapshot.incarnation,
-            version=self.snapshot.version + 1,
-            models=tuple(
-                msgspec.structs.replace(
-                    _model_view(model, states.get(model.name, Counter()), self._records.values()),
-                    renewing=model.wanted > 0 and model.name in self._renewing,
-                )
-                for model in self._models
-            ),
-            instances=tuple(
-                record.view for record in self._records.values() if record.instance.state in ALIVE
-            ),
-            keys=self._keys,
-        )
+    def _show(self, record: Record) -> None:
+        """Something of an instance is other than before."""
+        one = record.instance
+        view = record.view if one.state in ALIVE else None
+        self.told.show(one.instance_id, one.model_name, view)
+        self._stir()
+
+    def _stir(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
 
-    async def _judge(self) -> None:
-        looked_at_s = self._clock()
-        while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
-            now_s = self._clock()
-            self.judge(own_pause_s(now_s - looked_at_s, _LOOK_EVERY_S, self._heartbeat))
-            looked_at_s = now_s
-
     def judge(self, paused_s: float = 0.0) -> None:
         """Judge every worker's silence now. paused_s: how long nobody listened here."""
-        now_s = self._clock()
-        unwell_s: dict[str, float] = {}
-        told: set[str] = set()  # their own agents say that the engine does not answer
-        for record in self._records.values():
-            if record.well_at_s is None or record.heard_at_s is None:
-                continue
-            record.well_at_s += paused_s
-            record.heard_at_s += paused_s
-            if record.instance.state in ALIVE:
-                unwell_s[record.instance.instance_id] = now_s - record.well_at_s
-                if record.heard_at_s > record.well_at_s:
-                    told.add(record.instance.instance_id)
-        silent_s = [0.0 if i in told else seconds for i, seconds in unwell_s.items()]
-        in_mass = is_mass_loss(silent_s, self._heartbeat)
-        if in_mass is not self._in_mass:
-            self._in_mass = in_mass
-            log.warning("registry.mass_loss", is_on=in_mass, workers=len(unwell_s))
-        for instance_id, seconds in unwell_s.items():
-            frozen = in_mass and instance_id not in told
-            signal = judge_heartbeat(seconds, self._heartbeat, in_mass=frozen)
-            if signal is not Signal.SEEN or frozen:
-                why = "its engine has not answered" if instance_id in told else "silent"
-                self.post(instance_id, signal, f"{why} for {seconds:.1f} s")
+        self.silences.judge(paused_s)
 
 
 def loaded(
@@ -343,55 +308,21 @@ def loaded(
         _drain(registry, record)
     else:
         registry.post(instance_id, Signal.LOADED)
-    registry._publish()
+    registry._show(record)
+
+
+def vouch(registry: Registry, instance_id: str, at_s: float) -> None:
+    """Somebody asked the engine of an instance that is silent here, and it answered then (F23)."""
+    record = registry.record(instance_id)
+    if record is not None and record.well_at_s is not None:
+        record.well_at_s = at_s
+        registry.post(instance_id, Signal.SEEN)
 
 
 # Private
-
-
-def _authentic(record: Record | None, message: Registration | Beat | Departure) -> Record:
-    """Return the record of a message whose sender has proven to be that very instance."""
-    instance_id = message.instance_id
-    if record is None or not record.expected.secret_hash:
-        raise UnknownInstance(f"instance {instance_id!r} is not expected by this controller")
-    shown = hashlib.sha256(message.secret.encode()).hexdigest()
-    if not hmac.compare_digest(shown, record.expected.secret_hash):
-        raise Conflict(f"instance {instance_id!r}: this sender has not proven to be it")
-    if message.epoch < record.instance.epoch:
-        raise StaleEpoch(
-            f"instance {instance_id!r}: epoch {message.epoch} was replaced by a newer process"
-        )
-    if record.instance.state in (State.FAILED, State.STOPPED):
-        raise UnknownInstance(f"instance {instance_id!r} was given up here")
-    return record
 
 
 def _drain(registry: Registry, record: Record) -> None:
     """It leaves, by whoever's order: nothing new goes there."""
     if record.instance.state in (State.STARTING, State.READY, State.SUSPECT):
         registry.post(record.instance.instance_id, Signal.DRAIN, "it leaves")
-
-
-def _note_renewal(after: Instance, instances: Iterable[Instance], renewing: set[str]) -> None:
-    """Keep the set of models whose last ready instance went away for a new one."""
-    name = after.model_name
-    if after.state in (State.READY, State.FAILED):
-        renewing.discard(name)
-    elif after.state is State.DRAINING and not any(
-        i.model_name == name and i.state is State.READY for i in instances
-    ):
-        renewing.add(name)
-
-
-def _model_view(model: ModelView, counts: Counter[str], records: Iterable[Record]) -> ModelView:
-    lengths = [
-        record.metadata.context_length
-        for record in records
-        if record.metadata and record.instance.model_name == model.name
-    ]
-    return msgspec.structs.replace(
-        model,
-        states=tuple(sorted(counts.items())),
-        loading=any(counts.get(state.value) for state in LOADING),
-        context_length=lengths[0] if lengths else model.context_length,
-    )

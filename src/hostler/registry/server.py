@@ -4,7 +4,7 @@ Only its user reaches it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -16,21 +16,18 @@ from hostler.app.telemetry import logger
 from hostler.core.errors import (
     BadRequest,
     Conflict,
-    ControllerUnavailable,
     HostlerError,
     NotFound,
 )
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Doubt, Registration
 from hostler.core.scaling import DemandReport
-from hostler.core.snapshot import Snapshot, Spoken
+from hostler.core.snapshot import Spoken
 from hostler.core.usage import UsageBatch
-from hostler.registry.elsewhere import for_elsewhere
 from hostler.registry.registry import Registry
+from hostler.registry.watch import watch
 from hostler.wire.server import Exchange, HttpServer
 
 JSON = ((b"content-type", b"application/json"),)
-NDJSON = ((b"content-type", b"application/x-ndjson"),)
-KEEPALIVE_S = 1.0  # an empty line on a quiet watch, so that a mirror knows the controller lives
 
 _OF_GATEWAYS = frozenset({("POST", "/doubt"), ("POST", "/usage"), ("POST", "/demand")})
 
@@ -58,10 +55,6 @@ class RegistryServer:
         self._socket_path = socket_path
         self._server = HttpServer(self._handle, limits=HttpLimits(), name="registry")
         self._tasks: asyncio.TaskGroup | None = None
-        self._for_elsewhere = (
-            0,
-            b"",
-        )  # the newest snapshot as other machines get it: version, line
         self._routes: dict[tuple[str, str], Callable[[bytes], bytes]] = {
             ("POST", "/register"): self._register,
             ("POST", "/beat"): self._beat,
@@ -90,7 +83,7 @@ class RegistryServer:
         request = exchange.request
         asked = (request.method, request.path)
         if asked == ("GET", "/watch"):
-            self._begin(exchange, self._watch(exchange, relay_port))
+            watch(self._registry, exchange, self._tasks, relay_port)
         elif asked in _OF_GATEWAYS:
             self._handle(exchange)
         else:
@@ -99,18 +92,10 @@ class RegistryServer:
 
     # Private
 
-    def _begin(self, exchange: Exchange, watch: Coroutine[None, None, None]) -> None:
-        if self._tasks is None:
-            watch.close()
-            exchange.send_error(ControllerUnavailable(retry_after_s=1))
-            return
-        task = self._tasks.create_task(watch, name="registry.watch")
-        exchange.on_gone = task.cancel  # type: ignore[assignment]
-
     def _handle(self, exchange: Exchange) -> None:
         request = exchange.request
         if request.method == "GET" and request.path == "/watch":
-            self._begin(exchange, self._watch(exchange, None))
+            watch(self._registry, exchange, self._tasks)
             return
         if (request.method, request.path) == ("POST", "/usage") and self._tasks is not None:
             self._tasks.create_task(self._usage(exchange), name="registry.usage")
@@ -160,31 +145,6 @@ class RegistryServer:
         except HostlerError as error:
             exchange.send_error(error)
 
-    async def _watch(self, exchange: Exchange, relay_port: int | None) -> None:
-        """Tell each snapshot. relay_port: for another machine; None: for this one."""
-        exchange.start(200, NDJSON, None)
-        version = -1
-        while True:
-            try:
-                async with asyncio.timeout(KEEPALIVE_S):
-                    snapshot = await self._registry.changed(version)
-            except TimeoutError:
-                exchange.write(b"\n")
-                continue
-            version = snapshot.version
-            if relay_port is None:
-                exchange.write(msgspec.json.encode(snapshot) + b"\n")
-            else:
-                exchange.write(self._line_for_elsewhere(snapshot, relay_port))
-
-    def _line_for_elsewhere(self, snapshot: Snapshot, relay_port: int) -> bytes:
-        """Made once for all who watch from other machines."""
-        version, line = self._for_elsewhere
-        if version != snapshot.version:
-            line = msgspec.json.encode(for_elsewhere(snapshot, relay_port)) + b"\n"
-            self._for_elsewhere = snapshot.version, line
-        return line
-
 
 def decode(body: bytes, kind: type[T]) -> T:
     """Return a message of ours.
@@ -193,7 +153,8 @@ def decode(body: bytes, kind: type[T]) -> T:
         Conflict: of a protocol that is not spoken here. BadRequest: it is something else.
     """
     try:
-        if refusal := msgspec.json.decode(body, type=Spoken).refusal():
+        says_number = "protocol" in kind.__annotations__
+        if says_number and (refusal := msgspec.json.decode(body, type=Spoken).refusal()):
             log.error("registry.protocol", kind=kind.__name__, why=refusal)
             raise Conflict(refusal)
         return msgspec.json.decode(body, type=kind)

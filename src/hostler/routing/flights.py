@@ -111,10 +111,10 @@ class FlightTable(Generic[Who]):
         self._blocks_max = blocks_max
         self._places: dict[str, _Place[Who]] = {}
 
-    def keep_only(self, instance_ids: Iterable[str]) -> None:
-        """Forget instances that are no more."""
-        for gone in self._places.keys() - set(instance_ids):
-            del self._places[gone]
+    def forget(self, gone: Iterable[str]) -> None:
+        """These instances are no more."""
+        for instance_id in gone:
+            self._places.pop(instance_id, None)
 
     def board(
         self,

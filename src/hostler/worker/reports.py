@@ -11,7 +11,7 @@ import msgspec
 from hostler.app.telemetry import logger
 from hostler.core.errors import ControllerUnavailable, HostlerError, StaleEpoch, UnknownInstance
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Registration, WorkerSpec
-from hostler.core.snapshot import PROTOCOL
+from hostler.core.snapshot import REPORTED
 from hostler.engines.base import Started
 from hostler.registry.client import RegistryClient
 
@@ -134,7 +134,7 @@ class Reporter:
         condition = self._condition()
         answer = await self._client.register(
             Registration(
-                protocol=PROTOCOL,
+                protocol=REPORTED,
                 instance_id=self._spec.instance_id,
                 epoch=self._spec.epoch,
                 secret=self._spec.secret,

@@ -15,7 +15,8 @@ from hostler.app.record import read_standby
 from hostler.core.errors import ControllerUnavailable
 from hostler.core.fleet import Beat
 from hostler.core.snapshot import Endpoint
-from hostler.registry.client import RegistryClient, SnapshotMirror
+from hostler.registry.client import RegistryClient
+from hostler.registry.mirror import SnapshotMirror
 from hostler.wire.client import fetch
 
 

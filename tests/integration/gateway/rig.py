@@ -17,6 +17,7 @@ import msgspec
 
 from hostler.app.auth import new_key
 from hostler.app.config import Config, GatewayConfig, TelemetryConfig
+from hostler.core.change import Change, Picture
 from hostler.core.model import PrefixReach
 from hostler.core.serving import Priority
 from hostler.core.snapshot import Endpoint, InstanceView, KeyView, ModelView, Snapshot
@@ -41,23 +42,31 @@ class Source:
     """Snapshots, one after the other."""
 
     def __init__(self) -> None:
-        self.snapshot = Snapshot()
         self.connected = True
-        self._listeners: list[Callable[[Snapshot], None]] = []
+        self._picture = Picture()
+        self._listeners: list[Callable[[Change], None]] = []
 
-    def listen(self, listener: Callable[[Snapshot], None], /) -> None:
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._picture.snapshot()
+
+    def listen(self, listener: Callable[[Change], None], /) -> None:
         self._listeners.append(listener)
+        if self.snapshot.version:
+            listener(Picture().become(self.snapshot))
 
     def publish(self, models: Sequence[ModelView], instances: Sequence[InstanceView]) -> None:
         keys: tuple[KeyView, ...] = tuple(key.view for key in KEYS)
-        self.snapshot = Snapshot(
-            version=self.snapshot.version + 1,
-            models=tuple(models),
-            instances=tuple(instances),
-            keys=keys,
+        change = self._picture.become(
+            Snapshot(
+                version=self.snapshot.version + 1,
+                models=tuple(models),
+                instances=tuple(instances),
+                keys=keys,
+            )
         )
         for listener in self._listeners:
-            listener(self.snapshot)
+            listener(change)
 
 
 class FakeProcess:

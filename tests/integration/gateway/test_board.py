@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hostler.core.errors import HostlerError, StartupError
-from hostler.gateway.board import COLUMNS, ROWS, Bells, Board
+from hostler.gateway.board import COLUMNS, Bells, Board
 from hostler.gateway.neighbours import Neighbours
 from hostler.routing.claim import Claim, Outcome
 from hostler.routing.pool import Busy
@@ -202,17 +202,25 @@ def test_F54_three_gateways_at_random_never_pass_the_slots_and_lose_nobody() -> 
 
 def test_rows_are_used_again_when_all_are_taken_and_columns_are_bounded() -> None:
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    board = Board(folder / "board", is_new=True)
+    board, rows = Board(folder / "board", is_new=True, rows=100), 100
+    other = Board(folder / "board")
     try:
-        for number in range(ROWS):
+        for number in range(rows):
             board.write(f"old {number}", 3, 1 if number % 2 else 0)
-        board.keep_only([])
+            assert other.read(f"old {number}", 3) == number % 2
+        board.forget([f"old {number}" for number in range(rows)])
         board.write("new", 3, 7)
         assert board.read("new", 3) == 7
         assert board.total("old 1", [3]) == 1
+        for number in range(
+            1, rows, 2
+        ):  # who had a row that is another's now looks for its own again
+            assert other.read(f"old {number}", 3) == 1
+        assert other.read("new", 3) == 7
         assert [board.lend() for _ in range(COLUMNS)] == list(range(COLUMNS))
         with pytest.raises(StartupError, match="leave"):
             board.lend()
     finally:
+        other.close()
         board.close()
         shutil.rmtree(folder)

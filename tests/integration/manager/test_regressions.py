@@ -358,7 +358,7 @@ def test_a_failing_hand_or_probe_stops_no_loop_and_a_dead_loop_is_told() -> None
         def broken(paused_s: float = 0.0) -> None:
             raise RuntimeError("a bug in the judge")
 
-        manager.registry.judge = broken  # type: ignore[method-assign]
+        manager.registry.silences.judge = broken  # type: ignore[method-assign]
         with pytest.raises(ExceptionGroup):
             await manager.watch()
         pids = [data.pid for data in manager.run_data("third")]

@@ -21,7 +21,8 @@ from hostler.core.lifecycle import Instance, Signal, State
 from hostler.core.model import WorkerType
 from hostler.core.snapshot import Endpoint
 from hostler.registry.expected import Expected
-from hostler.registry.registry import Record, Registry
+from hostler.registry.record import Record
+from hostler.registry.registry import Registry
 from hostler.registry.server import RegistryServer
 from hostler.wire.client import fetch
 

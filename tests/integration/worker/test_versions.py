@@ -11,13 +11,14 @@ from hostler.app.config import HttpLimits
 from hostler.core.lifecycle import State
 from hostler.core.serving import Priority
 from hostler.core.snapshot import PROTOCOL, Endpoint, Snapshot
-from hostler.registry.client import SnapshotMirror
+from hostler.registry.mirror import SnapshotMirror
 from hostler.wire.client import fetch
 from hostler.wire.server import Exchange, HttpServer
 from tests.integration.worker.launch import Controller, controller, until
 
-# What a worker of protocol 1 sends, as recorded: it says no number.
+# What a worker of protocol 2 sends, as recorded.
 REGISTRATION: dict[str, Any] = {
+    "protocol": 2,
     "instance_id": "i0",
     "epoch": 1,
     "secret": "hunter2-hunter2-hunter2-hunter2-",
@@ -40,9 +41,9 @@ BEAT: dict[str, Any] = {
     "memory_bytes": 52428800,
 }
 DEPARTURE = {key: BEAT[key] for key in ("instance_id", "epoch", "secret")} | {"reason": "bye"}
-# What a controller of protocol 1 publishes, as recorded.
+# What a controller of protocol 2 publishes, as recorded.
 SNAPSHOT = (
-    b'{"incarnation":3,"version":7,"models":[{"name":"m","worker_type":"llm","engine":"fake","wanted":1,'
+    b'{"protocol":2,"incarnation":3,"version":7,"models":[{"name":"m","worker_type":"llm","engine":"fake","wanted":1,'
     b'"states":[["ready",1]]}],"instances":[{"instance_id":"i0","epoch":1,"model_name":"m",'
     b'"worker_type":"llm","engine":"fake","state":"ready","endpoint":{"socket":"/nowhere/i0.sock"},'
     b'"concurrency":4,"upstream_model":"m"}],"keys":[{"key_id":"k","secret_hash":"00","scopes":["inference"]}]}\n'

@@ -4,10 +4,11 @@ import asyncio
 import socket
 from pathlib import Path
 
+from hostler.core.change import Change
 from hostler.core.lifecycle import State
 from hostler.core.snapshot import Endpoint, Snapshot
-from hostler.registry.client import SnapshotMirror
 from hostler.registry.kept import OLDEST_S, KeptSnapshot
+from hostler.registry.mirror import SnapshotMirror
 from tests.unit.routing.fleet import instance, snapshot
 
 
@@ -68,10 +69,10 @@ def test_whatever_a_controller_tells_is_newer_than_what_was_recalled(tmp_path: P
         mirror.listen(lambda one: seen.append(one.version))
         mirror.recall()
         assert (mirror.snapshot.version, mirror.connected, seen) == (9, False, [9])
-        mirror._take(Snapshot(incarnation=1, version=2))  # the store was made anew
+        mirror._take(Change(incarnation=1, version=2))  # the store was made anew
         mirror.recall()
         assert (mirror.snapshot.version, seen) == (2, [9, 2])
-        mirror._take(Snapshot(incarnation=1, version=1))
+        mirror._take(Change(incarnation=1, version=1))
         assert mirror.snapshot.version == 2
 
     asyncio.run(main())

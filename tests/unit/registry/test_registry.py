@@ -14,7 +14,7 @@ from hostler.core.model import ModelMetadata, WorkerType
 from hostler.core.snapshot import Endpoint, ModelView
 from hostler.registry.expected import Expected
 from hostler.registry.liveness import judge_heartbeat, own_pause_s
-from hostler.registry.registry import Registry
+from hostler.registry.registry import Registry, vouch
 from hostler.testing.clock import ManualClock
 
 SECRET = "s3"
@@ -178,8 +178,8 @@ def test_F25_nobody_is_told_of_a_half_adopted_fleet(registry: Registry) -> None:
         await asyncio.sleep(0)
         assert not waiting.done()
         registry.register(registration("b"))
-        snapshot = await asyncio.wait_for(waiting, 1)
-        assert [view.state for view in snapshot.instances] == [State.READY, State.READY]
+        await asyncio.wait_for(waiting, 1)
+        assert [view.state for view in registry.snapshot.instances] == [State.READY, State.READY]
 
     asyncio.run(main())
 
@@ -207,7 +207,8 @@ def test_F25_nobody_is_told_before_a_given_server_is_known(registry: Registry) -
         await asyncio.sleep(0)
         assert not waiting.done()
         registry.settle("given@llm#0")
-        assert len((await asyncio.wait_for(waiting, 1)).instances) == 1
+        await asyncio.wait_for(waiting, 1)
+        assert len(registry.snapshot.instances) == 1
 
     asyncio.run(main())
 
@@ -274,7 +275,7 @@ def test_F23_a_silent_worker_whose_engine_answers_is_neither_suspect_nor_lost(
     *others, silent = fleet_of(registry, 4)
     for _ in range(400):
         pass_time(registry, clock, 1, others)
-        registry.vouch(silent)
+        vouch(registry, silent, clock())
         assert state_of(registry, silent) is State.READY
 
 

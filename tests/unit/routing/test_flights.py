@@ -180,7 +180,7 @@ def test_instances_that_are_gone_and_blocks_beyond_the_bound_are_forgotten() -> 
         ours.table.landed(ours.board(f"x{n}", blocks((f"x{n}", 8))))
     assert ours.board("2", FIRST).role is Role.LEADS
     ours.table.landed(ours.board("3", SECOND))
-    ours.table.keep_only(["another"])
+    ours.table.forget([ours.where.instance_id, "another"])
     assert ours.board("4", SECOND).role is Role.LEADS
 
 

@@ -1,0 +1,94 @@
+"""Pace: how often a fleet may speak to its controller, and how silence is judged by what each was told."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from hostler.app.config import HeartbeatConfig
+
+SUSPECT_AFTER = 2.5  # beats that did not come
+_LATE_S = 2.0  # that one may come later than it was told
+_BURST_S = 0.25  # of registrations that may come at once
+
+
+class Paced(Protocol):
+    """Who beats. due_s: when the next beat is. interval_s: told at the last one."""
+
+    due_s: float
+    interval_s: float
+
+
+class Turns:
+    """Gives each beat a time of its own, so that there are never more in a second than may be."""
+
+    def __init__(self, heartbeat: HeartbeatConfig, clock: Callable[[], float]) -> None:
+        self._heartbeat = heartbeat
+        self._clock = clock
+        self._last_s = clock()  # of all that were given
+
+    def next_beat_s(self, who: Paced) -> float:
+        """In how many seconds it should beat again. One that beats out of turn keeps its turn."""
+        now_s, interval_s = self._clock(), self._heartbeat.interval_s
+        if who.due_s - now_s <= who.interval_s / 2:
+            gap_s = 1 / self._heartbeat.most_per_s
+            who.due_s = self._last_s = max(now_s + interval_s, self._last_s + gap_s)
+        next_s = max(0.0, who.due_s - now_s)
+        who.interval_s = max(interval_s, next_s)
+        return next_s
+
+
+class Arrivals:
+    """Lets so many register in a second; whoever comes beyond that is told when to come again."""
+
+    def __init__(self, heartbeat: HeartbeatConfig, clock: Callable[[], float]) -> None:
+        self._gap_s = 1 / heartbeat.most_per_s
+        self._clock = clock
+        self._free_s = 0.0  # when the next one may come
+        self._told_s: dict[str, float] = {}
+
+    async def all_came(self) -> None:
+        """Wait until all that were told to come again should have done it."""
+        while True:
+            left_s = max(self._told_s.values(), default=-_LATE_S) + _LATE_S - self._clock()
+            if left_s <= 0:
+                return
+            await asyncio.sleep(left_s)
+
+    def wait_s(self, instance_id: str) -> float:
+        """In how many seconds this one should come again; 0: it is let in now."""
+        now_s = self._clock()
+        told_s = self._told_s.get(instance_id)
+        if told_s is None:
+            self._free_s = max(self._free_s + self._gap_s, now_s - _BURST_S)
+            told_s = self._free_s
+        if told_s <= now_s + self._gap_s:
+            self._told_s.pop(instance_id, None)
+            return 0.0
+        self._told_s[instance_id] = told_s
+        return told_s - now_s
+
+    def forget(self, instance_id: str) -> None:
+        self._told_s.pop(instance_id, None)
+
+
+def patience(told: HeartbeatConfig, interval_s: float) -> HeartbeatConfig:
+    """The configured patience with one that was told to beat every `interval_s`."""
+    if interval_s <= told.interval_s:
+        return told
+    suspect_s = suspect_after_s(told, interval_s)
+    lost_s = max(told.lost_after_s, 2 * suspect_s)
+    return msgspec.structs.replace(
+        told,
+        suspect_after_s=suspect_s,
+        lost_after_s=lost_s,
+        mass_lost_after_s=max(told.mass_lost_after_s, lost_s),
+    )
+
+
+def suspect_after_s(told: HeartbeatConfig, interval_s: float) -> float:
+    """After how much silence one that was told to beat every `interval_s` is suspect."""
+    if interval_s <= told.interval_s:
+        return told.suspect_after_s
+    return max(told.suspect_after_s, SUSPECT_AFTER * interval_s)

@@ -28,7 +28,7 @@ from hostler.core.errors import all_errors
 from hostler.core.model import ParameterDescription, describe
 from hostler.engines.base import ENGINES
 from hostler.gateway.gateway import Gateway
-from hostler.registry.client import SnapshotMirror
+from hostler.registry.mirror import SnapshotMirror
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 NOTE = "<!-- Written by scripts/reference.py; change the code, then run it. -->\n"

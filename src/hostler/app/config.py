@@ -66,7 +66,7 @@ class HeartbeatConfig(Section, frozen=True, kw_only=True):
     suspect_after_s: float = 2.5  # two missed beats and a half: no new requests
     lost_after_s: float = 30.0  # silent, and its engine too: its process is ended and replaced
     mass_lost_after_s: float = 300.0  # the same while most workers are silent at once
-    most_per_s: float = 50.0  # beats that hosts send in all; many hosts are told to send less often
+    most_per_s: float = 200.0  # beats of all together: many are told to beat less often
     replace_after_s: float = 0.0  # from the loss of a host to its models' start on another one
 
     def __post_init__(self) -> None:

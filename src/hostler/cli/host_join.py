@@ -27,10 +27,11 @@ from hostler.engines.base import find_engine
 from hostler.manager.host_rules import HostRules, facts, missing, startable
 from hostler.manager.membership import Membership, load_membership, pin, save_membership
 from hostler.registry.joining import join
-from hostler.wire.identity import CERT_FILE, KEY_FILE
+from hostler.wire.identity import CA_FILE, CERT_FILE, KEY_FILE
 from hostler.wire.tls import describe
 
 RELAY_PORT = 8102
+GIVEN_FILES = (CA_FILE, CERT_FILE, KEY_FILE)
 JOIN_VARIABLE = "HOSTLER_JOIN_TOKEN"
 
 Controllers = Annotated[
@@ -69,6 +70,14 @@ def join_host(
         str | None,
         Parameter(help="Folders where files given by path may lie: /a,/b. [default: anywhere]"),
     ] = None,
+    tls_ca: Annotated[
+        Path | None,
+        Parameter(help="PEM file of your own authority, where the controller has a given one."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, Parameter(help="This host's certificate by it, for ID.host.hostler.internal.")
+    ] = None,
+    tls_key: Annotated[Path | None, Parameter(help="Its key, PEM, unencrypted.")] = None,
     state_dir: HostDir = None,
     config: ConfigFile = None,
     json: JsonLog = None,
@@ -94,11 +103,21 @@ def join_host(
         port=RELAY_PORT if port is None else check_port(port),
         rules=rules,
     )
-    return join_and_serve(settings, wished, token)
+    given = tuple(path for path in (tls_ca, tls_cert, tls_key) if path is not None)
+    if len(given) not in (0, len(GIVEN_FILES)):
+        raise CommandFailed(
+            "--tls-ca, --tls-cert and --tls-key belong together: give all three, or none",
+            Exit.USAGE,
+        )
+    return join_and_serve(settings, wished, token, given)
 
 
-def join_and_serve(settings: Config, wished: Membership, token: str | None) -> int:
+def join_and_serve(
+    settings: Config, wished: Membership, token: str | None, given: tuple[Path, ...] = ()
+) -> int:
     """Join as wished, or go on with what was joined before, and serve until asked to stop.
+
+    given: the files of a given certificate, as in GIVEN_FILES; none: it is made by joining.
 
     Raises:
         CommandFailed, HostlerError: why not.
@@ -123,7 +142,7 @@ def join_and_serve(settings: Config, wished: Membership, token: str | None) -> i
         )
         sys.stderr.write(f"goes on as {known.name} ({known.host_id}), joined before\n")
     else:
-        membership = _join(paths, wished, token or environment(JOIN_VARIABLE) or "")
+        membership = _join(paths, wished, token or environment(JOIN_VARIABLE) or "", given)
     save_membership(paths.host_membership, membership)
     return serve(settings, paths, membership, sock)
 
@@ -167,7 +186,7 @@ def not_installed(name: str, lacks: Iterable[str]) -> str:
 # Private
 
 
-def _join(paths: StatePaths, wished: Membership, token: str) -> Membership:
+def _join(paths: StatePaths, wished: Membership, token: str, given: tuple[Path, ...]) -> Membership:
     if not token:
         raise CommandFailed(
             f"a join token is needed: --token, or {JOIN_VARIABLE} in the environment; "
@@ -175,6 +194,7 @@ def _join(paths: StatePaths, wished: Membership, token: str) -> Membership:
             Exit.USAGE,
         )
     configure_logging(level="WARNING")
+    _link_given(paths.tls_dir, given)
     said = facts(
         wished.name,
         wished.rules,
@@ -192,12 +212,24 @@ def _join(paths: StatePaths, wished: Membership, token: str) -> Membership:
             wished.address,
             wished.port,
             paths.tls_dir,
+            given=bool(given),
         )
     )
     sys.stderr.write(f"joined {wished.controllers[0]} as {wished.name} ({answer.host_id})\n")
     return msgspec.structs.replace(
         wished, role=role, host_id=answer.host_id, joined_at_s=time.time()
     )
+
+
+def _link_given(folder: Path, given: tuple[Path, ...]) -> None:
+    """Let the tls folder name the operator's files, which are theirs to renew: links are never written."""
+    if not given:
+        return
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, path in zip(GIVEN_FILES, given, strict=True):
+        place = folder / name
+        place.unlink(missing_ok=True)
+        place.symlink_to(path.expanduser().absolute())
 
 
 def _check_same(known: Membership, wished: Membership, paths: StatePaths) -> None:

@@ -55,13 +55,34 @@ async def asked(context: ClientContexts, endpoint: Endpoint, path: str, body: by
 
 def gateway_of(sim: SimControlPort, folder: Path) -> ClientContexts:
     """A gateway that this controller's authority vouches for."""
+    return ClientContexts(certify(sim, folder, Identity(Peer.GATEWAY, "gate0001")))
+
+
+def certify(sim: SimControlPort, folder: Path, whom: Identity) -> Path:
+    """The files of somebody that this controller's authority vouches for, in a folder."""
     key, csr = make_request()
-    signed = sim.authority.sign(csr, Identity(Peer.GATEWAY, "gate0001"))
+    signed = sim.authority.sign(csr, whom)
     folder.mkdir()
     (folder / "key.pem").write_text(key)
     (folder / "cert.pem").write_text(signed.certificate)
     (folder / "ca.pem").write_text(sim.authority.certificate)
-    return ClientContexts(folder)
+    return folder
+
+
+def test_a_given_certificate_says_who_the_host_is() -> None:
+    async def body(host: HostRun, sim: SimControlPort) -> None:
+        mine = certify(sim, host.root / "mine", Identity(Peer.HOST, "mine0001"))
+        files = (f"--tls-ca={mine / 'ca.pem'}", f"--tls-cert={mine / 'cert.pem'}")
+        code, told = await ends(host, *joining(sim, sim.token(), *files))
+        assert code == 2
+        assert "belong together" in told
+        host.start(*joining(sim, sim.token(), *files, f"--tls-key={mine / 'key.pem'}"))
+        await sim.until(lambda: bool(sim.beats), "it has joined")
+        assert sim.last.host_id == "mine0001"
+        assert (host.state_dir / "tls" / "cert.pem").is_symlink()
+        assert await asyncio.to_thread(host.stop) == 0
+
+    play(body)
 
 
 def test_a_machine_joins_serves_through_its_relay_and_goes_on_without_a_token() -> None:

@@ -15,6 +15,7 @@ from hostler.admin.api import admin_app
 from hostler.admin.control import Status
 from hostler.admin.control_port import ControlPort, control_port
 from hostler.admin.leading import Lead, leading
+from hostler.admin.ray_place import ray_places
 from hostler.admin.tokens import TokenDesk
 from hostler.app.auth import KeyRing, ensure_admin_key
 from hostler.app.config import Config, state_dir
@@ -104,6 +105,7 @@ async def _run(
             manager.journal.tell(OperatorEvent(kind="controller.leads", message=lead.story))
         async with (
             control_port(config, manager, control, relay_port) as port,
+            ray_places(config, manager, port.url, port.fingerprint),
             _admin_server(manager, lead.store, paths, config, port),
         ):
             await _until(stop, manager)

@@ -35,6 +35,7 @@ class Background(StrEnum):
     ROUTER = "router.follow"  # keeps the manager's own router at the newest snapshot
     CERTIFICATE = "certificate.keep"  # makes this machine's certificate anew in time
     LOGS = "logs.keep"  # keeps log files bounded
+    PLACES = "ray.places"  # asks Ray for places, and keeps host processes there
     SCALING = "scaling"  # decides by load how many copies there are
     # host
     HOST_ORDERS = "host.orders"  # hears what should be

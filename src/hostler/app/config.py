@@ -21,9 +21,10 @@ from hostler.app.environment import environment as environment
 from hostler.app.environment import quiet_openmp as quiet_openmp
 from hostler.app.machines_section import ControlConfig as ControlConfig
 from hostler.app.machines_section import HostConfig as HostConfig
+from hostler.app.machines_section import RayConfig as RayConfig
+from hostler.app.model_section import ModelConfig as ModelConfig
 from hostler.app.section import Section, section_in
 from hostler.core.errors import ConfigError
-from hostler.core.model import WorkerType
 
 GATEWAYS_MAX = 32  # the board on which they count has two columns for each
 
@@ -196,27 +197,6 @@ class StoreConfig(Section, frozen=True, kw_only=True):
         return f"StoreConfig(url={'...' if self.url else ''!r}, name={self.name!r})"
 
 
-class ModelConfig(Section, frozen=True, kw_only=True):
-    """One `[[models]]` table. What is left out comes from the catalogue entry of that name."""
-
-    name: str
-    type: WorkerType | None = None
-    engine: str | None = None
-    source: str | None = None
-    replicas: int | None = None
-    concurrency: int | None = None
-    params: dict[str, Any] | None = None
-    urls: tuple[str, ...] | None = None
-    aliases: tuple[str, ...] | None = None
-    open_fields: tuple[str, ...] | None = None
-    upstream_model: str | None = None
-    api_key_env: str | None = None
-    routing: dict[str, Any] | None = None  # [models.routing], as RoutingRules
-    scaling: dict[str, Any] | None = None  # [models.scaling], as ScalingRules
-    host: str | None = None  # the one machine it may run on; "localhost": the controller's own
-    labels: dict[str, str] | None = None  # that its machine must have
-
-
 class Config(Section, frozen=True, kw_only=True):
     """All settings of one `hostler up`."""
 
@@ -228,15 +208,11 @@ class Config(Section, frozen=True, kw_only=True):
     gateway: GatewayConfig = GatewayConfig()
     life: LifeConfig = LifeConfig()
     host: HostConfig = HostConfig()
+    ray: RayConfig = RayConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     store: StoreConfig = StoreConfig()
     control: ControlConfig | None = None
     models: tuple[ModelConfig, ...] = ()
-
-    @classmethod
-    def one_machine(cls) -> "Config":
-        """The defaults."""
-        return cls()
 
 
 def load_config(

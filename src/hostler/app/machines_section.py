@@ -30,6 +30,12 @@ class ControlConfig(Section, frozen=True, kw_only=True):
                 raise ConfigError(f"control.names: {name!r} is no DNS name and no address")
 
 
+class RayConfig(Section, frozen=True, kw_only=True):
+    """A Ray cluster that finds the machines (`hostler up --ray`); needs the extra `hostler[ray]`."""
+
+    address: str = ""  # of its head, HOST:PORT; "auto": the one on this machine; "": none
+
+
 class HostConfig(Section, frozen=True, kw_only=True):
     """Of a machine that works for a controller on another one (`hostler host run`)."""
 

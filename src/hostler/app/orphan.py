@@ -2,8 +2,27 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+
+from hostler.app.config import environment
+
+STDIN_VARIABLE = "HOSTLER_ENDS_WITH_STDIN"  # set by who holds the other end of our standard input
+
+
+def end_with_stdin(asked: Callable[[], None]) -> None:
+    """Call `asked` when who started this process is gone, if it wished that: our standard input ends."""
+    if not environment(STDIN_VARIABLE):
+        return
+    loop, number = asyncio.get_running_loop(), sys.stdin.fileno()
+
+    def readable() -> None:
+        if not os.read(number, 4096):
+            loop.remove_reader(number)
+            asked()
+
+    loop.add_reader(number, readable)
 
 
 @asynccontextmanager

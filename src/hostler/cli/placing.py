@@ -29,6 +29,19 @@ class PlaceOptions:
             help="A label that its machine must have, NAME=VALUE; repeat for several; `none`."
         ),
     ] = ()
+    cpus: Annotated[
+        float | None,
+        Parameter(show_default=False, help="With Ray: CPUs held for each copy. [default: 1]"),
+    ] = None
+    gpus: Annotated[
+        float | None, Parameter(show_default=False, help="With Ray: GPUs held for each copy.")
+    ] = None
+    resource: Annotated[
+        _Texts,
+        Parameter(
+            help="With Ray: NAME=NUMBER of a resource of your own, or memory_bytes=NUMBER; repeat."
+        ),
+    ] = ()
 
     def given(self) -> dict[str, Any]:
         """The fields that were named, as `WorkerStartupRequest` takes them.
@@ -41,7 +54,27 @@ class PlaceOptions:
             found["host"] = "" if self.host == "any" else self.host
         if self.label:
             found["labels"] = dict(_read(text) for text in self.label if text != "none")
+        if needs := self._needs():
+            found["resources"] = needs
         return found
+
+    def _needs(self) -> dict[str, Any]:
+        named = {"cpus": self.cpus, "gpus": self.gpus}
+        needs: dict[str, Any] = {name: many for name, many in named.items() if many is not None}
+        own: dict[str, float] = {}
+        for text in self.resource:
+            name, equals, many = text.partition("=")
+            try:
+                number = float(many)
+            except ValueError:
+                number = -1.0
+            if not name or not equals or number < 0:
+                raise CommandFailed(f"--resource {text}: need NAME=NUMBER", Exit.USAGE)
+            if name == "memory_bytes":
+                needs[name] = int(number)
+            else:
+                own[name] = number
+        return {**needs, "resources": own} if own else needs
 
 
 ANYWHERE = PlaceOptions()

@@ -84,10 +84,13 @@ def ps(
 def host_column(
     shown: Iterable[WorkerRunData],
 ) -> tuple[tuple[str, ...], Callable[[WorkerRunData], tuple[str, ...]]]:
-    """The column that says where instances are, and its value; nothing when they are all here."""
+    """The columns that say where instances are, and their values; nothing when they are all here."""
+    shown = tuple(shown)
+    if any(one.placement for one in shown):
+        return ("HOST", "RAY"), lambda one: (_host(one), one.placement)
     if not any(one.host_id for one in shown):
         return (), lambda one: ()
-    return ("HOST",), lambda one: (one.host_name or ("" if one.state is State.PENDING else HERE),)
+    return ("HOST",), lambda one: (_host(one),)
 
 
 def busy(one: WorkerRunData) -> str:
@@ -122,6 +125,11 @@ def find_leftovers(paths: StatePaths) -> list[Leftover]:
 
 
 # Private
+
+
+def _host(one: WorkerRunData) -> str:
+    """The machine of an instance; one that waits for a machine has none."""
+    return one.host_name or ("" if one.state is State.PENDING else HERE)
 
 
 def _without_server(common: Common, failure: CommandFailed) -> int:

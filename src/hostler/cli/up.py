@@ -10,6 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from hostler.admin.ray_place import check_ray
 from hostler.app.auth import check_bind
 from hostler.app.config import Config, load_config, state_dir
 from hostler.app.outlet import never_waiting
@@ -53,6 +54,10 @@ def up(
     control_port: Annotated[
         int | None, Parameter(help="Port other machines join at; 0: a free one. [default: 8101]")
     ] = None,
+    ray: Annotated[
+        str | None,
+        Parameter(help="Let Ray find machines: `auto`, or HOST:PORT of its head. Implies --tls."),
+    ] = None,
     gateways: Annotated[
         int | None, Parameter(help="Gateway processes on the port; about one a core. [default: 1]")
     ] = None,
@@ -64,12 +69,14 @@ def up(
 
     Example: `hostler up --tls --host 0.0.0.0`, for more than one machine
     """
+    tls = True if ray else tls
     server = {"host": host, "port": port, "allow_remote": allow_remote, "tls": tls}
     told = str(state_dir) if state_dir else None
     control = {"host": control_host, "port": control_port}
     has_control = tls or any(value is not None for value in control.values())
     flags = {
         **({"control": control} if has_control else {}),
+        "ray": {"address": ray},
         "state_dir": told,
         "log_json": json,
         "server": server,
@@ -79,16 +86,7 @@ def up(
     def load() -> Config:
         return load_config(config, flags)
 
-    try:
-        settings = load()
-        check_bind(settings.server, has_key=True)
-        _check_models(settings)
-        check_telemetry(settings.telemetry)
-        if settings.store.url:
-            check_url(settings.store.url)
-        check_certificate(settings)
-    except (ConfigError, StartupError) as error:
-        raise CommandFailed(error.message, Exit.CONFIG) from error
+    settings = _checked(load)
     # A terminal that is stopped, or a pipe that nobody reads, must not stop the supervisor.
     sys.stdout, sys.stderr = never_waiting(sys.stdout), never_waiting(sys.stderr)
     configure_logging(
@@ -98,6 +96,22 @@ def up(
 
 
 # Private
+
+
+def _checked(load: Callable[[], Config]) -> Config:
+    """Read the settings, and try what can be tried before anything starts."""
+    try:
+        settings = load()
+        check_bind(settings.server, has_key=True)
+        _check_models(settings)
+        check_telemetry(settings.telemetry)
+        if settings.store.url:
+            check_url(settings.store.url)
+        check_certificate(settings)
+        check_ray(settings)
+    except (ConfigError, StartupError) as error:
+        raise CommandFailed(error.message, Exit.CONFIG) from error
+    return settings
 
 
 def _check_models(settings: Config) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from hostler.core.errors import BadRequest
 from hostler.core.model import WorkerType, worker_key
+from hostler.core.placing import Needs
 from hostler.core.scaling import ScalingRules
 from hostler.core.serving import RoutingRules
 
@@ -39,7 +40,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     scaling: between which numbers the load decides how many copies there are. scaled: what it decided
         last; None: nothing yet, `replicas` counts.
     host: the one machine it may run on, by name or id; "" for any. HERE: the controller's own.
-    labels: that a machine must have to run it.
+    labels: that a machine must have to run it. resources: what Ray holds for each instance.
     generation: +1 for each accepted change.
     process_generation: the generation of the last change that needs new processes; instances carry the
         one they were started from, so a change that is taken back finds its old processes still right.
@@ -64,6 +65,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     scaled: int | None = None
     host: str = ""
     labels: Mapping[str, str] = {}
+    resources: Needs = Needs()
     wish: Wish = Wish.RUNNING
     generation: int = 1
     process_generation: int = 1
@@ -149,6 +151,7 @@ PROCESS_FIELDS = (
     "api_key_env",
     "host",
     "labels",
+    "resources",
 )
 SPEC_FIELDS = (*PROCESS_FIELDS, "replicas", "aliases", "open_fields", "routing", "scaling")
 

@@ -15,6 +15,7 @@ class WorkerRunData(msgspec.Struct, frozen=True, kw_only=True):
 
     host, port: where the worker answers; port 0 when it listens on a Unix socket (see address).
     host_id, host_name: of the other machine it runs on; "" for the controller's own.
+    placement: what Ray holds for it, and how it sees that; "" without Ray.
     limit_model_concurrency: its slots. in_flight: how many of them are lent now, as last reported.
     last_heartbeat_s: seconds since its last sign of life arrived here; None before the first.
     """
@@ -44,6 +45,7 @@ class WorkerRunData(msgspec.Struct, frozen=True, kw_only=True):
     stopped: bool = False
     host_id: str = ""
     host_name: str = ""
+    placement: str = ""
 
     @property
     def print_key(self) -> str:
@@ -87,6 +89,7 @@ class WorkerStartupRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     scaling: Mapping[str, Any] | None = None  # as ScalingRules
     host: str | None = None  # by name or id; "": any machine; "localhost": the controller's own
     labels: Mapping[str, str] | None = None  # that its machine must have
+    resources: Mapping[str, Any] | None = None  # as core.placing.Needs; for Ray
 
 
 class WorkerShutdownRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,8 +120,8 @@ class WorkerApplyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Do one thing with every instance of a model.
 
     worker_type: when given, the model must be of it. source, params, replicas, concurrency, routing,
-    scaling, host, labels: for UPDATE_PARAMS; what is None stays. Of routing and scaling, too, only what is
-    given changes.
+    scaling, host, labels, resources: for UPDATE_PARAMS; what is None stays. Of routing, scaling and
+    resources, too, only what is given changes.
     """
 
     model: str
@@ -132,6 +135,7 @@ class WorkerApplyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     scaling: Mapping[str, Any] | None = None  # as ScalingRules; a rule of None: its default
     host: str | None = None  # "": any machine
     labels: Mapping[str, str] | None = None
+    resources: Mapping[str, Any] | None = None  # as Needs; one of None: its default
     timeout_s: float = 600.0
 
 

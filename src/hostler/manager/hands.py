@@ -6,6 +6,7 @@ What no machine can take now waits in the registry as pending, with the reason, 
 import secrets
 from collections import Counter
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -32,6 +33,38 @@ log = logger(__name__)
 
 FAILED_KEPT = 4096  # places whose last failure is remembered
 PASS_S = 0.1  # of placing in one pass: the event loop has others to serve
+
+
+class Seats(Protocol):
+    """Finds machines for instances in its own way; Ray does."""
+
+    def seat(self, instance_id: str, deployment: Deployment) -> str | Unplaced:
+        """Return the id of the host for an instance, or what it waits for. Asked again until then."""
+
+    def leave(self, instance_id: str) -> None:
+        """The instance is gone."""
+
+    def view(self, instance_id: str) -> str:
+        """What it holds for an instance, and how that stands, for people."""
+
+    def has_room(self, deployment: Deployment) -> bool:
+        """Whether there is a machine for one instance more now."""
+
+
+class SeatsToCome:
+    """Where Ray is to find machines, and nobody asks it yet."""
+
+    def seat(self, instance_id: str, deployment: Deployment) -> str | Unplaced:
+        return Unplaced(reason="waits for Ray: it is not asked yet")
+
+    def leave(self, instance_id: str) -> None:
+        """It held nothing."""
+
+    def view(self, instance_id: str) -> str:
+        return ""
+
+    def has_room(self, deployment: Deployment) -> bool:
+        return True
 
 
 class AllHands:
@@ -61,6 +94,7 @@ class AllHands:
         self._tell = tell
         self._clock = clock
         self._engines: tuple[str, ...] | None = None
+        self.seats: Seats | None = None  # who else finds machines
         self._waiting: dict[str, Deployment] = {}
         self._failed_on: dict[Place, str] = {}  # where the last process of a place failed
         self._counts: dict[str, Counter[str]] | None = None  # of this pass, see `_mine`
@@ -118,6 +152,8 @@ class AllHands:
             self._failed_on.pop(key, None)
         if after.state in GONE:
             self._local.cut(after.instance_id)
+            if self.seats is not None:
+                self.seats.leave(after.instance_id)
         self._distant.moved(after)
 
     def look(self) -> None:
@@ -130,6 +166,10 @@ class AllHands:
             else:
                 self._place(record.instance, deployment)
 
+    def placement(self, instance_id: str) -> str:
+        """What another placer than ours holds for an instance, and how it sees that."""
+        return self.seats.view(instance_id) if self.seats is not None else ""
+
     def here(self) -> list[Instance]:
         """The instances that are not on another machine."""
         at = self._distant.host_id
@@ -139,6 +179,8 @@ class AllHands:
         """Whether one process more of a model fits somewhere beside what runs."""
         if deployment.urls or deployment.host == HERE or self._is_alone(deployment):
             return self._room.has_room(deployment)
+        if self.seats is not None and not deployment.host:
+            return self.seats.has_room(deployment)
         need, machines = self._need(deployment), self._machines(deployment, None)
         return not isinstance(place(need, machines), Unplaced)
 
@@ -146,7 +188,7 @@ class AllHands:
 
     def _is_alone(self, deployment: Deployment) -> bool:
         """Whether there is no other machine, and none is asked for."""
-        is_free = not deployment.host and not deployment.labels
+        is_free = not deployment.host and not deployment.labels and self.seats is None
         return is_free and not any(host.role is Role.HOST for host in self._hosts.hosts())
 
     def _place(self, instance: Instance, deployment: Deployment) -> None:
@@ -154,7 +196,16 @@ class AllHands:
             self._wake()  # so many that others would wait: the next pass goes on
             return
         need = self._need(deployment)
-        found = place(need, self._machines(deployment, instance.replica))
+        seat: str | Unplaced = ""
+        if self.seats is not None and not deployment.host:
+            seat = self.seats.seat(instance.instance_id, deployment)
+            if not isinstance(seat, Unplaced):
+                need = msgspec.structs.replace(need, host=seat, labels={})
+        found = (
+            seat
+            if isinstance(seat, Unplaced)
+            else place(need, self._machines(deployment, instance.replica))
+        )
         if isinstance(found, Unplaced):
             self._explain(instance, found.reason)
             return

@@ -19,7 +19,7 @@ from hostler.core.hosts import HostView, Offer, OfferAnswer, Role, Standing
 from hostler.core.lifecycle import Instance
 from hostler.core.worker import OperatorEvent
 from hostler.manager.files import Tell
-from hostler.manager.hands import AllHands
+from hostler.manager.hands import AllHands, SeatsToCome
 from hostler.manager.host_silence import HostSilence
 from hostler.manager.hosts import HostWorkers
 from hostler.manager.launches import LaunchBook
@@ -83,6 +83,8 @@ class Machines:
             wake=wake,
             clock=clock,
         )
+        if config.ray.address:
+            self.hands.seats = SeatsToCome()
         self.routes = HostRoutes(self.book, self.offer)
         members.joined.append(self._joined)
         members.removed.append(self._removed)

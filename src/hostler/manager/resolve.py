@@ -12,6 +12,7 @@ from hostler.core.deployment import HERE, PROCESS_FIELDS, Deployment, Wish, chec
 from hostler.core.errors import AlreadyRunning, BadRequest, Conflict, ModelNotFound
 from hostler.core.hosts import Offer
 from hostler.core.model import WorkerType
+from hostler.core.placing import read_needs
 from hostler.core.scaling import read_scaling
 from hostler.core.serving import RoutingRules, read_rules
 from hostler.core.worker import WorkerStartupRequest
@@ -88,6 +89,7 @@ def resolve(request: WorkerStartupRequest, catalog: Catalog, *, origin: str = "a
         scaling=read_scaling(request.scaling),
         host=host_of(request.host),
         labels=check_labels(request.labels or {}),
+        resources=read_needs(request.resources),
         origin=origin,
     )
     _check(deployment, kind)

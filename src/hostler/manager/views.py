@@ -151,6 +151,7 @@ def _one(
         stopped=instance.state in (State.STOPPED, State.FAILED),
         host_id=endpoint.host_id,
         host_name=manager.machines.host_name(endpoint.host_id) if endpoint.host_id else "",
+        placement=manager.machines.hands.placement(instance.instance_id),
     )
 
 

@@ -16,6 +16,7 @@ from hostler.core.deployment import Deployment, Wish, detour_notes
 from hostler.core.errors import ModelNotFound, NameTaken
 from hostler.core.hosts import Offer
 from hostler.core.model import WorkerType
+from hostler.core.placing import read_needs
 from hostler.core.scaling import read_scaling
 from hostler.core.serving import read_rules
 from hostler.core.snapshot import ModelView
@@ -204,6 +205,8 @@ class Wishes:
             changes["source"] = request.source
         if request.host is not None:
             changes["host"] = host_of(request.host)
+        if request.resources is not None:
+            changes["resources"] = read_needs(request.resources, old.resources)
         if request.labels is not None:
             changes["labels"] = check_labels(request.labels)
         if request.replicas is not None:

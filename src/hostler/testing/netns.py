@@ -87,6 +87,10 @@ class Network:
         """Start a process on a machine. It is killed with the network, if it still runs then."""
         return subprocess.Popen(self.command(name, argv), **given)
 
+    def pids(self, name: str) -> list[int]:
+        """The processes on a machine."""
+        return [int(pid) for pid in _quietly("ip", "netns", "pids", self._names[name]).split()]
+
     @contextmanager
     def inside(self, name: str) -> Iterator[None]:
         """Let this thread be on a machine: sockets made meanwhile are there for as long as they live."""

@@ -1,0 +1,124 @@
+"""Ray in the controller's process: who asks it for places, and how the host processes there join."""
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from hostler.app.config import Config
+from hostler.app.telemetry import logger
+from hostler.app.tokens import new_token
+from hostler.core.deployment import Deployment
+from hostler.core.errors import ConfigError
+from hostler.core.hosts import Role, Standing
+from hostler.core.lifecycle import State
+from hostler.core.placing import NodeView
+from hostler.manager.hands import SeatsToCome
+from hostler.manager.local import LocalWorkerManager
+from hostler.manager.plan import GONE
+from hostler.manager.ray_cluster import RayCluster, check_installed, check_token
+from hostler.manager.ray_seats import Invitation, RaySeats
+
+log = logger(__name__)
+
+TOKEN_S = 600.0  # a host process joins within this, or is given another
+
+
+@asynccontextmanager
+async def ray_places(
+    config: Config, manager: LocalWorkerManager, url: str, fingerprint: str
+) -> AsyncIterator[None]:
+    """Place instances by Ray while the block lasts, where the settings ask for it.
+
+    url, fingerprint: of the control port, where the host processes join.
+    """
+    if not config.ray.address:
+        yield
+        return
+    if not url:
+        raise ConfigError(
+            "ray.address needs a control port: `hostler up --tls`, or a [control] section"
+        )
+    cluster = RayCluster(config.ray.address)
+
+    async def invite(node: NodeView) -> Invitation:
+        made = new_token(
+            Role.HOST, fingerprint, lasts_s=TOKEN_S, uses=1, name=f"ray {node.address}"
+        )
+        await manager.writer.do(manager.store.save_token, made.stored)
+        where = await _url(cluster, url)
+        mark = hashlib.sha256(where.encode()).hexdigest()[:8]
+        return Invitation(
+            arguments=(
+                "host",
+                "join",
+                f"--controller={where}",
+                f"--name=ray-{node.address}",
+                f"--address={node.address}",
+                "--port=0",
+                "--json",
+            ),
+            folder=f"{mark}-{node.address}",
+            token=made.plain,
+        )
+
+    machines = manager.machines
+    seats = RaySeats(
+        cluster,
+        hosts=machines.book.hosts,
+        seated=lambda: _seated(manager),
+        invite=invite,
+        wake=lambda: manager.reconciler.wake(),
+        lost=lambda instance_id, why: _lost(manager, instance_id, why),
+        clock=manager.clock,
+    )
+    machines.hands.seats = seats
+    try:
+        async with seats.running():
+            yield
+    finally:
+        machines.hands.seats = SeatsToCome()
+
+
+def check_ray(config: Config) -> None:
+    """Return when Ray can be asked, as far as that can be said by looking here.
+
+    Raises:
+        StartupError: what is missing. ConfigError: there is no port for its nodes to join at.
+    """
+    if config.ray.address:
+        if config.control is None:
+            raise ConfigError(
+                "ray.address needs a control port for its nodes: `hostler up --tls`, or [control]"
+            )
+        check_installed()
+        check_token()
+
+
+# Private
+
+
+async def _url(cluster: RayCluster, url: str) -> str:
+    """The control port at the address by which Ray's nodes know this machine."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{await cluster.own_address()}:{parts.port}"
+
+
+def _seated(manager: LocalWorkerManager) -> Iterator[tuple[str, Deployment, str]]:
+    by_key = {one.worker_key: one for one in manager.wishes.all()}
+    for instance in manager.registry.instances():
+        host_id = manager.machines.distant.host_id(instance.instance_id)
+        deployment = by_key.get(instance.worker_key)
+        if host_id and deployment is not None and instance.state not in GONE:
+            yield instance.instance_id, deployment, host_id
+
+
+def _lost(manager: LocalWorkerManager, instance_id: str, why: str) -> None:
+    """An instance has no place any more: it moves. One whose host is silent is judged by that."""
+    host = manager.machines.book.known(manager.machines.distant.host_id(instance_id))
+    record = manager.registry.record(instance_id)
+    log.info("ray.place_lost", instance_id=instance_id, why=why, host=host.name if host else "")
+    if record is None or record.instance.state in (*GONE, State.DRAINING):
+        return
+    if host is None or host.standing in (Standing.ALIVE, Standing.DRAINING):
+        manager.machines.hands.drain(instance_id, why)

@@ -1,0 +1,269 @@
+"""RaySeats: finds a node for each instance by asking Ray for a place, and has a host process on each node.
+
+Ray places. Whether a node lives is for the beats of its host to say, whether an instance does for its own:
+a Ray that is away costs no request, it only leaves new instances waiting (`placement_unavailable`).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import msgspec
+
+from hostler.app.background import Background, begin
+from hostler.app.telemetry import logger
+from hostler.core.deployment import Deployment
+from hostler.core.errors import HostlerError, PlacementUnavailable
+from hostler.core.hosts import Standing
+from hostler.core.placing import Needs, NodeView, PlaceView
+from hostler.manager.placement import Unplaced
+from hostler.registry.host import Host
+
+log = logger(__name__)
+
+NODE_LABEL = "ray.node"  # of a host: the id of the node it is on
+LOOK_EVERY_S = 1.0
+LOOK_AT_PLACES_S = 5.0
+AGAIN_S = 5.0  # until Ray is called again that did not answer
+KEEP_EVERY_S = 10.0  # a host process that ended is started again
+_TOLD = 8  # nodes in a reason
+_AWAY = (Standing.LOST, Standing.LEFT)
+
+
+class Cluster(Protocol):
+    """ray_cluster.RayCluster, as far as it is needed here."""
+
+    address: str
+
+    async def connect(self) -> None: ...
+    async def close(self) -> None: ...
+    async def nodes(self) -> tuple[NodeView, ...]: ...
+    async def reserve(
+        self, place_id: str, needs: Needs, labels: Mapping[str, str], node_id: str = ""
+    ) -> None: ...
+    def place(self, place_id: str) -> PlaceView: ...
+    async def look(self, place_id: str) -> PlaceView: ...
+    async def release(self, place_id: str) -> None: ...
+    async def keep(
+        self, node_id: str, folder: str, arguments: Sequence[str], env: Mapping[str, str]
+    ) -> None: ...
+
+
+class Asked(msgspec.Struct):
+    """A place that an instance asked for. node_id: it must be this one; "": any."""
+
+    needs: Needs
+    labels: Mapping[str, str]
+    node_id: str = ""
+    is_reserved: bool = False
+    looked_s: float = 0.0
+
+
+class Invitation(msgspec.Struct, frozen=True):
+    """How the host process of a node joins: what it is told beside its labels. token: good for once."""
+
+    arguments: tuple[str, ...]
+    folder: str
+    token: str
+
+
+class RaySeats:
+    """The places of one controller's instances on Ray."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        hosts: Callable[[], Iterable[Host]],
+        seated: Callable[[], Iterable[tuple[str, Deployment, str]]],
+        invite: Callable[[NodeView], Awaitable[Invitation]],
+        wake: Callable[[], None],
+        lost: Callable[[str, str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """seated: the living instances on hosts, with their deployment and host_id.
+
+        wake: something may be placed now. lost: an instance has its place no more, and why.
+        """
+        self._cluster = cluster
+        self._hosts = hosts
+        self._seated = seated
+        self._invite = invite
+        self._wake = wake
+        self._lost = lost
+        self._clock = clock
+        self._asked: dict[str, Asked] = {}  # by instance
+        self._left: set[str] = set()  # whose places are to be given back
+        self._nodes: tuple[NodeView, ...] = ()
+        self._kept_s: dict[str, float] = {}  # by node: when its host process was looked at
+        self._trouble = "it has not answered yet"
+        self._is_connected = False
+
+    # For the hands
+
+    def seat(self, instance_id: str, deployment: Deployment) -> str | Unplaced:
+        """Return the id of the host whose node has a place for an instance; ask for one at the first time."""
+        asked = self._asked.get(instance_id)
+        if asked is None:
+            labels = dict(deployment.labels)
+            self._asked[instance_id] = Asked(needs=deployment.resources, labels=labels)
+            return Unplaced(reason=f"waits for Ray: {deployment.resources}")
+        if self._trouble:
+            return Unplaced(reason=f"waits for Ray (placement_unavailable): {self._trouble}")
+        seen = self._cluster.place(instance_id) if asked.is_reserved else None
+        if seen is None or not seen.node_id:
+            return Unplaced(reason=self._why(asked))
+        host = self._host_on(seen.node_id)
+        if host is None:
+            return Unplaced(reason=f"waits for the host process of Ray node {seen.node_id[:8]}")
+        return host.host_id
+
+    def leave(self, instance_id: str) -> None:
+        """An instance needs its place no more."""
+        if self._asked.pop(instance_id, None) is not None:
+            self._left.add(instance_id)
+
+    def has_room(self, deployment: Deployment) -> bool:
+        """Whether a node has a place for one instance more now. Ray's autoscaler may bring one later."""
+        return any(node.is_alive and not _lacks(node, deployment.resources) for node in self._nodes)
+
+    def view(self, instance_id: str) -> str:
+        """How Ray sees the place of an instance: what is held, and whether the node lives."""
+        asked = self._asked.get(instance_id)
+        if asked is None:
+            return ""
+        seen = self._cluster.place(instance_id) if asked.is_reserved else None
+        if self._trouble:
+            how = "no answer"
+        elif seen is None or not seen.node_id:
+            how = "waits" if seen is None or not seen.is_gone else "gone"
+        else:
+            node = next((one for one in self._nodes if one.node_id == seen.node_id), None)
+            how = "alive" if node is not None and node.is_alive else "node dead"
+        return f"{asked.needs}: {how}"
+
+    # Life
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Ask for places and keep host processes while the block lasts. Ends none of them."""
+        async with asyncio.TaskGroup() as tasks:
+            loop = begin(tasks, Background.PLACES, self._loop())
+            yield
+            loop.cancel()
+
+    async def look(self) -> None:
+        """Do once what is to be done.
+
+        Raises:
+            HostlerError: Ray does not answer; what was not done is done the next time.
+        """
+        if not self._is_connected:
+            await self._cluster.connect()
+            self._is_connected = True
+        self._nodes = await self._cluster.nodes()
+        for node in self._nodes:
+            if node.is_alive:
+                await self._keep(node)
+        self._adopt()
+        for instance_id in tuple(self._left):
+            await self._cluster.release(instance_id)
+            self._left.discard(instance_id)
+        for instance_id, asked in tuple(self._asked.items()):
+            await self._look_at(instance_id, asked)
+        self._trouble = ""
+
+    # Private
+
+    async def _loop(self) -> None:
+        while True:
+            wait_s, before = LOOK_EVERY_S, self._trouble
+            try:
+                await self.look()
+            except HostlerError as error:
+                self._trouble, wait_s = error.message, AGAIN_S
+            if self._trouble != before:
+                log.warning("ray.answers" if not self._trouble else "ray.away", why=self._trouble)
+            self._wake()
+            await asyncio.sleep(wait_s)
+
+    async def _keep(self, node: NodeView) -> None:
+        """See that a node has a host process. A new one gets a token of its own."""
+        now_s = self._clock()
+        host = self._host_on(node.node_id)
+        is_well = host is not None and host.standing not in _AWAY
+        if now_s - self._kept_s.get(node.node_id, -KEEP_EVERY_S) < KEEP_EVERY_S:
+            return
+        self._kept_s[node.node_id] = now_s
+        if is_well:
+            return
+        told = await self._invite(node)
+        try:
+            await self._cluster.keep(
+                node.node_id,
+                told.folder,
+                (*told.arguments, f"--labels={NODE_LABEL}={node.node_id}"),
+                {"HOSTLER_JOIN_TOKEN": told.token},
+            )
+        except PlacementUnavailable as error:  # this node; the others' are looked at all the same
+            log.warning("ray.no_host_process", node_id=node.node_id, why=error.message)
+
+    def _adopt(self) -> None:
+        """Ask anew for the places of instances that a controller before this one placed."""
+        alive = {node.node_id for node in self._nodes if node.is_alive}
+        node_of = {
+            host.host_id: node_id
+            for host in self._hosts()
+            if (node_id := _node_of(host)) in alive and host.standing not in _AWAY
+        }
+        for instance_id, deployment, host_id in self._seated():
+            node_id = node_of.get(host_id, "")
+            if node_id and instance_id not in self._asked and instance_id not in self._left:
+                self._asked[instance_id] = Asked(
+                    needs=deployment.resources, labels={}, node_id=node_id
+                )
+
+    async def _look_at(self, instance_id: str, asked: Asked) -> None:
+        now_s = self._clock()
+        if not asked.is_reserved:
+            await self._cluster.reserve(instance_id, asked.needs, asked.labels, asked.node_id)
+            asked.is_reserved, asked.looked_s = True, now_s
+            return
+        seen = self._cluster.place(instance_id)
+        if seen.node_id and now_s - asked.looked_s > LOOK_AT_PLACES_S:
+            asked.looked_s = now_s
+            seen = await self._cluster.look(instance_id)
+        if seen.is_gone and self._asked.pop(instance_id, None) is not None:
+            self._left.add(instance_id)
+            self._lost(instance_id, f"its place on Ray is gone: {seen.why}")
+
+    def _host_on(self, node_id: str) -> Host | None:
+        """The host on a node; of several (it joined anew) the one heard last."""
+        found = [host for host in self._hosts() if _node_of(host) == node_id]
+        return max(found, key=lambda host: host.heard_at_s, default=None)
+
+    def _why(self, asked: Asked) -> str:
+        """What a place waits for, and what each node lacks of it now."""
+        alive = [node for node in self._nodes if node.is_alive]
+        lacks = [(node.address, _lacks(node, asked.needs)) for node in alive]
+        labels = "".join(f", {key}={value}" for key, value in sorted(asked.labels.items()))
+        what = f"waits for Ray: {asked.needs}{labels}"
+        if not alive or not all(lack for _, lack in lacks):
+            return what if alive else f"{what} (it has no node)"
+        told = "; ".join(f"{address} lacks {lack}" for address, lack in lacks[:_TOLD])
+        return f"{what} ({told}{'; ...' if len(lacks) > _TOLD else ''})"
+
+
+# Private
+
+
+def _node_of(host: Host) -> str:
+    return host.facts.labels.get(NODE_LABEL, "")
+
+
+def _lacks(node: NodeView, needs: Needs) -> str:
+    """What a node has too little of now, by name; empty when it has a place."""
+    asked = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": float(needs.memory_bytes)}
+    asked |= needs.resources
+    return ", ".join(name for name, many in asked.items() if many > node.free.get(name, 0.0))

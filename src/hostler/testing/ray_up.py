@@ -1,0 +1,107 @@
+"""RayUp: `hostler up --ray` on the head of a RayMachines, with its files in a folder of its own."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from hostler.testing.rays import RayMachines
+
+PORT = 8100
+START_S = 90.0
+
+
+class RayUp:
+    """One server under test. Use it as a context manager."""
+
+    def __init__(self, ray: RayMachines, config: str) -> None:
+        self.ray = ray
+        self.root = Path(tempfile.mkdtemp(prefix="hr", dir="/tmp"))
+        self.state_dir = self.root / "s"
+        (self.root / "hostler.toml").write_text(config)
+        self.env = {
+            **ray.env,
+            "XDG_DATA_HOME": str(self.root / "d"),
+            "HOSTLER_STATE_DIR": str(self.state_dir),
+        }
+        self.url = f"https://{ray.network.address(ray.head)}:{PORT}"
+        self.up: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "RayUp":
+        address = self.ray.network.address(self.ray.head)
+        argv = ["up", f"--ray={self.ray.address}", f"--control-host={address}", f"--host={address}"]
+        argv += [f"--port={PORT}", f"--config={self.root / 'hostler.toml'}", "--json"]
+        with (self.root / "up.log").open("wb") as log:
+            self.up = self.ray.network.popen(
+                self.ray.head, self.command(*argv), env=self.env, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            sys.stderr.write(self.log()[-8000:])
+        if self.up is not None and self.up.poll() is None:
+            self.up.send_signal(signal.SIGTERM)
+            try:
+                self.up.wait(40)
+            except subprocess.TimeoutExpired:
+                self.up.kill()
+                self.up.wait(5)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def note(self, text: str) -> None:
+        """Say a figure, for who looks at the test's output."""
+        sys.stderr.write(f"ray: {text}\n")
+
+    def log(self) -> str:
+        parts = [self.root / "up.log", *sorted((self.root / "d").rglob("host.log"))]
+        return "\n".join(
+            f"== {path}\n{path.read_text(errors='replace')}" for path in parts if path.exists()
+        )
+
+    @staticmethod
+    def command(*arguments: str) -> list[str]:
+        return [sys.executable, "-m", "hostler", *arguments]
+
+    def run(self, *arguments: str, timeout_s: float = 90.0) -> "subprocess.CompletedProcess[str]":
+        """Run a command of ours on the head."""
+        return subprocess.run(
+            self.ray.network.command(self.ray.head, self.command(*arguments)), env=self.env,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False,
+        )  # fmt: skip
+
+    def told(self, *arguments: str) -> Any:
+        """What a command says with --json; None when it fails."""
+        done = self.run(*arguments, "--json")
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def instances(self, model: str, state: str = "ready") -> list[dict[str, Any]]:
+        found = self.told("ps") or {"instances": []}
+        return [
+            one
+            for one in found["instances"]
+            if one["model_name"] == model and one["state"] == state
+        ]
+
+    def until(self, is_so: Callable[[], Any], what: str, within_s: float = START_S) -> float:
+        """Wait until it is so; return the seconds that took."""
+        began_s = time.monotonic()
+        while not is_so():
+            assert time.monotonic() - began_s < within_s, f"not within {within_s:g} s: {what}"
+            assert self.up is not None
+            assert self.up.poll() is None, "the server ended"
+            time.sleep(0.3)
+        return time.monotonic() - began_s

@@ -1,0 +1,136 @@
+"""RayCluster under test: a head and nodes on machines of a test's own network (netns.py), with a token."""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+
+from hostler.app.config import child_environment
+from hostler.testing import netns
+
+PORT = 6379
+START_S = 60.0
+
+
+def missing() -> str:
+    """Say why there can be no Ray cluster here; empty when there can."""
+    if find_spec("ray") is None:
+        return "ray is not installed"
+    return netns.missing()
+
+
+class RayMachines:
+    """Ray on the machines of a network: the first is the head. Use it as a context manager.
+
+    resources: Ray's resources by machine; each has 2 CPUs and what is said here.
+    """
+
+    def __init__(self, network: netns.Network, head: str, nodes: Mapping[str, str | None]) -> None:
+        """nodes: machine -> JSON of custom resources, or None."""
+        self.network = network
+        self.head = head
+        self.root = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+        self._nodes = dict(nodes)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        # a quick notice of lost nodes, as the docs say one may set it (docs/design/ray.md)
+        self.env = child_environment(
+            {
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": secrets.token_hex(32),
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "RAY_TMPDIR": str(self.root),
+                "RAY_health_check_period_ms": "1000",
+                "RAY_health_check_timeout_ms": "1000",
+                "RAY_health_check_failure_threshold": "2",
+                "RAY_health_check_initial_delay_ms": "1000",
+            }
+        )
+
+    @property
+    def address(self) -> str:
+        return f"{self.network.address(self.head)}:{PORT}"
+
+    def __enter__(self) -> "RayMachines":
+        try:
+            self.start(self.head)
+            for name in self._nodes:
+                self.start(name)
+        except BaseException:  # boundary: nothing may be left of a cluster that did not start
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self, name: str) -> None:
+        """Start Ray on a machine, and wait until it says that it runs."""
+        is_head = name == self.head
+        folder = self.root / name
+        folder.mkdir(exist_ok=True)
+        own = f"--node-ip-address={self.network.address(name)}"
+        where = ["--head", f"--port={PORT}", "--include-dashboard=false"]
+        if not is_head:
+            where = [f"--address={self.address}"]
+            if self._nodes[name]:
+                where.append(f"--resources={self._nodes[name]}")
+        argv = [sys.executable, "-m", "ray.scripts.scripts", "start", own, *where]
+        argv += ["--num-cpus=2", "--block", "--disable-usage-stats"]
+        if is_head:
+            argv.remove("--disable-usage-stats")
+            argv.append("--disable-usage-stats")
+        log = (folder / "ray.log").open("ab")
+        with log:
+            self._processes[name] = self.network.popen(
+                name, argv, env={**self.env, "RAY_TMPDIR": str(folder)}, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        self._wait_for(name, folder / "ray.log")
+
+    def kill(self, name: str) -> None:
+        """Kill everything of Ray on a machine at once, and all that it started."""
+        pids = subprocess.run(
+            ["pgrep", "-s", str(self._processes[name].pid)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for pid in pids.stdout.split():
+            os.kill(int(pid), 9)
+        self._processes[name].wait(10)
+
+    def run(
+        self, argv: Sequence[str], timeout_s: float = 60.0
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command on the head's machine, with the token."""
+        return subprocess.run(
+            self.network.command(self.head, argv), env=self.env, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=timeout_s, check=False,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        for name in reversed(self._processes):
+            if self._processes[name].poll() is None:
+                self.kill(name)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    # Private
+
+    def _wait_for(self, name: str, log: Path) -> None:
+        ends_s = time.monotonic() + START_S
+        while "Ray runtime started" not in (text := log.read_text(errors="replace")):
+            if self._processes[name].poll() is not None or time.monotonic() > ends_s:
+                raise OSError(f"Ray did not start on {name}: {text[-2000:]}")
+            time.sleep(0.1)

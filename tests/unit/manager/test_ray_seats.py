@@ -1,0 +1,206 @@
+"""Who asks Ray for a place, what it waits for, and what becomes of a place that is gone."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from hostler.core.deployment import Deployment
+from hostler.core.errors import BadRequest, PlacementUnavailable
+from hostler.core.hosts import HostFacts, Role
+from hostler.core.model import WorkerType
+from hostler.core.placing import Needs, NodeView, PlaceView, read_needs
+from hostler.manager.placement import Unplaced
+from hostler.manager.ray_seats import KEEP_EVERY_S, LOOK_AT_PLACES_S, Invitation, RaySeats
+from hostler.registry.host import Host
+
+NEEDS = Needs(cpus=2, resources={"box": 1})
+
+
+class PaperRay:
+    """A cluster that does as the test says, in the place of Ray."""
+
+    address = "paper"
+
+    def __init__(self) -> None:
+        self.is_away = False
+        self.free: dict[str, dict[str, float]] = {"n1": {"CPU": 4, "box": 1}}
+        self.held: dict[str, PlaceView] = {}
+        self.asked: list[tuple[str, str]] = []
+        self.kept: list[str] = []
+
+    def _answer(self) -> None:
+        if self.is_away:
+            raise PlacementUnavailable("Ray at 'paper' does not answer")
+
+    async def connect(self) -> None:
+        self._answer()
+
+    async def close(self) -> None: ...
+
+    async def nodes(self) -> tuple[NodeView, ...]:
+        self._answer()
+        return tuple(
+            NodeView(node_id=name, address=f"10.0.0.{name[1:]}", is_alive=True, free=free)
+            for name, free in self.free.items()
+        )
+
+    async def reserve(
+        self, place_id: str, needs: Needs, labels: Mapping[str, str], node_id: str = ""
+    ) -> None:
+        self._answer()
+        self.asked.append((place_id, node_id))
+        self.held[place_id] = PlaceView(place_id=place_id)
+
+    def place(self, place_id: str) -> PlaceView:
+        return self.held.get(place_id, PlaceView(place_id=place_id, is_gone=True))
+
+    async def look(self, place_id: str) -> PlaceView:
+        return self.place(place_id)
+
+    async def release(self, place_id: str) -> None:
+        self._answer()
+        self.held.pop(place_id, None)
+
+    async def keep(
+        self, node_id: str, folder: str, arguments: Sequence[str], env: Mapping[str, str]
+    ) -> None:
+        self.kept.append(node_id)
+
+
+class Story:
+    """Seats over a paper cluster, with a clock by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.ray = PaperRay()
+        self.hosts: list[Host] = []
+        self.seated: list[tuple[str, Deployment, str]] = []
+        self.lost: list[str] = []
+        self.seats = RaySeats(
+            self.ray,
+            hosts=lambda: self.hosts,
+            seated=lambda: self.seated,
+            invite=self.invite,
+            wake=lambda: None,
+            lost=lambda instance_id, why: self.lost.append(instance_id),
+            clock=lambda: self.now_s,
+        )
+
+    async def invite(self, node: NodeView) -> Invitation:
+        return Invitation(("host", "join"), "folder", "token")
+
+    def join(self, node_id: str, host_id: str = "h1") -> None:
+        host = Host(host_id, Role.HOST)
+        host.facts = HostFacts(name=host_id, labels={"ray.node": node_id})
+        self.hosts.append(host)
+
+    def look(self, pass_s: float = 0.0) -> None:
+        self.now_s += pass_s
+        asyncio.run(self.seats.look())
+
+    def why(self, instance_id: str = "i1") -> str:
+        found = self.seats.seat(instance_id, model())
+        return found.reason if isinstance(found, Unplaced) else found
+
+
+def model(**changes: Any) -> Deployment:
+    values: dict[str, Any] = {
+        "name": "m",
+        "worker_type": WorkerType.LLM,
+        "engine": "fake",
+        "resources": NEEDS,
+    }
+    return Deployment(**(values | changes))
+
+
+def test_an_instance_gets_the_host_of_the_node_that_ray_found() -> None:
+    story = Story()
+    assert "2 CPU, 1 box" in story.why()
+    story.look()
+    story.look()
+    assert story.ray.asked == [("i1", "")], "asked for once"
+    story.ray.held["i1"] = PlaceView(place_id="i1", node_id="n1")
+    assert "host process of Ray node n1" in story.why()
+    story.join("n1")
+    assert story.why() == "h1"
+    assert story.seats.view("i1") == "2 CPU, 1 box: alive"
+    story.seats.leave("i1")
+    story.look()
+    assert story.ray.held == {}
+
+
+def test_what_waits_says_what_each_node_lacks() -> None:
+    story = Story()
+    story.ray.free = {"n1": {"CPU": 4}, "n2": {"box": 3, "CPU": 1}}
+    story.why()
+    story.look()
+    assert story.why() == "waits for Ray: 2 CPU, 1 box (10.0.0.1 lacks box; 10.0.0.2 lacks CPU)"
+    assert not story.seats.has_room(model())
+    assert story.seats.has_room(model(resources=Needs(cpus=1)))
+
+
+def test_F43_while_ray_is_away_everything_waits_and_nothing_is_lost() -> None:
+    story = Story()
+    story.why()
+    story.look()
+    story.ray.is_away = True
+    with pytest.raises(PlacementUnavailable):
+        story.look()
+    story.seats.leave("i1")
+    with pytest.raises(PlacementUnavailable):
+        story.look()
+    assert "i1" in story.ray.held
+    story.ray.is_away = False
+    story.look()
+    assert story.ray.held == {}, "what was to be given back is, once Ray is there again"
+
+
+def test_a_place_that_is_gone_is_told_once_and_given_back() -> None:
+    story = Story()
+    story.why()
+    story.look()
+    story.ray.held["i1"] = PlaceView(place_id="i1", node_id="n1")
+    story.look()
+    story.ray.held["i1"] = PlaceView(place_id="i1", node_id="n1", is_gone=True, why="killed")
+    story.look(LOOK_AT_PLACES_S + 1)
+    story.look(LOOK_AT_PLACES_S + 1)
+    assert story.lost == ["i1"]
+    assert story.ray.held == {}
+
+
+def test_a_new_controller_asks_for_the_places_of_those_who_are_there_on_their_very_nodes() -> None:
+    story = Story()
+    story.join("n1", "h1")
+    story.join("n9", "h9")
+    story.seated = [("i1", model(), "h1"), ("i9", model(), "h9"), ("x", model(), "elsewhere")]
+    story.look()
+    story.look()
+    assert story.ray.asked == [("i1", "n1")], "a node that Ray does not know is asked of nobody"
+
+
+def test_each_node_has_a_host_process_and_one_that_is_well_is_left_alone() -> None:
+    story = Story()
+    story.ray.free = {"n1": {}, "n2": {}}
+    story.join("n2", "h2")
+    story.look()
+    story.look(1)
+    assert story.ray.kept == ["n1"]
+    story.look(KEEP_EVERY_S + 1)
+    assert story.ray.kept == ["n1", "n1"], "it has not joined yet: it is looked at again"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"cpus": -1}, "need 0 or more"),
+        ({"cpu": 1}, "did you mean 'cpus'?"),
+        ({"resources": {"box": 0}}, "more than 0 of each"),
+        ({"cpus": "two"}, "resources.cpus"),
+    ],
+)
+def test_resources_that_cannot_be_are_refused(given: dict[str, object], told: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        read_needs(given)
+    assert told in caught.value.message

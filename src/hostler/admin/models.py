@@ -128,7 +128,7 @@ def model_status(
         name=deployment.name,
         worker_type=deployment.worker_type,
         worker_key=deployment.worker_key,
-        wanted=deployment.wanted_instances,
+        wanted=deployment.shown_instances,
         ready=states[State.READY.value],
         states=dict(states),
         reason=reasons[-1] if reasons else "",

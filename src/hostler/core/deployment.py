@@ -105,11 +105,6 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         return worker_key(self.name, self.worker_type)
 
     @property
-    def is_joined(self) -> bool:
-        """Whether it serves by workers that others bring."""
-        return self.origin == "joined" and self.wish is Wish.RUNNING
-
-    @property
     def wanted_instances(self) -> int:
         """How many instances should live now: one a URL, else `replicas` or what the load asks for; none
         when stopped.
@@ -119,6 +114,12 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         if self.scaling.is_on:
             return self.scaling.clamp(self.replicas if self.scaled is None else self.scaled)
         return len(self.urls) if self.urls else self.replicas
+
+    @property
+    def shown_instances(self) -> int:
+        """What people are told is wanted: of a model that others bring workers for, one at least."""
+        is_brought = self.origin == "joined" and self.wish is Wish.RUNNING
+        return self.wanted_instances or int(is_brought)
 
 
 def check_name(name: str) -> str:

@@ -151,7 +151,7 @@ class Wishes:
                 name=d.name,
                 worker_type=d.worker_type,
                 engine=d.engine,
-                wanted=d.wanted_instances or int(d.is_joined),
+                wanted=d.shown_instances,
                 aliases=d.aliases,
                 open_fields=d.open_fields,
                 routing=d.routing,

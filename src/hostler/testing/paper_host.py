@@ -76,6 +76,7 @@ class PaperHost:
     heard: list[HostOrders] = field(default_factory=list)  # all of them, as they came
     ended: list[str] = field(default_factory=list)  # ids of those that the list did not name
     is_draining: bool = False
+    is_busy: bool = False  # what should drain does not get done
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
@@ -107,6 +108,8 @@ class PaperHost:
             mine = self.workers.get(instance_id)
             if mine is None and order.wish is OrderWish.RUN:
                 self.workers[instance_id] = PaperWorker(order, self.becomes(order))
+            elif mine is not None and order.wish is OrderWish.DRAIN and self.is_busy:
+                mine.state = State.DRAINING
             elif mine is not None and order.wish is not OrderWish.RUN:
                 mine.state = State.STOPPED
         self._news.set()

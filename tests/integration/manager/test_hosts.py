@@ -239,6 +239,24 @@ async def test_a_stop_drains_on_the_host_and_leaves_nothing(site: Site) -> None:
 
 
 @in_loop
+async def test_a_second_stop_ends_at_once_what_still_drains(site: Site) -> None:
+    host = site.join("b")
+    host.is_busy = True
+    async with site.controller() as rig, site.all_hosts():
+        await rig.start(host="b")
+        await rig.until(lambda: rig.ready_on() == ["b"])
+        stop = WorkerShutdownRequest(model="m")
+        await rig.manager.model_shutdown(stop, wait=False)
+        await rig.until(lambda: [one.state for one in rig.rows()] == [State.DRAINING])
+        await rig.manager.model_shutdown(stop, wait=False)
+        await asyncio.sleep(1.1)  # before that it is the same order, arrived twice
+        assert host.workers
+        await rig.manager.model_shutdown(stop, wait=False)
+        await rig.until(lambda: not host.workers)
+        assert host.heard[-2].orders[0].wish is OrderWish.END
+
+
+@in_loop
 async def test_an_instance_that_fails_on_its_host_is_replaced(site: Site) -> None:
     host = site.join("b")
     async with site.controller() as rig, site.all_hosts():

@@ -21,8 +21,8 @@ from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.host import HostDir, JsonLog, host_settings, serve
 from hostler.cli.listening import relay_socket
 from hostler.cli.processes import ConfigFile
-from hostler.core.errors import ConfigError, HostlerError
-from hostler.core.hosts import Role
+from hostler.core.errors import ConfigError, ControllerUnavailable, HostlerError
+from hostler.core.hosts import JoinAnswer, Role
 from hostler.engines.base import find_engine
 from hostler.manager.host_rules import HostRules, facts, missing, startable
 from hostler.manager.membership import Membership, load_membership, pin, save_membership
@@ -203,19 +203,26 @@ def _join(paths: StatePaths, wished: Membership, token: str, given: tuple[Path, 
         promised_bytes=0,
     )
     role = Role.WORKER if wished.offer else Role.HOST
-    answer = asyncio.run(
-        join(
-            wished.controllers[0],
-            token,
-            role,
-            said,
-            wished.address,
-            wished.port,
-            paths.tls_dir,
-            given=bool(given),
-        )
-    )
-    sys.stderr.write(f"joined {wished.controllers[0]} as {wished.name} ({answer.host_id})\n")
+
+    async def first() -> tuple[str, JoinAnswer]:
+        """The first controller that serves; a standby does not."""
+        *others, last = wished.controllers
+        for url in (*others, last):
+            try:
+                answer = await join(
+                    url, token, role, said, wished.address, wished.port, paths.tls_dir,
+                    given=bool(given),
+                )  # fmt: skip
+            except ControllerUnavailable as error:
+                if url == last:
+                    raise
+                sys.stderr.write(f"hostler: {error.message}\n")
+            else:
+                return url, answer
+        raise ControllerUnavailable()
+
+    url, answer = asyncio.run(first())
+    sys.stderr.write(f"joined {url} as {wished.name} ({answer.host_id})\n")
     return msgspec.structs.replace(
         wished, role=role, host_id=answer.host_id, joined_at_s=time.time()
     )

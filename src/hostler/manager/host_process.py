@@ -12,6 +12,7 @@ import msgspec
 
 from hostler.app.background import Background, begin
 from hostler.app.config import Config, HttpLimits
+from hostler.app.notify import notifying
 from hostler.app.paths import StatePaths
 from hostler.app.tasks import first_of
 from hostler.app.telemetry import logger
@@ -87,6 +88,7 @@ async def run_host(
             await stack.enter_async_context(_status_server(paths, membership, host))
             if sock is not None:
                 await stack.enter_async_context(_distant(paths, host, sock))
+            await stack.enter_async_context(notifying())
             up()
             await first_of(stop.wait(), host.finished.wait())
             await _end(host, hasten)

@@ -52,6 +52,7 @@ class HostRun:
         self.output = self.root / "host.log"
         self.config = self.root / "hostler.toml"
         self.config.write_text(config)
+        self.env: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self.paths.create()
         if controllers:
@@ -101,7 +102,7 @@ class HostRun:
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 self._around(argv),
-                env=child_environment(),
+                env=child_environment(self.env),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -87,8 +87,11 @@ def test_a_given_certificate_says_who_the_host_is() -> None:
 
 def test_a_machine_joins_serves_through_its_relay_and_goes_on_without_a_token() -> None:
     async def body(host: HostRun, sim: SimControlPort) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            away = f"https://127.0.0.1:{closed.getsockname()[1]}"
         name = ("--name=b", "--labels=zone=a,gpu=no", "--memory=16GiB", "--engines=fake")
-        host.start(*joining(sim, sim.token(), *name))
+        words = joining(sim, sim.token(), *name)
+        host.start(*words[:2], f"--controller={away}", *words[2:])  # a standby that is down, first
         await sim.until(lambda: bool(sim.beats), "a beat")
         facts = sim.beats[0].facts
         assert facts is not None

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -338,6 +339,23 @@ def test_a_restart_in_the_middle_of_a_fetch_goes_on_with_it(shared: Shared) -> N
             server.server_close()
 
     play(body, shared)
+
+
+def test_a_service_manager_is_told_that_it_is_ready_that_it_lives_and_that_it_stops() -> None:
+    async def main() -> None:
+        with HostRun() as host, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(str(host.root / "notify"))
+            manager.settimeout(20)
+            host.env["NOTIFY_SOCKET"] = str(host.root / "notify")
+            host.join([f"unix:{host.root / 'nobody'}"])
+            host.start()
+            said = [await asyncio.to_thread(manager.recv, 64) for _ in range(3)]
+            assert said == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+            assert await asyncio.to_thread(host.stop) == 0
+            while b"STOPPING=1" not in said:
+                said.append(await asyncio.to_thread(manager.recv, 64))
+
+    asyncio.run(main())
 
 
 def test_of_several_controllers_the_one_that_answers_is_kept_to() -> None:

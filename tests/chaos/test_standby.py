@@ -133,7 +133,7 @@ def test_F35_twenty_faults_in_any_order(pair: Pair) -> None:
     for _ in range(20):
         victim = choice.choice(pair.members)
         began_s = time.monotonic()
-        match choice.choice(["kill", "pause", "cut", "dead", "server"]):
+        match choice.choice(["kill", "pause", "cut", "dead", "server", "freeze"]):
             case "kill":
                 victim.signal(signal.SIGKILL)
             case "pause":
@@ -148,6 +148,10 @@ def test_F35_twenty_faults_in_any_order(pair: Pair) -> None:
                 victim.wire.go_dead()
                 time.sleep(choice.uniform(0.1, 6.0))
                 victim.wire.heal()
+            case "freeze":
+                pair.postgres.signal(signal.SIGSTOP)
+                time.sleep(choice.uniform(0.1, 6.0))
+                pair.postgres.signal(signal.SIGCONT)
             case "server":
                 pair.postgres.stop(choice.choice(["fast", "immediate"]))
                 time.sleep(choice.uniform(0.0, 4.0))

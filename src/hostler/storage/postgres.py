@@ -26,6 +26,7 @@ from hostler.core.errors import (
     StorageFailed,
 )
 from hostler.storage import tables
+from hostler.storage.hanging import HangWatch, Wire
 from hostler.storage.sql import SqlTables
 
 TURN_S = 2.0  # for a line that another thread uses
@@ -96,6 +97,7 @@ class ServerLine:
         self._fence = fence or Fence()
         self._lock = threading.Lock()
         self._engine = _engine(url, flush)
+        self.wire = Wire(self._engine)
 
     def rows(self, query: sa.Select[Any]) -> list[Any]:
         """What a query finds, as it was at one moment."""
@@ -129,6 +131,7 @@ class ServerLine:
     def close(self) -> None:
         """Let go of the connection, also while it is used."""
         self._engine.dispose()
+        self.wire.close()
 
     # Private
 
@@ -140,9 +143,11 @@ class ServerLine:
     def _turn(self) -> Iterator[None]:
         if not self._lock.acquire(timeout=TURN_S):
             raise StorageBusy(f"database {self._where}: does not answer", retry_after_s=1)
+        self.wire.begin()
         try:
             yield
         finally:
+            self.wire.end()
             self._lock.release()
 
     @contextmanager
@@ -165,6 +170,10 @@ class PostgresStore(SqlTables):
         StorageBusy: it cannot be reached now.
     """
 
+    _state: ServerLine
+    _log: ServerLine
+    _reads: ServerLine
+
     def __init__(self, url: str) -> None:
         """Make the tables where there are none. Older ones stay until `migrate`."""
         check_url(url)
@@ -174,6 +183,7 @@ class PostgresStore(SqlTables):
         self._log = ServerLine(url, self.fence, flush=False)
         self._reads = ServerLine(url)
         self.lease_line = ServerLine(url)  # of its own: renewing waits for nobody
+        self._hangs = HangWatch([line.wire for line in self._lines])
         try:
             self._schema = self._prepare()
         except StorageFailed as error:
@@ -209,10 +219,15 @@ class PostgresStore(SqlTables):
         return self.fence.number if self.fence.number is not None else super().next_incarnation()
 
     def close(self) -> None:
-        for line in (self._state, self._log, self._reads, self.lease_line):
+        self._hangs.stop()
+        for line in self._lines:
             line.close()
 
     # Private
+
+    @property
+    def _lines(self) -> tuple[ServerLine, ...]:
+        return self._state, self._log, self._reads, self.lease_line
 
     def _prepare(self) -> str:
         """Return the schema's version. Two that start at once make it once."""

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from hostler.core.errors import (
 )
 from hostler.core.model import WorkerType
 from hostler.core.worker import OperatorEvent
-from hostler.storage import tables
+from hostler.storage import hanging, tables
 from hostler.storage.lease import STEADY_S, TTL_S, Candidate, Holding, Lease, Standing, clock
 from hostler.storage.migrations.run import upgrade
 from hostler.storage.postgres import PostgresStore, check_url, shown
@@ -223,6 +224,31 @@ def test_F79_a_server_that_is_away_is_busy_and_found_again(
     finally:
         postgres.start()
     store.save_deployment(deployment("a"))
+
+
+def test_a_server_that_stands_still_is_given_up_and_found_again(
+    postgres: Postgres, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernel takes what is sent, and nobody answers: no limit of the server's helps."""
+    monkeypatch.setattr(hanging, "HANG_S", 1.0)
+    store.save_deployment(deployment("a"))
+    postgres.signal(signal.SIGSTOP)
+    try:
+        began_s = time.monotonic()
+        with pytest.raises(StorageBusy):
+            store.save_deployment(deployment("b"))
+        assert time.monotonic() - began_s < 10.0
+    finally:
+        postgres.signal(signal.SIGCONT)
+    until(lambda: saved(store), 10, "it answers again")
+
+
+def saved(store: PostgresStore) -> bool:
+    try:
+        store.save_deployment(deployment("b"))
+    except StorageBusy:
+        return False
+    return True
 
 
 def test_who_is_refused_by_the_server_is_told_so_at_the_start(postgres: Postgres, url: str) -> None:

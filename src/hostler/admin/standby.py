@@ -59,6 +59,7 @@ class StandBy:
             await self.let_workers_go()
             await self._admin.close(0.2)
             write_standby(self._paths, None)
+            self._paths.leave()  # who leads makes it again
 
     def know(self, keys: Iterable[KeyView]) -> None:
         """The keys by which an administrator is told from others."""

@@ -83,7 +83,7 @@ class JoinAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class RenewRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /host/renew, of a host or a gateway: another certificate. Answered by a JoinAnswer."""
 
-    protocol: int = 1
+    protocol: int = REPORTED
     csr: str
 
 

@@ -30,6 +30,7 @@ log = logger(__name__)
 FAREWELL_S = 2.0  # a machine that was removed may hear so long why; then its connections are cut
 REFUSED_MOST = 1000
 PEM = ((b"content-type", b"application/x-pem-file"),)
+PEM_ALONE = (*PEM, (b"x-hostler-signs", b"no"))  # machines bring their own certificates
 
 # Answers one request of a machine that belongs here; False: this is none of its addresses.
 Serve = Callable[[Exchange, Identity], bool]
@@ -84,7 +85,9 @@ class ControlServer:
         request, peer = exchange.request, exchange.peer
         asked = (request.method, request.path)
         if asked == ("GET", "/authority"):
-            exchange.send(200, self._joins.authority.encode(), PEM)
+            exchange.send(
+                200, self._joins.authority.encode(), PEM if self._joins.signs else PEM_ALONE
+            )
         elif asked == ("POST", "/join"):
             self._answer(exchange, self._joins.join(request.body, exchange.client, peer))
         elif peer is None:

@@ -43,6 +43,7 @@ TIMEOUT_S = 10.0
 ANSWER_BYTES = 256 * 1024
 LOOK_EVERY_S = 3600.0  # whether a certificate must be renewed
 AGAIN_S = 60.0  # after a renewal that failed
+SIGNS_HEADER = "x-hostler-signs"  # beside the authority: "no" where no certificates are made
 SKEW_S = 1800.0  # between two clocks; more is told
 _now_at_s = time.time  # Unix time: what certificates are about
 _NOT_YET, _EXPIRED = 9, 10  # OpenSSL's numbers
@@ -66,7 +67,8 @@ async def join(
     authority that the token names. Asked again after a crash, the same machine gets the same id.
 
     address, port: of its relay; "" for the address it connects from.
-    given: the folder holds certificates of the operator's authority, which stay.
+    given: the tls folder holds certificates of the operator's authority, which stay. A controller that
+        makes none is shown those in any case.
 
     Raises:
         BadRequest: this is no token, or the server says what is wrong. WrongController: another server
@@ -75,13 +77,15 @@ async def join(
     """
     parsed = parse_token(token)
     where = _checked(url)
-    authority = await _pinned(where, parsed.fingerprint, timeout_s)
+    authority, signs = await _pinned(where, parsed.fingerprint, timeout_s)
+    given = given or not signs
     csr = "" if given else _own_request(tls_dir)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(cadata=authority)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if given:
+        _check_given(where, tls_dir)
         load_chain(context, tls_dir / CERT_FILE, tls_dir / KEY_FILE)
     request = JoinRequest(
         token=str(parsed), role=role, csr=csr, facts=facts, address=address, port=port
@@ -136,7 +140,7 @@ async def keep_renewed(
             if is_renewal_due(tls_dir, clock()):
                 await renew(url(), tls_dir)
         except (HostlerError, OSError) as error:
-            wait_s = AGAIN_S
+            wait_s = AGAIN_S if isinstance(error, ControllerUnavailable) else LOOK_EVERY_S
             log.warning("tls.not_renewed", why=str(error), again_in_s=wait_s)
         await asyncio.sleep(wait_s)
 
@@ -163,8 +167,8 @@ def _checked(url: str) -> str:
     return f"https://{parts.netloc}"
 
 
-async def _pinned(url: str, fingerprint: str, timeout_s: float) -> str:
-    """Return the authority's certificate that the token names, as the server there has it.
+async def _pinned(url: str, fingerprint: str, timeout_s: float) -> tuple[str, bool]:
+    """Return the authority's certificate that the token names, and whether it signs for machines there.
 
     Nothing is believed of that connection, and nothing secret is sent on it.
     """
@@ -184,7 +188,17 @@ async def _pinned(url: str, fingerprint: str, timeout_s: float) -> str:
             f"{shown[:16]}…, the token says {fingerprint[:16]}…. Nothing was told to it. Check the address; "
             "if the controller has a new authority, make a new token"
         )
-    return found
+    return found, answer.headers.get(SIGNS_HEADER) != "no"
+
+
+def _check_given(url: str, tls_dir: Path) -> None:
+    """Return when the operator's files are there. Raises ConfigError."""
+    if missing := [one for one in (CA_FILE, CERT_FILE, KEY_FILE) if not (tls_dir / one).exists()]:
+        raise ConfigError(
+            f"{url}: a certificate of your own authority is needed (none is made there, or you gave one): "
+            "name its files with --tls-ca, --tls-cert (for a name like b1.host.hostler.internal) and "
+            f"--tls-key, or put them into {tls_dir}; missing: {', '.join(missing)}"
+        )
 
 
 def _own_request(tls_dir: Path) -> str:

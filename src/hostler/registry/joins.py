@@ -72,6 +72,11 @@ class Joins:
         """The certificate of who vouches for this controller, PEM."""
         return self._signer.certificate
 
+    @property
+    def signs(self) -> bool:
+        """Are certificates made here?"""
+        return self._signer.can_sign
+
     async def join(self, body: bytes, client: str, peer: Identity | None) -> JoinAnswer:
         """Let a machine in.
 
@@ -101,7 +106,9 @@ class Joins:
 
     async def renew(self, body: bytes, identity: Identity) -> JoinAnswer:
         """Give a machine that belongs here another certificate. Raises BadRequest."""
-        return self._certify(decode(body, RenewRequest).csr, identity)
+        request = decode(body, RenewRequest)
+        self._check_signs()
+        return self._certify(request.csr, identity)
 
     # Private
 
@@ -123,13 +130,8 @@ class Joins:
         self, request: JoinRequest, token: JoinToken, client: str, peer: Identity | None
     ) -> StoredHost:
         _check_facts(request)
-        if request.csr and not self._signer.can_sign:
-            raise BadRequest(
-                "this controller makes no certificates (control.tls_ca_key is not set): give the machine "
-                "one of your authority's, and join with --given",
-                param="csr",
-            )
         if request.csr:
+            self._check_signs()
             host_id, key_hash = secrets.token_hex(6), self._signer.key_hash(request.csr)
         elif peer is not None and peer.role is peer_of(request.role):
             host_id, key_hash = peer.id, f"given to {peer.id}"
@@ -150,6 +152,15 @@ class Joins:
             token_id=token.token_id,
             key_hash=key_hash,
         )
+
+    def _check_signs(self) -> None:
+        """Return when certificates are made here. Raises BadRequest."""
+        if not self.signs:
+            raise BadRequest(
+                "this controller makes no certificates (control.tls_ca_key is not set): give the machine one "
+                "of your authority's",
+                param="csr",
+            )
 
     def _certify(self, csr: str, identity: Identity) -> JoinAnswer:
         """csr: "": the machine has a given certificate, and keeps it."""

@@ -23,7 +23,7 @@ from hostler.core.errors import (
     HostlerError,
     StartupError,
 )
-from hostler.core.hosts import HostFacts, JoinRequest, Role
+from hostler.core.hosts import HostFacts, JoinRequest, RenewRequest, Role
 from hostler.core.trust import IdentityRefused, JoinRefused, WrongController
 from hostler.core.worker import OperatorEvent
 from hostler.registry.attempts import ADDRESSES, EVERY_S, MOST, Attempts
@@ -117,9 +117,8 @@ async def come(
     controller: Controller, token: str, folder: Path, role: Role = Role.HOST, **how: object
 ) -> str:
     url = str(how.pop("url", controller.url))
-    given = bool(how.pop("given", False))
     address, port = str(how.pop("address", "")), 8102
-    answer = await join(url, token, role, FACTS, address, port, folder, given=given)
+    answer = await join(url, token, role, FACTS, address, port, folder)
     return answer.host_id
 
 
@@ -502,10 +501,16 @@ def test_a_host_renews_for_itself_alone_whatever_it_asks(tmp_path: Path) -> None
             one = await come(controller, controller.token(), tmp_path / "one")
             other = await come(controller, controller.token(), tmp_path / "two")
             key = (tmp_path / "two" / KEY_FILE).read_text()
-            body = msgspec.json.encode({"csr": request_for(key)})
+            body = msgspec.json.encode(RenewRequest(csr=request_for(key)))
             answer = await ask(controller, client_context(tmp_path / "one"), "/host/renew", body)
             assert answer.json()["host_id"] == one != other
-            for bad in (b"", b"{}", b'{"csr": "x"}', b'{"csr": "", "host_id": "x"}'):
+            bad_ones = (
+                b"",
+                b"{",
+                b'{"protocol": 2, "csr": "x"}',
+                b'{"protocol": 2, "csr": "", "x": 1}',
+            )
+            for bad in bad_ones:
                 answer = await ask(controller, client_context(tmp_path / "one"), "/host/renew", bad)
                 assert answer.status_code == 400
 
@@ -528,13 +533,21 @@ def test_a_machine_with_a_given_certificate_joins_by_it(tmp_path: Path) -> None:
         async with controller.running():
             token = controller.token(uses=2)
             await fails(
-                come(controller, token, tmp_path / "other"), BadRequest, "makes no certificates"
+                come(controller, token, tmp_path / "other"),
+                ConfigError,
+                "missing: ca.pem, cert.pem, key.pem",
             )
-            assert await come(controller, token, folder, given=True) == "rack12"
+            assert await come(controller, token, folder) == "rack12"
             assert (await ask(controller, client_context(folder))).status_code == 200
             assert (folder / KEY_FILE).read_text() == key
             (kept,) = controller.store.hosts()
             assert (kept.host_id, kept.role) == ("rack12", Role.HOST)
+            await fails(renew(controller.url, folder), BadRequest, "makes no certificates")
+            trusting = ssl.create_default_context(cafile=given.ca)
+            asked = JoinRequest(token=token, role=Role.HOST, csr=make_request()[1], facts=FACTS)
+            answer = await ask(controller, trusting, "/join", msgspec.json.encode(asked))
+            assert code_of(answer) == (400, "invalid_value")
+            assert len(controller.store.hosts()) == 1
 
     run(main)
 
@@ -578,7 +591,7 @@ def test_many_machines_join_at_once_with_one_token_and_each_is_its_own(tmp_path:
     async def main() -> None:
         async with controller.running():
             token = controller.token(uses=6)
-            tries = [come(controller, token, tmp_path / f"host{n}", given=False) for n in range(8)]
+            tries = [come(controller, token, tmp_path / f"host{n}") for n in range(8)]
             found = await asyncio.gather(*tries, return_exceptions=True)
             ids = {one for one in found if isinstance(one, str)}
             assert len(ids) == len(controller.store.hosts()) == 6

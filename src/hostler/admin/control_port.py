@@ -64,7 +64,9 @@ async def control_port(
             server.plug(Peer.HOST, manager.machines.serve)
             server.plug(
                 Peer.GATEWAY,
-                lambda exchange, _: manager.registry_server.serve_gateway(exchange, relay_port),
+                lambda exchange, who: manager.registry_server.serve_gateway(
+                    exchange, relay_port, who.id
+                ),
             )
             url = own_authority.control_url(config, sock.getsockname()[1])
             certificates = server_certificates(authority.folder, clients_must_show=False)

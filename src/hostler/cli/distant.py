@@ -1,6 +1,7 @@
 """`hostler gateway run --controller URL`: a gateway on another machine than its controller."""
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 
@@ -18,23 +19,23 @@ def distant_paths(settings: Config) -> StatePaths:
     return StatePaths(settings.state_dir or default_gateway_dir())
 
 
-def belong(paths: StatePaths, url: str, token: str | None) -> GatewayMembership:
+def belong(paths: StatePaths, urls: Sequence[str], token: str | None) -> GatewayMembership:
     """Return whom this gateway follows; join there when it has not yet, or another controller is named.
 
     Raises:
         CommandFailed: it has not joined, and no token is given; or the controller refuses.
     """
     try:
-        controller = pin(url)
+        controllers = tuple(pin(url) for url in urls)
         known = load_gateway_membership(paths)
-        if known is not None and (token is None or known.controller == controller):
-            return msgspec.structs.replace(known, controller=controller)  # it may have moved
+        if known is not None and (token is None or set(known.controllers) & set(controllers)):
+            return msgspec.structs.replace(known, controllers=controllers)  # they may have moved
         if token is None:
             raise CommandFailed(
-                f"this gateway has not joined {url}: it needs --token; "
+                f"this gateway has not joined {urls[0]}: it needs --token; "
                 "`hostler token create --role gateway` there makes one",
                 Exit.CONFIG,
             )
-        return asyncio.run(join_as_gateway(paths, controller, token, installed_version()))
+        return asyncio.run(join_as_gateway(paths, controllers, token, installed_version()))
     except HostlerError as error:
         raise CommandFailed(error.message, Exit.CONFIG) from error

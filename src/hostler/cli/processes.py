@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -21,7 +21,7 @@ from hostler.app.paths import StatePaths
 from hostler.app.pulse import takes_connections, telling
 from hostler.app.telemetry import configure_logging
 from hostler.cli.exits import CommandFailed, Exit
-from hostler.core.errors import HostlerError
+from hostler.core.errors import HostlerError, StartupError
 from hostler.core.fleet import WorkerSpec
 from hostler.core.model import WorkerType
 from hostler.core.worker import WorkerStartupRequest
@@ -86,9 +86,12 @@ def gateway(
         bool, Parameter(negative="", help="Serve only once the controller has told everything.")
     ] = False,
     controller: Annotated[
-        str | None,
-        Parameter(help="Follow this controller on another machine: https://HOST:PORT."),
-    ] = None,
+        tuple[str, ...],
+        Parameter(
+            negative=(),
+            help="Follow this controller on another machine, https://HOST:8101; again for a standby of it.",
+        ),
+    ] = (),
     token: Annotated[
         str | None, Parameter(help="To join it, the first time. [env: HOSTLER_JOIN_TOKEN]")
     ] = None,
@@ -105,7 +108,7 @@ def gateway(
     from hostler.gateway.process import Place, run_gateway
 
     settings = load_config(config, {"state_dir": state_dir})
-    if controller is not None:
+    if controller:
         return _distant_gateway(settings, controller, token or environment("HOSTLER_JOIN_TOKEN"))
     paths = StatePaths(_state_dir(settings))
     if supervised:
@@ -261,24 +264,28 @@ def _run_spec(spec: Path) -> NoReturn:
     run_worker_file(spec)
 
 
-def _distant_gateway(settings: Config, url: str, token: str | None) -> int:
+def _distant_gateway(settings: Config, urls: Sequence[str], token: str | None) -> int:
     """Follow a controller on another machine, with a folder and a certificate of one's own."""
     from hostler.cli.distant import belong, distant_paths
     from hostler.cli.listening import listening_socket
-    from hostler.gateway.joining import renewing
+    from hostler.gateway.joining import forget, renewing
     from hostler.gateway.process import Place, run_gateway
     from hostler.manager.membership import endpoint_of
 
     paths = distant_paths(settings)
     paths.claim_gateway(1)
-    joined = belong(paths, url, token)
+    joined = belong(paths, urls, token)
     check_bind(settings.server, has_key=True)
     sock, place = listening_socket(settings.server), Place()
 
     async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
         async with renewing(joined, paths.tls_dir):
-            where = endpoint_of(joined.controller)
-            await run_gateway(paths, settings, sock, stop, hasten, place, where)
+            where = [endpoint_of(url) for url in joined.controllers]
+            try:
+                await run_gateway(paths, settings, sock, stop, hasten, place, where)
+            except StartupError:  # it was removed: the next start may join again
+                forget(paths)
+                raise
 
     return _run(settings, main, paths, place.serves.is_set, supervised=False)
 

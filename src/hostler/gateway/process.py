@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from time import monotonic
 
@@ -12,7 +12,7 @@ from hostler.app.config import Config
 from hostler.app.paths import StatePaths
 from hostler.app.tasks import first_of
 from hostler.app.telemetry import logger
-from hostler.core.errors import Draining
+from hostler.core.errors import Draining, StartupError
 from hostler.core.snapshot import Endpoint
 from hostler.gateway.board import Board
 from hostler.gateway.gateway import Gateway
@@ -45,7 +45,7 @@ async def run_gateway(
     stop: asyncio.Event,
     hasten: asyncio.Event | None = None,
     place: "Place | None" = None,
-    controller: Endpoint | None = None,
+    controllers: Sequence[Endpoint] = (),
 ) -> None:
     """Serve on a bound socket, and on the gateway's own Unix socket, until `stop` is set.
 
@@ -53,12 +53,16 @@ async def run_gateway(
     `hasten` is set; then they end with the error `draining`.
     place: which gateway it is. Its `leave` is a stop by which no connection is lost: another has
     taken over, so idle ones stay until their next answer, which says that it is the last.
-    controller: the control port of another machine; None: the controller is on this one.
+    controllers: the control port of another machine, and of those that stand by for it; none: the
+        controller is on this one.
+
+    Raises:
+        StartupError: the controller has removed this gateway.
     """
     place = place or Place()
     raise_most_files(FILES_A_REQUEST * config.limits.connections + SPARE_FILES)
     tls = ClientContexts(paths.tls_dir) if (paths.tls_dir / CERT_FILE).exists() else None
-    mirror, reporter = _ways(paths, controller, tls)
+    mirror, reporter = _ways(paths, controllers, tls)
     gateway = Gateway(
         config,
         mirror,
@@ -85,15 +89,19 @@ async def run_gateway(
             log.info("gateway.serves", number=place.number, address=_address(sock))
             gc.freeze()  # what lives now lives to the end; requests leave no cycles behind
             gc.set_threshold(GARBAGE_OBJECTS, 20, 20)
-            await first_of(stop.wait(), place.leave.wait())
+            await first_of(stop.wait(), place.leave.wait(), mirror.is_dismissed.wait())
         finally:
             # With a part of it dead it ends soon: a whole one takes the connections that wait.
-            is_asked = stop.is_set() or place.leave.is_set()
+            is_asked = stop.is_set() or place.leave.is_set() or mirror.is_dismissed.is_set()
             drain_s = config.life.drain_timeout_s if is_asked else BROKEN_DRAIN_S
             for one in servers:
                 one.is_handing_over = place.leave.is_set() and not stop.is_set()
             await _close(servers, gateway, drain_s, stop, hasten or asyncio.Event())
     await reporter.close()
+    if mirror.is_dismissed.is_set():
+        raise StartupError(
+            "the controller has removed this gateway, so it has ended; it may join again with a --token"
+        )
 
 
 class Place:
@@ -118,15 +126,15 @@ class Place:
 
 
 def _ways(
-    paths: StatePaths, controller: Endpoint | None, tls: ClientContexts | None
+    paths: StatePaths, controllers: Sequence[Endpoint], tls: ClientContexts | None
 ) -> tuple[SnapshotMirror, RegistryClient]:
     """The ways to the controller: what it says, and what it is told."""
-    if controller is None:
+    if not controllers:
         near, kept = paths.registry_socket, KeptSnapshot(paths.kept_snapshot)
         return SnapshotMirror(near, monotonic, kept), RegistryClient(near)
     lasting = KeptSnapshot(paths.state_dir / paths.kept_snapshot.name, is_lasting=True)
-    mirror = SnapshotMirror(controller, monotonic, lasting, tls)
-    return mirror, RegistryClient(controller, tls=tls)
+    mirror = SnapshotMirror(controllers, monotonic, lasting, tls)
+    return mirror, RegistryClient(mirror.endpoint, tls=tls, newest=lambda: mirror.endpoint)
 
 
 def _servers(

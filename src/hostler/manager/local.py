@@ -325,6 +325,7 @@ class LocalWorkerManager(InstanceLooks):
             self.registry_server = RegistryServer(
                 self.registry, self.paths.registry_socket, self.usage.take, self.scaling.take
             )
+            self.machines.watching = self.registry_server.is_watching
             for part in (self.registry_server, self.reconciler, self.renewals, self.scaling):
                 await stack.enter_async_context(part.running())
             tasks = await stack.enter_async_context(asyncio.TaskGroup())

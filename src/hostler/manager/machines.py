@@ -64,6 +64,7 @@ class Machines:
         wake: called when something may be placed now that could not be before.
         """
         self._members = members
+        self.watching: Callable[[str], bool] = lambda gateway_id: False  # does it mirror us now?
         self._wake = wake
         self._registry = registry
         self._wishes = wishes
@@ -119,11 +120,14 @@ class Machines:
         return self._tls
 
     def views(self) -> list[HostView]:
-        """Every host, by name."""
-        return sorted(map(self.book.view, self.book.hosts()), key=lambda one: one.facts.name)
+        """Every machine that joined, by name: hosts, and gateways on machines of their own."""
+        found = [*map(self.book.view, self.book.hosts()), *map(self._gateway, self._gateways())]
+        return sorted(found, key=lambda one: one.facts.name)
 
     def view(self, name: str) -> HostView:
-        """One host, by its id or name. Raises NotFound, Conflict."""
+        """One machine, by its id or name. Raises NotFound, Conflict."""
+        if (gateway := self._gateway_named(name)) is not None:
+            return self._gateway(gateway)
         return self.book.view(self.book.find(name))
 
     def host_name(self, host_id: str) -> str:
@@ -165,6 +169,10 @@ class Machines:
         Raises:
             NotFound. Conflict: it has instances, or several hosts have this name.
         """
+        if (gateway := self._gateway_named(name)) is not None:
+            seen = self._gateway(gateway)
+            await self._members.remove(gateway.host_id)
+            return seen
         host = self.book.find(name)
         view = self.book.view(host)
         if view.instances and not force:
@@ -208,6 +216,29 @@ class Machines:
             return OfferAnswer(instance_id=instance.instance_id, epoch=epoch)
 
     # Private
+
+    def _gateways(self) -> list[StoredHost]:
+        return [one for one in self._members.known.values() if one.role is Role.GATEWAY]
+
+    def _gateway_named(self, name: str) -> StoredHost | None:
+        """By its id, or by its name if no host and no other gateway has that."""
+        gateways = self._gateways()
+        found = [one for one in gateways if one.host_id == name]
+        if not found and not any(host.name == name for host in self.book.hosts()):
+            found = [one for one in gateways if one.name == name]
+        return found[0] if len(found) == 1 else None
+
+    def _gateway(self, stored: StoredHost) -> HostView:
+        """A gateway belongs to us by its watch: it is alive as long as that is open."""
+        is_here = self.watching(stored.host_id)
+        return HostView(
+            host_id=stored.host_id,
+            role=stored.role,
+            standing=Standing.ALIVE if is_here else Standing.LOST,
+            facts=msgspec.structs.replace(stored.facts, name=stored.name),
+            heard_s=0.0 if is_here else None,
+            joined_at_s=stored.joined_at_s,
+        )
 
     def _joined(self, stored: StoredHost) -> None:
         """A machine belongs to us from now on. A gateway is no host: it runs nothing for us."""

@@ -1,7 +1,7 @@
 """The registry seen from another process that reports to it. Who watches it: mirror.py."""
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,13 @@ class RegistryClient:
         *,
         timeout_s: float = 2.0,
         tls: ClientContexts | None = None,
+        newest: Callable[[], Endpoint] | None = None,
     ) -> None:
-        """where: the registry's socket, or the control port of another machine. tls: who we are there."""
+        """where: the registry's socket, or the control port of another machine. tls: who we are there.
+        newest: of several controllers the one to tell now.
+        """
         self._endpoint = endpoint_of(where)
+        self._newest = newest
         self._timeout_s = timeout_s
         self._tls = tls
         self._pool: Pool | None = None  # to another machine a connection is kept
@@ -106,6 +110,9 @@ class RegistryClient:
         raise _RAISED.get(answer.status, ControllerUnavailable)(text)
 
     async def _send(self, path: str, message: msgspec.Struct) -> Response:
+        if self._newest is not None and (newest := self._newest()) != self._endpoint:
+            self._endpoint = newest
+            await self.close()
         if self._endpoint.host_id and self._pool is None:
             self._pool = Pool(
                 self._endpoint, connect_timeout_s=self._timeout_s, idle_s=IDLE_S, tls=self._tls

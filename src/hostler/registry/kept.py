@@ -49,6 +49,10 @@ class KeptSnapshot:
         except OSError:
             fresh.unlink(missing_ok=True)
 
+    def drop(self) -> None:
+        """Nothing of it is true any more."""
+        self._path.unlink(missing_ok=True)
+
     def load(self) -> Snapshot | None:
         """Return it with those instances that somebody listens for; None: there is none of use."""
         try:

@@ -1,7 +1,7 @@
 """SnapshotMirror: the controller's snapshot in another process, kept up step by step."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from hostler.app.telemetry import logger
 from hostler.core.change import Change, Picture
 from hostler.core.errors import Conflict, HostlerError
 from hostler.core.snapshot import Endpoint, Snapshot, Spoken
+from hostler.core.trust import IdentityRefused
 from hostler.registry.client import endpoint_of
 from hostler.registry.elsewhere import at_controller
 from hostler.registry.kept import KeptSnapshot
@@ -24,6 +25,8 @@ log = logger(__name__)
 Listener = Callable[[Change], None]
 
 SAVE_AFTER_S = 0.05  # snapshots in a row are saved once
+DISMISSED_AFTER_S = 3.0  # of being refused: no passing state of a controller that starts
+ONE = (str, Path, Endpoint)
 SAVE_SHARE = (
     20.0  # and a save that takes long is not repeated before so many times as long have passed
 )
@@ -85,13 +88,17 @@ class SnapshotMirror:
 
     def __init__(
         self,
-        where: str | Path | Endpoint,
+        where: str | Path | Endpoint | Sequence[Endpoint],
         clock: Callable[[], float],
         kept: KeptSnapshot | None = None,
         tls: ClientContexts | None = None,
     ) -> None:
-        """kept: where the last snapshot is left for the next gateway. where, tls: as of RegistryClient."""
+        """kept: where the last snapshot is left for the next gateway. where, tls: as of RegistryClient;
+        of several one leads, and is looked for whenever a watch has ended.
+        """
         self._tls = tls
+        self.is_dismissed = asyncio.Event()  # the controller wants no more of this gateway
+        self._refused_since_s: float | None = None
         self.connected = False
         self._follower = Follower()
         self._kept = kept
@@ -99,7 +106,7 @@ class SnapshotMirror:
         self._save_after_s = SAVE_AFTER_S
         self._clock = clock
         self._heard_at_s = clock()
-        self._endpoint = endpoint_of(where)
+        self._endpoints = [endpoint_of(where)] if isinstance(where, ONE) else list(where)
         self._listeners: list[Listener] = []
         self._told = asyncio.Event()
         self._refused = ""  # why the controller is not understood
@@ -108,6 +115,11 @@ class SnapshotMirror:
     def snapshot(self) -> Snapshot:
         """All of it as it is now. Made when asked for."""
         return self._follower.picture.snapshot()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the controller is heard, or is looked for."""
+        return self._endpoints[0]
 
     @property
     def age_s(self) -> float:
@@ -150,6 +162,7 @@ class SnapshotMirror:
                     wait_s = 0.05
                     self.connected = True
                     self._heard_at_s = self._clock()
+                    self._refused_since_s = None
                     if line:
                         self._take(_read(line))
             except Conflict as error:  # of another version: we go on with what we have
@@ -159,15 +172,12 @@ class SnapshotMirror:
                     log.error("mirror.protocol", why=error.message)
             except Gap:
                 log.warning("mirror.gap", here=self._follower.place)
-            except (
-                UpstreamLost,
-                UpstreamStatus,
-                HostlerError,
-                TimeoutError,
-                OSError,
-                msgspec.MsgspecError,
-            ):
-                pass  # the controller is away or restarting: what we have stays true until it is back
+            except UpstreamStatus as error:
+                self._note_refusal(error.status)
+                self._endpoints.append(self._endpoints.pop(0))
+            except (UpstreamLost, HostlerError, TimeoutError, OSError, msgspec.MsgspecError):
+                # The controller is away or restarting: what we have stays true until it is back.
+                self._endpoints.append(self._endpoints.pop(0))
             self.connected = False
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, 0.5)
@@ -176,7 +186,7 @@ class SnapshotMirror:
         target = f"/watch?from={self._follower.place}"
         pending: list[bytes] = []
         async for data in stream(
-            self._endpoint, "GET", target, timeout_s=2.0, idle_s=5.0, tls=self._tls
+            self.endpoint, "GET", target, timeout_s=2.0, idle_s=5.0, tls=self._tls
         ):
             *lines, rest = data.split(b"\n")
             if lines:
@@ -186,9 +196,22 @@ class SnapshotMirror:
             for line in lines:
                 yield line
 
+    def _note_refusal(self, status: int) -> None:
+        """Refused by its own name for so long, a gateway was removed."""
+        if status != IdentityRefused.http_status:
+            return
+        now_s = self._clock()
+        if self._refused_since_s is None:
+            self._refused_since_s = now_s
+        elif now_s - self._refused_since_s > DISMISSED_AFTER_S and not self.is_dismissed.is_set():
+            log.error("mirror.dismissed", why="the controller has removed this gateway")
+            self.is_dismissed.set()
+            if self._kept is not None:
+                self._kept.drop()
+
     def _take(self, told: Change) -> None:
-        if self._endpoint.host_id:
-            told = at_controller(told, self._endpoint.host)
+        if self.endpoint.host_id:
+            told = at_controller(told, self.endpoint.host)
         change = self._follower.take(told)
         if change is not None:
             self._told.set()

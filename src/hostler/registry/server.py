@@ -55,6 +55,7 @@ class RegistryServer:
         self._socket_path = socket_path
         self._server = HttpServer(self._handle, limits=HttpLimits(), name="registry")
         self._tasks: asyncio.TaskGroup | None = None
+        self._watches: set[tuple[str, Exchange]] = set()  # by gateways of other machines
         self._routes: dict[tuple[str, str], Callable[[bytes], bytes]] = {
             ("POST", "/register"): self._register,
             ("POST", "/beat"): self._beat,
@@ -75,7 +76,12 @@ class RegistryServer:
                 watchers.cancel()
                 await self._server.close(0.0)
 
-    def serve_gateway(self, exchange: Exchange, relay_port: int) -> bool:
+    def is_watching(self, gateway_id: str) -> bool:
+        """Does this gateway of another machine mirror us now?"""
+        self._watches = {one for one in self._watches if not one[1].is_over}
+        return any(gateway_id == of for of, _ in self._watches)
+
+    def serve_gateway(self, exchange: Exchange, relay_port: int, gateway_id: str) -> bool:
         """Answer a gateway on another machine, as those here; False: it has no such address.
 
         relay_port: where the relay of this machine stands before the engines here.
@@ -84,6 +90,8 @@ class RegistryServer:
         asked = (request.method, request.path)
         if asked == ("GET", "/watch"):
             watch(self._registry, exchange, self._tasks, relay_port)
+            self._watches = {one for one in self._watches if not one[1].is_over}
+            self._watches.add((gateway_id, exchange))
         elif asked in _OF_GATEWAYS:
             self._handle(exchange)
         else:

@@ -174,6 +174,25 @@ def test_the_relay_may_be_killed_and_is_kept(cluster: Cluster, elsewhere: Elsewh
     cluster.wait_for(lambda: elsewhere.chat("hello")[0] == 200, 10.0, "it serves again")
 
 
+def test_one_that_is_removed_ends_and_keeps_nothing(cluster: Cluster, elsewhere: Elsewhere) -> None:
+    elsewhere.start(f"--token={token(cluster)}")
+    elsewhere.wait_ready()
+    state = elsewhere.folder / "s"
+    gateway_id = json.loads((state / "gateway.json").read_bytes())["gateway_id"]
+    shown = cluster.json("GET", f"/api/v1/hosts/{gateway_id}")["host"]
+    assert (shown["role"], shown["standing"]) == ("gateway", "alive")
+    status, _, body = cluster.request("DELETE", f"/api/v1/hosts/{gateway_id}")
+    assert status < 300, body
+    process, elsewhere.process = elsewhere.process, None
+    assert process is not None
+    assert process.wait(30) != 0
+    assert "has removed this gateway" in elsewhere.log.read_text()
+    assert not (state / "gateway.json").exists()
+    assert not (state / "snapshot.kept").exists()
+    elsewhere.start(f"--token={token(cluster)}")
+    elsewhere.wait_ready()
+
+
 def test_it_says_what_it_needs_to_join(cluster: Cluster, elsewhere: Elsewhere) -> None:
     elsewhere.start()
     assert elsewhere.process is not None

@@ -33,8 +33,8 @@ GATEWAY = (
     Background.DOUBT,
     Background.DEMAND,
 )
-# Of a server with machines around it: these look once an hour.
-BETWEEN_MACHINES = (Background.CERTIFICATE, Background.GATEWAY_RENEWAL)
+# Of a server with machines or a Ray cluster around it.
+BETWEEN_MACHINES = (Background.CERTIFICATE, Background.GATEWAY_RENEWAL, Background.PLACES)
 HOST = (
     Background.HOST_ORDERS,
     Background.HOST_BEATS,

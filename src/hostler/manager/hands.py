@@ -156,6 +156,11 @@ class AllHands:
                 self.seats.leave(after.instance_id)
         self._distant.moved(after)
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether anything waits for a machine."""
+        return bool(self._waiting)
+
     def look(self) -> None:
         """Find a machine for what waits for one. A pass of the plan begins with it."""
         self._counts, self._until_s = None, self._clock() + PASS_S

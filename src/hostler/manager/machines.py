@@ -71,6 +71,7 @@ class Machines:
         self._tell = tell
         self._clock = clock
         self._offering = asyncio.Lock()
+        self._standings: dict[str, Standing] = {}
         self.book = HostBook(registry, config.heartbeat, clock, tell=tell, moved=self._moved)
         self.distant = HostWorkers(book, registry, self.book, clock)
         self.hands = AllHands(
@@ -251,11 +252,16 @@ class Machines:
         crash_point(CrashPoint.HOST_REMOVED)
         if host is not None:
             self.book.drop(host.host_id)
+            self._standings.pop(host.host_id, None)
             self._say("host.removed", host)
 
     def _moved(self, host: Host) -> None:
         self.distant.refresh(host.host_id)
-        self._wake()
+        before = self._standings.get(host.host_id)
+        self._standings[host.host_id] = host.standing
+        # facts alone (memory moves all the time, on every host) matter only to what waits for a machine
+        if host.standing is not before or self.hands.has_waiting:
+            self._wake()
 
     def _free_number(self, worker_key: str, first: int) -> int:
         """A number that no instance of the model has, and none that the plan starts will have."""

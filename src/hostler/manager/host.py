@@ -353,7 +353,12 @@ class Host:
         self._hear(event)
 
     def _dismissed(self, why: str) -> None:
-        """The controller does not know this host: nothing here is anybody's any more."""
+        """The controller does not know this host: nothing here is anybody's any more.
+
+        One that leaves is told so as well, when its last beat comes after its goodbye.
+        """
+        if self.is_draining:
+            return
         self.failure = StartupError(
             f"the controller refuses this host: {why}; its models end here. If it was removed by mistake, "
             "`hostler host join` joins again, with a new token"

@@ -137,13 +137,15 @@ class Machines:
         return found.name if found is not None else host_id
 
     def check_host(self, name: str) -> None:
-        """Return when a machine that a model is asked for is known.
+        """Return when a machine that a model is asked for is known, and starts models.
 
         Raises:
-            NotFound, Conflict: as `HostBook.find`.
+            NotFound, Conflict: as `HostBook.find`. Conflict: it brings a worker of its own.
         """
-        if name not in ("", HERE):
-            self.book.find(name)
+        if name not in ("", HERE) and self.book.find(name).role is not Role.HOST:
+            raise Conflict(
+                f"host {name!r} brings a worker of its own; it starts no models by order"
+            )
 
     def has_gone(self, instance_id: str) -> bool:
         """Whether an instance is on a host that was given up: no fault of its model's."""

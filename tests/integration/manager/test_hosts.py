@@ -458,6 +458,8 @@ async def test_a_worker_brought_by_hand_is_taken_in_and_never_replaced(site: Sit
         given = [msgspec.json.decode(one.body, type=OfferAnswer) for one in answers]
         assert given[0] == given[1], "the same again is the same instance"
         await rig.until(lambda: rig.ready_on() == ["w"])
+        with pytest.raises(Conflict, match="brings a worker of its own"):
+            await rig.start("n", host="w")
         (model,) = rig.manager.registry.snapshot.models
         assert (model.name, model.aliases, model.wanted) == ("own", ("mine",), 1)
         await asyncio.sleep(0.3)

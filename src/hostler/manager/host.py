@@ -16,7 +16,7 @@ from hostler.app.paths import StatePaths
 from hostler.app.telemetry import logger
 from hostler.catalog.catalog import Catalog
 from hostler.catalog.sources import sweep
-from hostler.core.errors import HostlerError, StartupError
+from hostler.core.errors import ConfigError, HostlerError
 from hostler.core.hosts import HostFacts, HostOrders, Order
 from hostler.core.launch import Launch
 from hostler.core.lifecycle import ALIVE, Instance, Signal, State
@@ -359,7 +359,7 @@ class Host:
         """
         if self.is_draining:
             return
-        self.failure = StartupError(
+        self.failure = ConfigError(  # starting again cannot help
             f"the controller refuses this host: {why}; its models end here. If it was removed by mistake, "
             "`hostler host join` joins again, with a new token"
         )

@@ -255,7 +255,8 @@ class Machines:
         if host is not None:
             self.book.drop(host.host_id)
             self._standings.pop(host.host_id, None)
-            self._say("host.removed", host)
+        fields = {"host_id": stored.host_id, "host": stored.name, "role": stored.role.value}
+        self._tell(OperatorEvent(kind="host.removed", message=stored.name, fields=fields))
 
     def _moved(self, host: Host) -> None:
         self.distant.refresh(host.host_id)

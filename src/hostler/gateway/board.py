@@ -66,9 +66,16 @@ class Board:
         raise StartupError(f"{COLUMNS} gateways run or leave already; wait for those that leave")
 
     def take_back(self, column: int) -> None:
-        """Its process has ended, and with it every request it had."""
-        for row in range(self._count):
-            self._cells[self._first(row) + column] = 0
+        """Its process has ended, and with it every request it had.
+
+        Where nobody ever wrote nothing is touched: on a full disk that would be the end of this process.
+        """
+        for begin, end in self._written():
+            first = max(0, (begin // 4 - _HEADER) // _CELLS)
+            for row in range(first, min(self._count, (end // 4 - _HEADER) // _CELLS + 1)):
+                cell = self._first(row) + column
+                if begin <= 4 * cell < end and self._cells[cell]:
+                    self._cells[cell] = 0
         self._cells[column] = 0
 
     # For a gateway
@@ -94,6 +101,17 @@ class Board:
             self._rows.pop(subject, None)
 
     # Private
+
+    def _written(self) -> list[tuple[int, int]]:
+        """The parts of the file that the kernel holds, by their first byte and the one after the last."""
+        found: list[tuple[int, int]] = []
+        end = 0
+        with suppress(OSError):  # no more
+            while True:
+                begin = os.lseek(self._file, end, os.SEEK_DATA)
+                end = os.lseek(self._file, begin, os.SEEK_HOLE)
+                found.append((begin, end))
+        return found
 
     def _first(self, row: int) -> int:
         """The first cell of a row's columns."""

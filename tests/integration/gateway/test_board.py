@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -224,3 +224,15 @@ def test_rows_are_used_again_when_all_are_taken_and_columns_are_bounded() -> Non
         other.close()
         board.close()
         shutil.rmtree(folder)
+
+
+def test_F80_a_process_that_ends_takes_no_room_on_the_disk(tmp_path: Path) -> None:
+    """A page that is written first when the disk is full ends who writes it."""
+    path = tmp_path / "board"
+    with closing(Board(path, is_new=True)) as board:
+        column = board.lend()
+        board.write("one", column, 3)
+        before = path.stat().st_blocks
+        board.take_back(column)
+        assert board.read("one", column) == 0
+        assert path.stat().st_blocks == before < 200

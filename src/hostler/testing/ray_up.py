@@ -67,7 +67,8 @@ class RayUp:
         sys.stderr.write(f"ray: {text}\n")
 
     def log(self) -> str:
-        parts = [self.root / "up.log", *sorted((self.root / "d").rglob("host.log"))]
+        control = self.state_dir / "logs" / "controller.log"
+        parts = [self.root / "up.log", control, *sorted((self.root / "d").rglob("host.log"))]
         return "\n".join(
             f"== {path}\n{path.read_text(errors='replace')}" for path in parts if path.exists()
         )

@@ -168,6 +168,32 @@ def test_F41_a_node_that_dies_under_load_costs_no_request_and_its_replica_comes_
     up.note(f"a node killed: {load.good} requests, no error, back after {took_s:.1f} s")
 
 
+def test_F42_what_was_cut_off_and_replaced_ends_when_its_node_is_back(server: RayUp) -> None:
+    up, network = server, server.ray.network
+    up.ray.start("b")
+    back = f"ray-{network.address('b')}"
+    order = up.run("model", "update", "chat", "--replicas=3", "--timeout=90", timeout_s=120)
+    assert order.returncode == 0, order.stderr
+    assert back in nodes_of(up, "chat"), "the other node has no box left"
+    with Load(up).running() as load:
+        until_good(load, 3)
+        zombies = set(workers_on(up, "b"))
+        assert zombies
+        network.cut("a", "b")
+        network.cut("b", "c")
+        up.until(lambda: back not in nodes_of(up, "chat"), "it is given up", 40)
+        assert zombies <= set(workers_on(up, "b")), "nothing tells it so: it runs on"
+        network.heal()
+        took_s = up.until(lambda: not zombies & set(workers_on(up, "b")), "it ends", 30)
+        until_good(load, load.good + 3)
+    assert load.errors == []
+    up.note(
+        f"a cut healed: its old engine ended after {took_s:.1f} s, {load.good} requests, no error"
+    )
+    order = up.run("model", "update", "chat", "--replicas=2", "--timeout=90", timeout_s=120)
+    assert order.returncode == 0, order.stderr
+
+
 def test_a_controller_that_is_killed_finds_its_places_and_workers_again(server: RayUp) -> None:
     up = server
     before = {one["instance_id"]: one["pid"] for one in up.instances("chat")}
@@ -215,6 +241,11 @@ def until_good(load: Load, many: int) -> None:
     while load.good < many:
         assert time.monotonic() < ends_s, f"{load.good} good, {load.errors[-3:]}"
         time.sleep(0.1)
+
+
+def workers_on(up: RayUp, name: str) -> list[int]:
+    ours = tagged(ROLE_TAG, "worker")
+    return [pid for pid in up.ray.network.pids(name) if pid in ours]
 
 
 def kill_machine(up: RayUp, name: str) -> None:

@@ -32,6 +32,7 @@ from hostler.registry.registry import Registry
 log = logger(__name__)
 
 FAILED_KEPT = 4096  # places whose last failure is remembered
+_NEEDS_KEPT = 1024
 PASS_S = 0.1  # of placing in one pass: the event loop has others to serve
 
 
@@ -95,6 +96,7 @@ class AllHands:
         self._clock = clock
         self._engines: tuple[str, ...] | None = None
         self.seats: Seats | None = None  # who else finds machines
+        self._known_bytes: dict[tuple[str, int], int] = {}  # by model and generation
         self._waiting: dict[str, Deployment] = {}
         self._failed_on: dict[Place, str] = {}  # where the last process of a place failed
         self._counts: dict[str, Counter[str]] | None = None  # of this pass, see `_mine`
@@ -118,7 +120,10 @@ class AllHands:
         )
         self._registry.add(instance, _expected(deployment))
         self._waiting[instance.instance_id] = deployment
-        self._place(instance, deployment)
+        if self._clock() > self._until_s:
+            self._wake()
+        else:
+            self._place(instance, deployment)
 
     def drain(self, instance_id: str, reason: str) -> None:
         """Let an instance finish, then end it."""
@@ -168,7 +173,11 @@ class AllHands:
             record = self._registry.record(instance_id)
             if record is None or record.instance.state is not State.PENDING:
                 del self._waiting[instance_id]
+            elif self._clock() > self._until_s:
+                self._wake()  # so many that others would wait: the next pass goes on with these
+                return
             else:
+                self._waiting[instance_id] = self._waiting.pop(instance_id)
                 self._place(record.instance, deployment)
 
     def placement(self, instance_id: str) -> str:
@@ -197,20 +206,16 @@ class AllHands:
         return is_free and not any(host.role is Role.HOST for host in self._hosts.hosts())
 
     def _place(self, instance: Instance, deployment: Deployment) -> None:
-        if self._clock() > self._until_s:
-            self._wake()  # so many that others would wait: the next pass goes on
-            return
-        need = self._need(deployment)
         seat: str | Unplaced = ""
         if self.seats is not None and not deployment.host:
             seat = self.seats.seat(instance.instance_id, deployment)
-            if not isinstance(seat, Unplaced):
-                need = msgspec.structs.replace(need, host=seat, labels={})
-        found = (
-            seat
-            if isinstance(seat, Unplaced)
-            else place(need, self._machines(deployment, instance.replica))
-        )
+        if isinstance(seat, Unplaced):
+            self._explain(instance, seat.reason)
+            return
+        need = self._need(deployment)
+        if seat:
+            need = msgspec.structs.replace(need, host=seat, labels={})
+        found = place(need, self._machines(deployment, instance.replica))
         if isinstance(found, Unplaced):
             self._explain(instance, found.reason)
             return
@@ -248,8 +253,15 @@ class AllHands:
         return self._engines
 
     def _need(self, deployment: Deployment) -> Need:
-        need_bytes = self._room.need_bytes(deployment)
+        key = (deployment.worker_key, deployment.process_generation)
+        need_bytes = self._known_bytes.get(key)
         if need_bytes is None:
+            need_bytes = self._room.need_bytes(deployment)  # reads the files' headers
+        if need_bytes is not None:
+            if len(self._known_bytes) >= _NEEDS_KEPT:
+                self._known_bytes.clear()
+            self._known_bytes[key] = need_bytes
+        else:
             entry = self._catalog.find(deployment.name)
             is_same = entry is not None and entry.source == deployment.source
             need_bytes = entry.memory_bytes if entry is not None and is_same else None

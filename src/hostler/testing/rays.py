@@ -77,6 +77,8 @@ class RayMachines:
 
     def start(self, name: str) -> None:
         """Start Ray on a machine, and wait until it says that it runs."""
+        if (old := self._processes.pop(name, None)) is not None:
+            old.wait(10)
         is_head = name == self.head
         folder = self.root / name
         folder.mkdir(exist_ok=True)
@@ -88,9 +90,6 @@ class RayMachines:
                 where.append(f"--resources={self._nodes[name]}")
         argv = [sys.executable, "-m", "ray.scripts.scripts", "start", own, *where]
         argv += ["--num-cpus=2", "--block", "--disable-usage-stats"]
-        if is_head:
-            argv.remove("--disable-usage-stats")
-            argv.append("--disable-usage-stats")
         log = (folder / "ray.log").open("ab")
         with log:
             self._processes[name] = self.network.popen(

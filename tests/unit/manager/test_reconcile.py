@@ -1,4 +1,6 @@
-"""What the loop remembers of crashes."""
+"""What the loop remembers of crashes, and that it leaves others their turn."""
+
+import asyncio
 
 from hostler.app.config import LifeConfig
 from hostler.core.deployment import Deployment
@@ -41,6 +43,32 @@ def reconciler(seen: list[Instance]) -> Reconciler:
         life=LifeConfig(),
         clock=lambda: NOW_S,
     )
+
+
+def test_a_look_that_wakes_itself_takes_nobody_s_turn() -> None:
+    async def main() -> int:
+        looks = 0
+
+        def again() -> None:
+            nonlocal looks
+            looks += 1
+            ours.wake()
+
+        ours = Reconciler(
+            wishes=tuple,
+            instances=tuple,
+            hands=Hands(),
+            life=LifeConfig(),
+            clock=lambda: NOW_S,
+            look_first=again,
+        )
+        async with ours.running():
+            async with asyncio.timeout(5):
+                while looks < 3:
+                    await asyncio.sleep(0)
+        return looks
+
+    assert asyncio.run(main()) >= 3
 
 
 def test_a_late_death_of_a_change_that_was_taken_back_holds_up_nobody() -> None:

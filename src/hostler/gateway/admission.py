@@ -48,16 +48,20 @@ class Terms:
 
     def __init__(self, model: ModelView) -> None:
         self.model = model
-        self.dialect: Dialect = find_dialect(model.engine)
-        self.rules = open_rules(self.dialect, model.open_fields)
-        self.served = {route: self.rules[route] for route in self.dialect.paths}
+        self._open(model)
 
     def describe(self, model: ModelView) -> None:
         """The model is described anew: mostly other counts, which are no rules."""
         before, self.model = self.model, model
         if (model.engine, model.open_fields) != (before.engine, before.open_fields):
-            self.dialect = find_dialect(model.engine)
-            self.rules = open_rules(self.dialect, model.open_fields)
+            self._open(model)
+
+    # Private
+
+    def _open(self, model: ModelView) -> None:
+        self.dialect: Dialect = find_dialect(model.engine)
+        self.rules = open_rules(self.dialect, model.open_fields)
+        self.served = {route: self.rules[route] for route in self.dialect.paths}
 
 
 class Admitted:

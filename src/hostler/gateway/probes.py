@@ -71,7 +71,9 @@ class Prober:
         for gone in change.gone:
             self._by_url.pop(gone, None)
         for instance in change.instances:
-            if not instance.endpoint.is_ours:
+            if instance.endpoint.is_ours:  # one of ours that starts has no endpoint yet
+                self._by_url.pop(instance.instance_id, None)
+            else:
                 self._by_url[instance.instance_id] = instance
 
     async def run(self) -> None:

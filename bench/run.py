@@ -14,6 +14,7 @@ from bench import (
     crash,
     engines,
     fairness,
+    fleet,
     flights,
     gateway,
     lone,
@@ -39,6 +40,7 @@ PARTS = (
     "flights",
     "several",
     "fairness",
+    "fleet",
     "crash",
 )
 
@@ -96,6 +98,7 @@ class Run:
             "flights": lambda: flights.measure(part, rounds=rounds),
             "several": lambda: several.measure(part, rounds=rounds),
             "fairness": lambda: fairness.measure(part),
+            "fleet": lambda: fleet.measure(part),
             "crash": lambda: crash.measure(part),
         }
         parts[name]()

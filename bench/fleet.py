@@ -1,4 +1,4 @@
-"""Fleet: a controller's registry and a gateway with up to 1,000 simulated instances.
+"""Fleet: a controller's registry and a gateway with up to 10,000 simulated instances.
 
 Three processes: one serves a real registry on registry.sock, one is a real gateway behind a mirror, this
 one plays the workers (`hostler.testing.fleet`) and watches beside the gateway, to count what is told.
@@ -33,7 +33,7 @@ from hostler.routing.claim import Outcome
 from hostler.testing.fleet import Fleet, expect_fleet, most_in_a_second
 from hostler.wire.client import UpstreamLost, stream
 
-COUNTS = (10, 100, 1000)
+COUNTS = (10, 100, 1000, 10_000)
 REST_S = 10.0
 LOSSES = 20
 CLAIMS = 500
@@ -186,13 +186,19 @@ async def _watching(folder: Path) -> AsyncIterator[list[int]]:
     told: list[int] = []
 
     async def watch() -> None:
+        is_in_line = False
         with contextlib.suppress(UpstreamLost):
             endpoint = Endpoint(socket=str(folder / "registry.sock"))
             async for data in stream(
                 endpoint, "GET", "/watch?from=0.0", timeout_s=5.0, idle_s=60.0
             ):
-                if data != b"\n":
+                if data == b"\n":
+                    continue
+                if is_in_line:  # the rest of a long one
+                    told[-1] += len(data)
+                else:
                     told.append(len(data))
+                is_in_line = not data.endswith(b"\n")
 
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(watch())

@@ -73,7 +73,9 @@ class Fleet:
         self._client = RegistryClient(socket, timeout_s=10.0)
 
     async def run(self) -> None:
-        """Until cancelled. They begin within half a second, as after a restart of their controller."""
+        """Until cancelled. They begin within half a second, as after a restart of their controller; more
+        than 500 later, for one process plays them all.
+        """
         async with asyncio.TaskGroup() as tasks:
             for number in range(self._count):
                 tasks.create_task(self._live(number))
@@ -87,7 +89,7 @@ class Fleet:
     # Private
 
     async def _live(self, number: int) -> None:
-        await asyncio.sleep(random.random() * AGAIN_S)
+        await asyncio.sleep(random.random() * max(AGAIN_S, self._count / 1000))
         is_registered, seq = False, 0
         while True:
             wait_s = AGAIN_S * random.uniform(0.8, 1.2)

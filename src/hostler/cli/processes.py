@@ -287,7 +287,10 @@ def _distant_gateway(settings: Config, urls: Sequence[str], token: str | None) -
                 forget(paths)
                 raise
 
-    return _run(settings, main, paths, place.serves.is_set, supervised=False)
+    try:
+        return _run(settings, main, paths, place.serves.is_set, supervised=False)
+    finally:
+        paths.leave()
 
 
 def _run(

@@ -27,7 +27,6 @@ from hostler.manager.plan import (
 
 log = logger(__name__)
 
-_REST_S = 0.005  # between two looks
 _LOOK_EVERY_S = 1.0  # a crash's next try is found out by looking; everything else wakes the loop
 
 
@@ -162,7 +161,7 @@ class Reconciler:
         while True:
             self._wake.clear()
             self.look()
-            await asyncio.sleep(_REST_S)  # whatever wakes it: others have their turn
+            await asyncio.sleep(0)  # whatever wakes it: others have their turn
             try:
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await self._wake.wait()

@@ -13,6 +13,7 @@ from hostler.manager.launching import load_deadline_s
 from hostler.manager.plan import GONE
 from hostler.manager.progress import Progress
 from hostler.manager.wishes import Wishes
+from hostler.registry.registry import GATHER_S
 
 
 class Waiting:
@@ -67,6 +68,10 @@ class Waiting:
             if reason := self._progress.reason(deployment):
                 raise UpstreamTimeout(f"{error.message}: {reason}") from error
             raise
+        if self._registry.told.is_stirred:
+            await asyncio.sleep(
+                2 * GATHER_S
+            )  # a request that follows finds it ready at the gateways
 
     async def until_gone(
         self,

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,13 @@ names = ["127.0.0.1"]
 [life]
 hung_after_s = 60.0
 """
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short one: its run folder lies in it then, and goes with it."""
+    with tempfile.TemporaryDirectory(prefix="hst", dir="/tmp") as name:
+        yield Path(name)
 
 
 class Elsewhere:

@@ -120,6 +120,8 @@ def test_F25_F26_a_host_process_that_is_killed_costs_no_request_and_no_worker(
         while not machines.a.ready("echo") or not _beats(machines):
             assert time.monotonic() < ends_s, machines.b.story()
             time.sleep(0.05)
+        # the gateway's own probes had found it silent, and find it well again
+        machines.a.wait_for(lambda: machines.a.request("GET", "/ready")[0] == 200, 10, "ready")
         assert ask(client).startswith("echo")
     assert machines.b.workers() == pids
     assert machines.ready("echo")["instance_id"] == before["instance_id"]

@@ -8,7 +8,12 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 
 from hostler.app.background import Background, begin
 from hostler.app.config import Config
@@ -81,6 +86,7 @@ class Host:
         self.is_draining = False
         self.finished = asyncio.Event()  # there is nothing more to do
         self.failure: HostlerError | None = None
+        self.serving: Callable[[], AbstractAsyncContextManager[None]] = nullcontext  # its relay
         rules = membership.rules
         self._name_told = membership.name
         self._rules = rules
@@ -178,6 +184,8 @@ class Host:
             await stack.enter_async_context(server.running())
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             looking = begin(tasks, Background.HOST_LOOK, self._look_on())
+            # first: whoever hears of this host finds it serving
+            await stack.enter_async_context(self.serving())
             await stack.enter_async_context(self.link.running())
             try:
                 yield

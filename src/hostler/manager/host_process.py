@@ -7,6 +7,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import msgspec
 
@@ -84,10 +85,10 @@ async def run_host(
         if sock is not None:
             host.voice.address, host.voice.port = membership.address, sock.getsockname()[1]
         async with AsyncExitStack() as stack:
+            if sock is not None:
+                host.serving = partial(_distant, paths, host, sock)
             await stack.enter_async_context(host.running())
             await stack.enter_async_context(_status_server(paths, membership, host))
-            if sock is not None:
-                await stack.enter_async_context(_distant(paths, host, sock))
             await stack.enter_async_context(notifying())
             up()
             await first_of(stop.wait(), host.finished.wait())

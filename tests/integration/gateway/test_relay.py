@@ -340,7 +340,8 @@ def test_F06_a_slow_worker_gets_its_share_and_is_not_put_out() -> None:
                 for number in range(6):
                     tasks.create_task(client(number))
             capacity = (1 / 400) / (1 / 400 + 2 / 40)
-            assert 0 < counted[b"slow"] <= 2 * capacity * counted.total()
+            # 2 x its share, and the request that it is given while the others end
+            assert 0 < counted[b"slow"] <= 2 * capacity * counted.total() + 3
 
     asyncio.run(main())
 

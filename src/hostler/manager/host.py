@@ -148,6 +148,8 @@ class Host:
         if record is None or record.instance.state not in ALIVE or self.is_fenced:
             return None
         engine = record.expected.endpoint.socket
+        if not engine and (path := self.paths.engine_socket(own)).exists():
+            engine = str(path)  # it was adopted, and has not said so yet: it served all along
         return (engine, str(self.paths.agent_socket(own))) if engine else None
 
     def own_name(self, instance_id: str) -> str:

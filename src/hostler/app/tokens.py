@@ -20,6 +20,7 @@ from hostler.app.auth import base62, random_id
 from hostler.core.errors import BadRequest
 from hostler.core.hosts import HostFacts, Role
 
+JOIN_VARIABLE = "HOSTLER_JOIN_TOKEN"  # where commands that join find their token
 DAY_S = 86400.0
 KEPT_S = 90 * DAY_S  # what is over is still listed for so long: tokens that ended, hosts removed
 LONGEST_S = 366 * DAY_S

@@ -17,6 +17,7 @@ from hostler.app.config import Config, environment
 from hostler.app.config import state_dir as _state_dir
 from hostler.app.paths import StatePaths
 from hostler.app.telemetry import configure_logging
+from hostler.app.tokens import JOIN_VARIABLE
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.host import HostDir, JsonLog, host_settings, serve
 from hostler.cli.listening import relay_socket
@@ -32,7 +33,6 @@ from hostler.wire.tls import describe
 
 RELAY_PORT = 8102
 GIVEN_FILES = (CA_FILE, CERT_FILE, KEY_FILE)
-JOIN_VARIABLE = "HOSTLER_JOIN_TOKEN"
 
 Controllers = Annotated[
     list[str],

@@ -20,6 +20,7 @@ from hostler.app.orphan import end_with_stdin, orphan_watch
 from hostler.app.paths import StatePaths
 from hostler.app.pulse import takes_connections, telling
 from hostler.app.telemetry import configure_logging
+from hostler.app.tokens import JOIN_VARIABLE
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.core.errors import HostlerError, StartupError
 from hostler.core.fleet import WorkerSpec
@@ -93,7 +94,7 @@ def gateway(
         ),
     ] = (),
     token: Annotated[
-        str | None, Parameter(help="To join it, the first time. [env: HOSTLER_JOIN_TOKEN]")
+        str | None, Parameter(help=f"To join it, the first time. [env: {JOIN_VARIABLE}]")
     ] = None,
     supervised: Supervised = False,
 ) -> int:
@@ -109,7 +110,7 @@ def gateway(
 
     settings = load_config(config, {"state_dir": state_dir})
     if controller:
-        return _distant_gateway(settings, controller, token or environment("HOSTLER_JOIN_TOKEN"))
+        return _distant_gateway(settings, controller, token or environment(JOIN_VARIABLE))
     paths = StatePaths(_state_dir(settings))
     if supervised:
         paths.create()
@@ -169,7 +170,7 @@ def worker(
     ] = (),
     token: Annotated[
         str | None,
-        Parameter(help="To join with, once; of role worker. [env: HOSTLER_JOIN_TOKEN]"),
+        Parameter(help=f"To join with, once; of role worker. [env: {JOIN_VARIABLE}]"),
     ] = None,
     name: Annotated[str | None, Parameter(help="The model's name, as requests name it.")] = None,
     worker_type: Annotated[

@@ -111,8 +111,7 @@ class ScalingOptions:
                 raise CommandFailed(f"--scaling {name}: given twice", Exit.USAGE)
             rules[name] = guess(text)
         try:
-            # a lower bound alone is right where an upper one was given before: the server knows
-            read_scaling(rules if "max_replicas" in rules else {**rules, "max_replicas": 0})
+            read_scaling(rules)  # a lower bound alone may belong to an upper one of before
         except BadRequest as error:
             raise CommandFailed(error.message, Exit.USAGE) from error
         return rules

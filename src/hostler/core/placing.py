@@ -52,10 +52,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str
     address: str
     is_alive: bool
-    resources: Mapping[str, float] = {}
     free: Mapping[str, float] = {}
-    labels: Mapping[str, str] = {}
-    why: str = ""  # of its death
 
 
 class PlaceView(msgspec.Struct, frozen=True, kw_only=True):

@@ -60,10 +60,6 @@ class RayCluster:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise StartupError(f"Ray at {self.address!r}: {_first_line(error)}") from error
 
-    async def close(self) -> None:
-        """Leave the cluster. Keepers stay; places do not."""
-        await self._ask(lambda: ray_module().shutdown())
-
     async def own_address(self) -> str:
         """The address by which the nodes know this machine. Raises PlacementUnavailable."""
         return await self._ask(lambda: str(ray_module().util.get_node_ip_address()))
@@ -250,17 +246,10 @@ def _nodes() -> tuple[NodeView, ...]:
             node_id=node["NodeID"],
             address=node["NodeManagerAddress"],
             is_alive=node["Alive"],
-            resources=_plain(node["Resources"]),
-            free=_plain(free.get(node["NodeID"], {})),
-            labels=dict(node.get("Labels") or {}),
-            why=node.get("DeathReasonMessage") or "",
+            free=free.get(node["NodeID"], {}),
         )
         for node in ray.nodes()
     )
-
-
-def _plain(resources: Mapping[str, float]) -> dict[str, float]:
-    return {name: many for name, many in resources.items() if not name.startswith("node:")}
 
 
 def _reserve(place_id: str, needs: Needs, labels: dict[str, str], node_id: str) -> Any:

@@ -13,6 +13,7 @@ import msgspec
 
 from hostler.app.background import Background, begin
 from hostler.app.telemetry import logger
+from hostler.app.tokens import JOIN_VARIABLE
 from hostler.core.deployment import Deployment
 from hostler.core.errors import HostlerError, PlacementUnavailable
 from hostler.core.hosts import Standing
@@ -27,6 +28,7 @@ LOOK_EVERY_S = 1.0
 LOOK_AT_PLACES_S = 5.0
 AGAIN_S = 5.0  # until Ray is called again that did not answer
 KEEP_EVERY_S = 10.0  # a host process that ended is started again
+INVITED_S = 300.0  # an invitation is good for so long, and longer by far
 _TOLD = 8  # nodes in a reason
 _AWAY = (Standing.LOST, Standing.LEFT)
 
@@ -37,7 +39,6 @@ class Cluster(Protocol):
     address: str
 
     async def connect(self) -> None: ...
-    async def close(self) -> None: ...
     async def nodes(self) -> tuple[NodeView, ...]: ...
     async def reserve(
         self, place_id: str, needs: Needs, labels: Mapping[str, str], node_id: str = ""
@@ -97,6 +98,7 @@ class RaySeats:
         self._left: set[str] = set()  # whose places are to be given back
         self._nodes: tuple[NodeView, ...] = ()
         self._kept_s: dict[str, float] = {}  # by node: when its host process was looked at
+        self._invited: dict[str, tuple[float, Invitation]] = {}  # by node
         self._trouble = "it has not answered yet"
         self._is_connected = False
 
@@ -114,7 +116,7 @@ class RaySeats:
         seen = self._cluster.place(instance_id) if asked.is_reserved else None
         if seen is None or not seen.node_id:
             return Unplaced(reason=self._why(asked))
-        host = self._host_on(seen.node_id)
+        host = self._by_node().get(seen.node_id)
         if host is None:
             return Unplaced(reason=f"waits for the host process of Ray node {seen.node_id[:8]}")
         return host.host_id
@@ -163,9 +165,14 @@ class RaySeats:
             await self._cluster.connect()
             self._is_connected = True
         self._nodes = await self._cluster.nodes()
+        known = {node.node_id for node in self._nodes}
+        for table in (self._kept_s, self._invited):
+            for node_id in table.keys() - known:
+                del table[node_id]
+        hosts = self._by_node()
         for node in self._nodes:
             if node.is_alive:
-                await self._keep(node)
+                await self._keep(node, hosts.get(node.node_id))
         self._adopt()
         for instance_id in tuple(self._left):
             await self._cluster.release(instance_id)
@@ -188,26 +195,32 @@ class RaySeats:
             self._wake()
             await asyncio.sleep(wait_s)
 
-    async def _keep(self, node: NodeView) -> None:
+    async def _keep(self, node: NodeView, host: Host | None) -> None:
         """See that a node has a host process. A new one gets a token of its own."""
         now_s = self._clock()
-        host = self._host_on(node.node_id)
-        is_well = host is not None and host.standing not in _AWAY
         if now_s - self._kept_s.get(node.node_id, -KEEP_EVERY_S) < KEEP_EVERY_S:
             return
         self._kept_s[node.node_id] = now_s
-        if is_well:
+        if host is not None and host.standing not in _AWAY:
             return
-        told = await self._invite(node)
+        told = await self._invitation(node, now_s)
         try:
             await self._cluster.keep(
                 node.node_id,
                 told.folder,
                 (*told.arguments, f"--labels={NODE_LABEL}={node.node_id}"),
-                {"HOSTLER_JOIN_TOKEN": told.token},
+                {JOIN_VARIABLE: told.token},
             )
         except PlacementUnavailable as error:  # this node; the others' are looked at all the same
             log.warning("ray.no_host_process", node_id=node.node_id, why=error.message)
+
+    async def _invitation(self, node: NodeView, now_s: float) -> Invitation:
+        """One that is asked for again and again would leave a token in the store each time."""
+        at_s, told = self._invited.get(node.node_id, (0.0, None))
+        if told is None or now_s - at_s > INVITED_S:
+            told = await self._invite(node)
+            self._invited[node.node_id] = (now_s, told)
+        return told
 
     def _adopt(self) -> None:
         """Ask anew for the places of instances that a controller before this one placed."""
@@ -238,10 +251,9 @@ class RaySeats:
             self._left.add(instance_id)
             self._lost(instance_id, f"its place on Ray is gone: {seen.why}")
 
-    def _host_on(self, node_id: str) -> Host | None:
-        """The host on a node; of several (it joined anew) the one heard last."""
-        found = [host for host in self._hosts() if _node_of(host) == node_id]
-        return max(found, key=lambda host: host.heard_at_s, default=None)
+    def _by_node(self) -> dict[str, Host]:
+        """The host on each node; of several (it joined anew) the one heard last."""
+        return {_node_of(host): host for host in sorted(self._hosts(), key=lambda h: h.heard_at_s)}
 
     def _why(self, asked: Asked) -> str:
         """What a place waits for, and what each node lacks of it now."""

@@ -7,7 +7,7 @@ of Kubernetes' HorizontalPodAutoscaler. It changes a wish and nothing else: the 
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -165,12 +165,11 @@ class Autoscaler:
         )
 
     def _ready(self, deployment: Deployment) -> int:
-        instances: Sequence[State] = [
-            one.state
-            for one in self._registry.instances()
-            if one.worker_key == deployment.worker_key
-        ]
-        return instances.count(State.READY)
+        return sum(
+            record.instance.worker_key == deployment.worker_key
+            and record.instance.state is State.READY
+            for record in self._registry.of_model(deployment.name)
+        )
 
 
 # Private

@@ -37,8 +37,6 @@ class PaperRay:
     async def connect(self) -> None:
         self._answer()
 
-    async def close(self) -> None: ...
-
     async def nodes(self) -> tuple[NodeView, ...]:
         self._answer()
         return tuple(

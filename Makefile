@@ -91,7 +91,7 @@ $(FAST): $(RUNTIME) requirements/compile.txt hatch_build.py $(shell find src scr
 	@echo "compiling the data plane (a minute or two)"
 	@rm -rf $(VENV)/build
 	@$(PIP) install -qq --no-compile --require-hashes --target $(VENV)/build -r requirements/build.txt -r requirements/compile.txt
-	@HOSTLER_COMPILE=1 PYTHONPATH=$(VENV)/build \
+	@HOSTLER_COMPILE=1 PYTHONPATH=$(abspath $(VENV)/build) \
 	  $(PIP) install -qq --no-index --no-deps --no-build-isolation --force-reinstall .
 	@rm -rf $(VENV)/build
 	@touch $@

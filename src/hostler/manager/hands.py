@@ -100,6 +100,7 @@ class AllHands:
         self._waiting: dict[str, Deployment] = {}
         self._failed_on: dict[Place, str] = {}  # where the last process of a place failed
         self._counts: dict[str, Counter[str]] | None = None  # of this pass, see `_mine`
+        self._was_on: dict[Place, str] = {}  # of this pass: the machine of each place's instance
         self._until_s = clock() + PASS_S
 
     # What the plan orders
@@ -275,52 +276,40 @@ class AllHands:
     def _machines(self, deployment: Deployment, replica: int | None) -> list[Machine]:
         """This machine and every host that takes orders, as they are for one model."""
         mine, coming = self._mine(deployment.worker_key), self._distant.coming_bytes()
-        failed_on = (
-            None if replica is None else self._failed_on.get((deployment.worker_key, replica))
-        )
-        here = Machine(
-            engines=self._engines_here(),
-            free_bytes=self._room.left_bytes(),
-            mine=mine[""],
-            failed=int(failed_on == ""),
-        )
-        return [
-            here,
+        failed_on = was_on = None
+        if replica is not None:
+            failed_on = self._failed_on.get((deployment.worker_key, replica))
+            was_on = self._was_on.get((deployment.worker_key, replica))
+        there = [
+            Machine(engines=self._engines_here(), free_bytes=self._room.left_bytes()),
             *(
-                self._machine(
-                    host,
-                    mine[host.host_id],
-                    int(failed_on == host.host_id),
-                    coming.get(host.host_id, 0),
-                )
+                _machine(host, coming.get(host.host_id, 0))
                 for host in self._hosts.hosts()
                 if host.role is Role.HOST
             ),
+        ]
+        return [
+            msgspec.structs.replace(
+                one,
+                mine=mine[one.host_id] - (was_on == one.host_id),
+                was=was_on == one.host_id,
+                failed=int(failed_on == one.host_id),
+            )
+            for one in there
         ]
 
     def _mine(self, worker_key: str) -> Counter[str]:
         """How many instances of a model are on their way or living on each machine, counted once a pass."""
         if self._counts is None:
-            self._counts = {}
+            self._counts, self._was_on = {}, {}
             for one in self._registry.instances():
                 is_there = one.state not in GONE and one.state is not State.DRAINING
                 if is_there and one.instance_id not in self._waiting:
                     counts = self._counts.setdefault(one.worker_key, Counter())
-                    counts[self._distant.host_id(one.instance_id)] += 1
+                    host_id = self._distant.host_id(one.instance_id)
+                    counts[host_id] += 1
+                    self._was_on[one.worker_key, one.replica] = host_id
         return self._counts.setdefault(worker_key, Counter())
-
-    def _machine(self, host: Host, mine: int, failed: int, coming_bytes: int) -> Machine:
-        return Machine(
-            host_id=host.host_id,
-            name=host.name,
-            standing=host.standing,
-            engines=host.facts.engines if host.facts.version else None,
-            labels=host.facts.labels,
-            free_bytes=host.facts.memory_free_bytes,
-            coming_bytes=coming_bytes,
-            mine=mine,
-            failed=failed,
-        )
 
 
 # Private
@@ -331,4 +320,16 @@ def _expected(deployment: Deployment) -> Expected:
         worker_type=deployment.worker_type,
         engine=deployment.engine,
         concurrency=deployment.concurrency,
+    )
+
+
+def _machine(host: Host, coming_bytes: int) -> Machine:
+    return Machine(
+        host_id=host.host_id,
+        name=host.name,
+        standing=host.standing,
+        engines=host.facts.engines if host.facts.version else None,
+        labels=host.facts.labels,
+        free_bytes=host.facts.memory_free_bytes,
+        coming_bytes=coming_bytes,
     )

@@ -18,7 +18,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     host_id: "" for the controller's own. engines: that may be started there; None: not known.
     free_bytes: of memory; None: not known. coming_bytes: of it, what instances on their way will take.
-    mine: living instances of the model there. failed: of its places, how many failed there last.
+    mine: living instances of the model there, without the one that is to be replaced; was: that one is
+    there. failed: of its places, how many failed there last.
     """
 
     host_id: str = ""
@@ -29,6 +30,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     free_bytes: int | None = None
     coming_bytes: int = 0
     mine: int = 0
+    was: bool = False
     failed: int = 0
 
     @property
@@ -57,7 +59,8 @@ class Unplaced(msgspec.Struct, frozen=True, kw_only=True):
 def place(need: Need, machines: Sequence[Machine]) -> Machine | Unplaced:
     """Return the machine for one instance: of those that may, the one with the fewest of its model.
 
-    Then where it did not fail last; then the controller's own; then the one with the most memory left.
+    Then where it did not fail last; then where the one is that it replaces (its files are there); then the
+    controller's own; then the one with the most memory left.
     """
     meant = [one for one in machines if need.host in ("", one.host_id, one.name)]
     if not meant:
@@ -98,11 +101,12 @@ def what_lacks(need: Need, machine: Machine) -> str:
 # Private
 
 
-def _rank(machine: Machine) -> tuple[int, int, bool, int, str]:
+def _rank(machine: Machine) -> tuple[int, int, bool, bool, int, str]:
     left = machine.left_bytes
     return (
         machine.mine,
         machine.failed,
+        not machine.was,
         bool(machine.host_id),
         -(left if left is not None else 0),
         machine.host_id,

@@ -42,6 +42,12 @@ def test_a_machine_where_it_failed_last_comes_after_others() -> None:
     assert chosen(NEED, Machine(engines=("fake",), failed=1), machine("c")) == "c"
 
 
+def test_a_replacement_stays_where_its_files_are_unless_copies_crowd_there() -> None:
+    assert chosen(NEED, HERE, machine("b", was=True), machine("c")) == "b"
+    assert chosen(NEED, HERE, machine("b", was=True, mine=1), machine("c", mine=1)) == "localhost"
+    assert chosen(NEED, machine("b", was=True, failed=1), machine("c")) == "c"
+
+
 @pytest.mark.parametrize("by", ["c", "id-c"])
 def test_a_named_machine_is_the_only_one(by: str) -> None:
     need = Need(engine="fake", host=by)

@@ -13,9 +13,7 @@ from functools import partial
 
 from hostler.admin.api import admin_app
 from hostler.admin.control import Status
-from hostler.admin.control_port import ControlPort, control_port
 from hostler.admin.leading import Lead, leading
-from hostler.admin.ray_place import ray_places
 from hostler.admin.tokens import TokenDesk
 from hostler.app.auth import KeyRing, ensure_admin_key
 from hostler.app.config import Config, state_dir
@@ -28,7 +26,9 @@ from hostler.core.errors import StartupError
 from hostler.core.worker import OperatorEvent
 from hostler.engines.process import best_isolation
 from hostler.manager.control import LocalControl
+from hostler.manager.control_port import ControlPort, control_port
 from hostler.manager.local import LocalWorkerManager
+from hostler.manager.ray_place import ray_places
 from hostler.storage.store import Store
 from hostler.storage.writer import Writer
 from hostler.wire.asgi import AsgiBridge

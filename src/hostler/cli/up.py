@@ -10,7 +10,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from hostler.admin.ray_place import check_ray
 from hostler.app.auth import check_bind
 from hostler.app.config import Config, load_config, state_dir
 from hostler.app.outlet import never_waiting
@@ -25,6 +24,7 @@ from hostler.cli.places import Places, check_certificate
 from hostler.cli.supervisor import StateLock, Supervisor, take_over, write_record
 from hostler.core.errors import ConfigError, HostlerError, StartupError
 from hostler.gateway.spans import check_telemetry
+from hostler.manager.ray_place import check_ray
 from hostler.manager.resolve import request_of, resolve
 from hostler.storage.postgres import check_url
 

@@ -1,8 +1,9 @@
-"""Ray in the controller's process: who asks it for places, and how the host processes there join."""
+"""Ray beside a manager: who asks it for places, and how the host processes there join."""
 
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from hostler.app.config import Config
@@ -14,10 +15,12 @@ from hostler.core.hosts import Role, Standing
 from hostler.core.lifecycle import State
 from hostler.core.placing import NodeView
 from hostler.manager.hands import SeatsToCome
-from hostler.manager.local import LocalWorkerManager
 from hostler.manager.plan import GONE
 from hostler.manager.ray_cluster import RayCluster, check_installed, check_token
 from hostler.manager.ray_seats import Invitation, RaySeats
+
+if TYPE_CHECKING:
+    from hostler.manager.local import LocalWorkerManager
 
 log = logger(__name__)
 
@@ -26,7 +29,7 @@ TOKEN_S = 600.0  # a host process joins within this, or is given another
 
 @asynccontextmanager
 async def ray_places(
-    config: Config, manager: LocalWorkerManager, url: str, fingerprint: str
+    config: Config, manager: "LocalWorkerManager", url: str, fingerprint: str
 ) -> AsyncIterator[None]:
     """Place instances by Ray while the block lasts, where the settings ask for it.
 
@@ -104,7 +107,7 @@ async def _url(cluster: RayCluster, url: str) -> str:
     return f"{parts.scheme}://{await cluster.own_address()}:{parts.port}"
 
 
-def _seated(manager: LocalWorkerManager) -> Iterator[tuple[str, Deployment, str]]:
+def _seated(manager: "LocalWorkerManager") -> Iterator[tuple[str, Deployment, str]]:
     by_key = {one.worker_key: one for one in manager.wishes.all()}
     for instance in manager.registry.instances():
         host_id = manager.machines.distant.host_id(instance.instance_id)
@@ -113,7 +116,7 @@ def _seated(manager: LocalWorkerManager) -> Iterator[tuple[str, Deployment, str]
             yield instance.instance_id, deployment, host_id
 
 
-def _lost(manager: LocalWorkerManager, instance_id: str, why: str) -> None:
+def _lost(manager: "LocalWorkerManager", instance_id: str, why: str) -> None:
     """An instance has no place any more: it moves. One whose host is silent is judged by that."""
     host = manager.machines.book.known(manager.machines.distant.host_id(instance_id))
     record = manager.registry.record(instance_id)

@@ -1,4 +1,4 @@
-"""The control port in the controller's process: who vouches, who belongs here, and who answers.
+"""The control port of a manager: who vouches, who belongs here, and who answers.
 
 The listening socket is the supervisor's, so that machines that connect while a controller is restarted
 wait a moment instead of being refused.
@@ -14,13 +14,13 @@ from hostler.app.background import Background, begin
 from hostler.app.config import Config
 from hostler.app.telemetry import logger
 from hostler.core.errors import HostlerError
-from hostler.manager.local import LocalWorkerManager
 from hostler.registry.control import ControlServer
 from hostler.registry.joins import Joins
 from hostler.wire.door import raise_most_files
 from hostler.wire.identity import Peer, server_certificates
 
 if TYPE_CHECKING:
+    from hostler.manager.local import LocalWorkerManager
     from hostler.wire.authority import Authority
 
 log = logger(__name__)
@@ -39,7 +39,7 @@ class ControlPort:
 
 @asynccontextmanager
 async def control_port(
-    config: Config, manager: LocalWorkerManager, sock: socket.socket | None, relay_port: int = 0
+    config: Config, manager: "LocalWorkerManager", sock: socket.socket | None, relay_port: int = 0
 ) -> AsyncIterator[ControlPort]:
     """Serve it while the block lasts, where the settings ask for it; keep our certificate good.
 

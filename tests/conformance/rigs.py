@@ -1,6 +1,7 @@
 """Rigs: a started manager of each implementation, and the event loop it lives in."""
 
 import asyncio
+import json
 import os
 import shutil
 import tempfile
@@ -10,13 +11,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+import pytest
+
 from hostler import Config, LocalWorkerManager, RemoteWorkerManager, WorkerManager, load_config
 from hostler.app.config import LifeConfig
 from hostler.app.process import tagged
-from hostler.core.worker import WorkerStartupRequest
+from hostler.catalog.catalog import Catalog
+from hostler.core.snapshot import Endpoint
+from hostler.core.worker import WorkerRunData, WorkerStartupRequest
 from hostler.manager.workers import STATE_TAG
 from hostler.testing.cluster import Cluster
 from hostler.testing.embedded import assert_manager_truth
+from hostler.testing.host_run import HostRun
 from tests.models import models_dir
 
 T = TypeVar("T")
@@ -67,6 +74,9 @@ worker_class = "{PYTHON}:Vectors"
 """
 
 
+LIFE = "[life]\ndrain_timeout_s = 5.0\nkill_grace_s = 1.0\nbackoff_first_s = 0.1\n"
+
+
 class Rig(ABC):
     """One implementation under test. Use it as a context manager, in the main thread."""
 
@@ -111,6 +121,10 @@ class Rig(ABC):
     def another(self) -> Any:
         """An async context manager that gives one more manager, of no models, not started."""
 
+    def engine(self, data: WorkerRunData) -> Endpoint:
+        """Where the engine of an instance answers a test itself."""
+        return Endpoint(socket=data.address.removeprefix("unix:"))
+
 
 class LocalRig(Rig):
     """LocalWorkerManager embedded in a program: no server, no gateway."""
@@ -142,8 +156,7 @@ class RemoteRig(Rig):
 
     @asynccontextmanager
     async def started(self) -> AsyncIterator[WorkerManager]:
-        life = "[life]\ndrain_timeout_s = 5.0\nkill_grace_s = 1.0\nbackoff_first_s = 0.1\n"
-        self.cluster = Cluster(life + self.models)
+        self.cluster = Cluster(LIFE + self.models)
         self.cluster.state_dir.mkdir(mode=0o700)
         os.symlink(models_dir(), self.cluster.state_dir / "models")
         await asyncio.to_thread(self.cluster.__enter__)
@@ -159,4 +172,81 @@ class RemoteRig(Rig):
         yield RemoteWorkerManager(f"{self.cluster.url}/v1", self.cluster.admin_key)
 
 
-RIGS: dict[str, type[Rig]] = {"local": LocalRig, "remote": RemoteRig}
+class HostsRig(RemoteRig):
+    """RemoteWorkerManager to a `hostler up --tls`, all of whose models run on a host that has joined."""
+
+    @asynccontextmanager
+    async def started(self) -> AsyncIterator[WorkerManager]:
+        self.cluster = Cluster(f"{TLS}{LIFE}{_placed(self.models)}")
+        self.cluster.ca = str(self.cluster.state_dir / "tls" / "ca.pem")
+        self.host = HostRun(config=LIFE)
+        self.host.paths.models_dir.rmdir()
+        os.symlink(models_dir(), self.host.paths.models_dir)
+        self.cluster.truth.others.append(self.host.state_dir)
+        with self.host:
+            await asyncio.to_thread(self._start)
+            try:
+                url, key = f"{self.cluster.url}/v1", self.cluster.admin_key
+                async with PlacedManager(url, key, ca=self.cluster.ca) as manager:
+                    yield manager
+            finally:
+                await asyncio.to_thread(self.cluster.close)
+            assert await asyncio.to_thread(self.host.stop) == 0
+            assert self.host.left_behind() == []
+
+    @asynccontextmanager
+    async def another(self) -> AsyncIterator[WorkerManager]:
+        url, key = f"{self.cluster.url}/v1", self.cluster.admin_key
+        yield PlacedManager(url, key, ca=self.cluster.ca)
+
+    def engine(self, data: WorkerRunData) -> Endpoint:
+        """Its relay takes no test's word; its socket is on this machine, too."""
+        assert data.host_name == "b"
+        return Endpoint(socket=str(self.host.paths.engine_socket(data.instance_id)))
+
+    # Private
+
+    def _start(self) -> None:
+        """Start the server, let the host join it, and wait for the models there."""
+        cluster = self.cluster
+        cluster.launch()
+        cluster.wait_for(lambda: cluster.answers("/api/v1/status"), START_S, "the server is up")
+        record = json.loads((cluster.state_dir / "up.json").read_bytes())
+        token = cluster.json("POST", "/api/v1/tokens", {"role": "host"})["token"]
+        self.host.start(
+            *("host", "join", f"--controller={record['control_url']}", f"--token={token}"),
+            *("--name=b", "--labels=at=b", "--address=127.0.0.1", "--port=0"),
+        )
+        cluster.wait_for(cluster.is_ready, START_S, "every model is ready on the host")
+
+
+class PlacedManager(RemoteWorkerManager):
+    """Whatever it starts, it starts on the host; by its name alone, what was started before."""
+
+    async def model_startup(
+        self, request: WorkerStartupRequest, *, wait: bool = True
+    ) -> list[WorkerRunData]:
+        if request.engine is not None:
+            request = msgspec.structs.replace(request, labels=AT)
+        return await super().model_startup(request, wait=wait)
+
+
+AT = {"at": "b"}
+TLS = '[server]\ntls = true\n[control]\nhost = "127.0.0.1"\nport = 0\nnames = ["127.0.0.1"]\n'
+
+
+def _placed(models: str) -> str:
+    """The same models, which only the host may run. models: TOML; "" for the default ones."""
+    given = models or "".join(
+        f'[[models]]\nname = "{entry.name}"\n' for entry in Catalog().default_models()
+    )
+    return given.replace("[[models]]\n", '[[models]]\nlabels = {at = "b"}\n')
+
+
+RIGS: dict[str, type[Rig]] = {"local": LocalRig, "remote": RemoteRig, "hosts": HostsRig}
+SLOW = frozenset({"hosts"})  # the rigs whose part of the suite takes over 45 s
+
+
+def rigs() -> list[Any]:
+    """The parameters of a fixture that is there for each rig."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in RIGS]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hostler import EmbeddingParams, GenerateParams, HostlerError, ModelOutput, WorkerManager
+from hostler import EmbeddingParams, GenerateParams, HostlerError, ModelOutput
 from hostler.core.errors import (
     BadRequest,
     EngineError,
@@ -17,7 +17,6 @@ from hostler.core.errors import (
     UnknownParameter,
 )
 from hostler.core.model import WorkerType
-from hostler.core.snapshot import Endpoint
 from hostler.testing.fake_text import embedding, expected_texts, relevance
 from hostler.wire.client import fetch
 from tests.conformance.rigs import RemoteRig, Rig
@@ -38,11 +37,10 @@ def stream_of(rig: Rig, params: Any) -> list[ModelOutput]:
     return rig.run(read)
 
 
-async def engine_says(manager: WorkerManager, model: str, path: str) -> Any:
+async def engine_says(rig: Rig, model: str, path: str) -> Any:
     """Ask the fake engine behind a model itself."""
-    (data,) = await manager.get_model_instances(WorkerType.LLM, model)
-    socket = Endpoint(socket=data.address.removeprefix("unix:"))
-    return json.loads((await fetch(socket, "GET", path, timeout_s=5)).body)
+    (data,) = await rig.manager.get_model_instances(WorkerType.LLM, model)
+    return json.loads((await fetch(rig.engine(data), "GET", path, timeout_s=5)).body)
 
 
 @CHATS
@@ -133,7 +131,7 @@ def test_an_early_close_stops_the_engine(rig: Rig) -> None:
             await stream.aclose()
         async with asyncio.timeout(5):
             while True:
-                ledger = await engine_says(rig.manager, "single", "/_fake/ledger")
+                ledger = await engine_says(rig, "single", "/_fake/ledger")
                 if ledger["counts"]["in_flight"] == 0:
                     break
                 await asyncio.sleep(0.05)
@@ -203,7 +201,7 @@ def test_every_field_reaches_the_engine_as_it_is_zeros_too(rig: Rig, as_type: bo
 
     async def main() -> Any:
         await rig.manager.generate(params)
-        return (await engine_says(rig.manager, "single", "/_fake/last"))["body"]
+        return (await engine_says(rig, "single", "/_fake/last"))["body"]
 
     seen = rig.run(main)
     for name, value in {**FIELDS, **extra}.items():

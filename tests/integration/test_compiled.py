@@ -69,6 +69,11 @@ def test_compiled_modules_do_what_their_sources_do(tmp_path: Path) -> None:
 def test_make_fast_finds_its_tools_from_any_folder() -> None:
     """The compiler runs in a folder of its own: a relative path to its packages leads nowhere there."""
     told = subprocess.run(
-        ["make", "-n", "-B", "fast"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+        ["make", "-n", "-B", "fast"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
     )
     assert f"PYTHONPATH={ROOT}" in told.stdout

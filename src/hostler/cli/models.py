@@ -1,5 +1,6 @@
 """`hostler model`: stop models and look at them. `cli/start.py` starts them."""
 
+import shlex
 import sys
 from typing import Annotated
 
@@ -153,6 +154,9 @@ def show(name: str, /, *, worker_type: TypeOption = None, common: Common = NO_OP
         ),
         empty="no instances",
     )
+    for one in status.instances:
+        if one.command_args:
+            print(f"command of {one.instance_id}: {clean(shlex.join(one.command_args))}")
     print_table(
         ("PARAMETER", "VALUE", "TYPE", "WHAT IT DOES"),
         ((one.name, told_value(wish.params, one), one.type, one.help) for one in described),

@@ -50,8 +50,9 @@ class GatewayCalls:
         self._headers = [(b"content-type", b"application/json")]
         if api_key:
             self._headers.append((b"authorization", b"Bearer " + api_key.encode()))
+        self._ca = ca
         try:
-            self._pool = Pool(self._endpoint, connect_timeout_s=CONNECT_S, idle_s=IDLE_S, ca=ca)
+            self._pool = self._connections()
         except OSError as error:  # ssl's own are such, too
             raise ConfigError(f"ca {ca}: cannot be used as a PEM file ({error})") from error
 
@@ -125,12 +126,19 @@ class GatewayCalls:
         """
         data = b"" if body is None else encode(body)
         path = _with(path, query or {})
-        return self._decode(await self._ask(method, path, data, timeout_s, pool=None), kind)
+        pool = self._connections()
+        try:
+            return self._decode(await self._ask(method, path, data, timeout_s, pool=pool), kind)
+        finally:
+            await pool.close()
 
     # Private
 
+    def _connections(self) -> Pool:
+        return Pool(self._endpoint, connect_timeout_s=CONNECT_S, idle_s=IDLE_S, ca=self._ca)
+
     async def _ask(
-        self, method: str, path: str, body: bytes, timeout_s: float, *, pool: Pool | None
+        self, method: str, path: str, body: bytes, timeout_s: float, *, pool: Pool
     ) -> Response:
         try:
             answer = await fetch(

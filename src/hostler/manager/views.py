@@ -142,7 +142,7 @@ def _one(
         model_params={}
         if deployment is None
         else hide_secrets(deployment.engine, deployment.params),
-        command_args=workers.command_args(instance.instance_id),
+        command_args=workers.command_args(instance.instance_id) or record.command_args,
         limit_model_concurrency=expected.concurrency,
         in_flight=record.in_flight,
         last_heartbeat_s=None if record.heard_at_s is None else now_s - record.heard_at_s,

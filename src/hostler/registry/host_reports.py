@@ -45,6 +45,7 @@ def take_report(registry: Registry, record: Record, report: InstanceReport, now_
     record.in_flight = report.in_flight
     record.memory_bytes = report.memory_bytes or record.memory_bytes
     record.pid = report.pid or record.pid
+    record.command_args = report.command_args or record.command_args
     instance_id = one.instance_id
     match report.state:
         case State.FAILED:

@@ -18,6 +18,7 @@ class Record:
 
     __slots__ = (
         "beat_seq",
+        "command_args",
         "draining",
         "due_s",
         "error_code",
@@ -45,6 +46,9 @@ class Record:
         self.in_flight = 0
         self.memory_bytes: int | None = None
         self.pid: int | None = None
+        self.command_args: tuple[
+            str, ...
+        ] = ()  # as its host tells, of one that is on another machine
         self.draining = False
         self.error_code = ""  # of what ended it, if it said
         self.view = expected.view(instance)

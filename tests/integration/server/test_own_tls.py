@@ -17,6 +17,8 @@ import pytest
 from hostler.app.config import child_environment
 from hostler.core.errors import ConfigError, HostlerError
 from hostler.core.hosts import HostFacts, JoinAnswer, Role
+from hostler.core.model import WorkerType
+from hostler.core.worker import WorkerShutdownRequest, WorkerStartupRequest
 from hostler.manager.remote import RemoteWorkerManager
 from hostler.registry.joining import join, renew
 from hostler.testing.cluster import Cluster, fake_model
@@ -84,6 +86,11 @@ def test_the_openai_sdk_speaks_to_it_with_our_authority_alone(cluster: Cluster) 
 def test_a_program_on_the_machine_itself_needs_only_the_state_folder(cluster: Cluster) -> None:
     async def main() -> str:
         async with RemoteWorkerManager.of_state_dir(cluster.state_dir) as manager:
+            order = WorkerStartupRequest(model="more", worker_type=WorkerType.LLM, engine="fake")
+            (ready,) = await manager.model_startup(order)
+            assert ready.command_args
+            forget = WorkerShutdownRequest(model="more", delete_after=True)
+            await manager.model_shutdown(forget, wait=False)
             messages = [{"role": "user", "content": "hello"}]
             return (await manager.generate({"model": "echo", "messages": messages})).text
 

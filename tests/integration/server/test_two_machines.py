@@ -114,6 +114,10 @@ def test_a_model_is_started_on_another_machine_and_answers(pair: Pair) -> None:
     assert len(pair.host.workers()) == 1
     shown = pair.command("ps")
     assert "HOST" in shown.splitlines()[0]
+    (one,) = pair.cluster.ready("far")
+    folder = str(pair.host.state_dir)
+    assert folder in " ".join(one["command_args"])
+    assert folder in pair.command("model", "show", "far")
     listed = json.loads(pair.command("host", "list", "--json"))
     assert [(one["facts"]["name"], one["instances"]) for one in listed] == [("b", 1)]
 
@@ -144,6 +148,7 @@ def test_a_controller_that_is_killed_ends_nothing_there(pair: Pair) -> None:
     assert pair.asks(), "its gateway goes on"
     pair.until(lambda: pair.ready() == before, "back")
     assert pair.host.workers() == workers
+    assert all(one["command_args"] for one in pair.cluster.ready("far")), "told anew"
 
 
 def test_F35_what_a_lost_machine_still_runs_is_ended_when_it_is_back(pair: Pair) -> None:

@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     from hostler.app.config import Config as Config
     from hostler.app.config import ModelConfig as ModelConfig
     from hostler.app.config import load_config as load_config
+    from hostler.app.machines_section import ControlConfig as ControlConfig
     from hostler.core.errors import HostlerError as HostlerError
     from hostler.core.fleet import WorkerSpec as WorkerSpec
+    from hostler.core.hosts import CreatedToken as CreatedToken
+    from hostler.core.hosts import HostView as HostView
     from hostler.core.model import ModelMetadata as ModelMetadata
     from hostler.core.model import ModelOutput as ModelOutput
     from hostler.core.model import ParameterDescription as ParameterDescription
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from hostler.routing.policies import LeastInFlight as LeastInFlight
     from hostler.routing.policies import Loads as Loads
     from hostler.routing.policy import RoutingPolicy as RoutingPolicy
+    from hostler.storage.sql import SqlStore as SqlStore
 
 _HOMES = {
     "BaseComponent": "hostler.app.component",
@@ -49,12 +53,15 @@ _HOMES = {
     "Config": "hostler.app.config",
     "ModelConfig": "hostler.app.config",
     "load_config": "hostler.app.config",
+    "ControlConfig": "hostler.app.machines_section",
     "HostlerError": "hostler.core.errors",
     "ModelMetadata": "hostler.core.model",
     "ModelOutput": "hostler.core.model",
     "ParameterDescription": "hostler.core.model",
     "Usage": "hostler.core.model",
     "WorkerSpec": "hostler.core.fleet",
+    "CreatedToken": "hostler.core.hosts",
+    "HostView": "hostler.core.hosts",
     "WorkerType": "hostler.core.model",
     "EmbeddingParams": "hostler.core.params",
     "GenerateParams": "hostler.core.params",
@@ -80,6 +87,7 @@ _HOMES = {
     "LeastInFlight": "hostler.routing.policies",
     "Loads": "hostler.routing.policies",
     "RoutingPolicy": "hostler.routing.policy",
+    "SqlStore": "hostler.storage.sql",
 }
 __all__ = sorted(_HOMES)
 

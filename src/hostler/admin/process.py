@@ -26,9 +26,7 @@ from hostler.core.errors import StartupError
 from hostler.core.worker import OperatorEvent
 from hostler.engines.process import best_isolation
 from hostler.manager.control import LocalControl
-from hostler.manager.control_port import ControlPort, control_port
 from hostler.manager.local import LocalWorkerManager
-from hostler.manager.ray_place import ray_places
 from hostler.storage.store import Store
 from hostler.storage.writer import Writer
 from hostler.wire.asgi import AsgiBridge
@@ -93,7 +91,7 @@ async def _run(
     relay_port: int,
 ) -> None:
     """Lead until asked to stop."""
-    manager = LocalWorkerManager(config, store=lead.store)
+    manager = LocalWorkerManager(config, store=lead.store, control=control, relay_port=relay_port)
     try:
         await Writer("admin key").do(ensure_admin_key, lead.store, paths, lead.folder)
         await manager.start()
@@ -103,11 +101,7 @@ async def _run(
     try:
         if lead.before:
             manager.journal.tell(OperatorEvent(kind="controller.leads", message=lead.story))
-        async with (
-            control_port(config, manager, control, relay_port) as port,
-            ray_places(config, manager, port.url, port.fingerprint),
-            _admin_server(manager, lead.store, paths, config, port),
-        ):
+        async with _admin_server(manager, lead.store, paths, config):
             await _until(stop, manager)
             await lead.give_back()  # first: the next one starts its models while ours end
             await _end(manager, hasten)
@@ -124,8 +118,8 @@ async def _admin_server(
     store: Store,
     paths: StatePaths,
     config: Config,
-    port: ControlPort,
 ) -> AsyncIterator[None]:
+    port = manager.control_port
     ring = KeyRing(key.view for key in store.keys())
 
     def keys_changed() -> None:

@@ -8,8 +8,8 @@ from hostler.admin.messages import TokenCreated, TokenInfo, TokenList
 from hostler.admin.operation import Call
 from hostler.app.tokens import StoredToken, TokenStore, new_token
 from hostler.core.errors import Conflict, NotFound
-from hostler.core.hosts import Role
 from hostler.core.worker import OperatorEvent
+from hostler.manager.joinable import NO_PORT, join_command
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,7 @@ async def list_tokens(call: Call) -> TokenList:
 async def create_token(call: Call) -> TokenCreated:
     desk, order = _desk(call), call.body
     if not desk.url:
-        raise Conflict(
-            "this server has no control port for other machines; start it with `hostler up --tls`, or "
-            "with a [control] section in its config"
-        )
+        raise Conflict(NO_PORT)
     made = new_token(
         order.role,
         desk.fingerprint,
@@ -63,18 +60,6 @@ async def revoke_token(call: Call) -> TokenInfo:
     gone = next(token for token in stored if token.token_id == token_id)
     _tell(call, "token.revoked", gone)
     return token_info(gone)
-
-
-def join_command(role: Role, url: str, token: str) -> str:
-    """The command for the machine that is to join."""
-    where = f"--controller {url} --token {token}"
-    match role:
-        case Role.HOST:
-            return f"hostler host join {where}"
-        case Role.WORKER:
-            return f"hostler worker {where} --name MODEL --source SOURCE"
-        case Role.GATEWAY:
-            return f"hostler gateway run {where}"
 
 
 def token_info(token: StoredToken) -> TokenInfo:

@@ -1,8 +1,10 @@
-"""Waiting for several things at once."""
+"""Waiting for several things at once, and what went wrong with them."""
 
 import asyncio
 from collections.abc import Coroutine
 from typing import Any
+
+from hostler.core.errors import HostlerError
 
 
 async def first_of(*waits: Coroutine[Any, Any, object], timeout_s: float | None = None) -> None:
@@ -12,3 +14,10 @@ async def first_of(*waits: Coroutine[Any, Any, object], timeout_s: float | None 
         await asyncio.wait(running, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for task in running:
             task.cancel()
+
+
+def reason_of(error: BaseException) -> HostlerError | None:
+    """The one error of ours that a group of tasks ended by; None: it was another, or several."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, HostlerError) else None

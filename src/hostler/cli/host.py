@@ -14,7 +14,6 @@ from hostler.app.paths import StatePaths
 from hostler.app.telemetry import configure_logging
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.follow import Meter
-from hostler.cli.listening import relay_socket
 from hostler.cli.processes import ConfigFile, until_asked
 from hostler.cli.render import duration, print_json, print_table
 from hostler.core.hosts import InstanceReport
@@ -22,6 +21,7 @@ from hostler.core.snapshot import Endpoint
 from hostler.manager.host_process import HostStatus, run_host
 from hostler.manager.membership import Membership, load_membership
 from hostler.wire.client import UpstreamLost, fetch
+from hostler.wire.listening import relay_socket
 
 HostDir = Annotated[
     Path | None,

@@ -20,7 +20,6 @@ from hostler.app.telemetry import configure_logging
 from hostler.app.tokens import JOIN_VARIABLE
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.host import HostDir, JsonLog, host_settings, serve
-from hostler.cli.listening import relay_socket
 from hostler.cli.processes import ConfigFile
 from hostler.core.errors import ConfigError, ControllerUnavailable, HostlerError
 from hostler.core.hosts import JoinAnswer, Role
@@ -29,6 +28,7 @@ from hostler.manager.host_rules import HostRules, facts, missing, startable
 from hostler.manager.membership import Membership, load_membership, pin, save_membership
 from hostler.registry.joining import join
 from hostler.wire.identity import CA_FILE, CERT_FILE, KEY_FILE
+from hostler.wire.listening import relay_socket
 from hostler.wire.tls import describe
 
 RELAY_PORT = 8102

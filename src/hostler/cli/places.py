@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from hostler.app.config import Config, ServerConfig, tls_dir
-from hostler.cli.listening import control_socket, listening_sockets, relay_socket
 from hostler.wire.identity import CA_FILE, CERT_FILE, CONTROLLER
+from hostler.wire.listening import control_socket, listening_sockets, relay_socket
 from hostler.wire.tls import Certificates
 
 

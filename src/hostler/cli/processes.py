@@ -52,7 +52,7 @@ def controller(
     Example: `hostler controller --state-dir /var/lib/hostler`
     """
     from hostler.admin.process import run_controller
-    from hostler.cli.listening import control_socket
+    from hostler.wire.listening import control_socket
 
     settings = load_config(config, {"state_dir": state_dir})
     paths = StatePaths(_state_dir(settings))
@@ -105,8 +105,8 @@ def gateway(
     Example: `hostler gateway run --state-dir /var/lib/hostler`
     Example: `hostler gateway run --controller https://10.0.0.5:8101 --token hstj_...`
     """
-    from hostler.cli.listening import listening_socket
     from hostler.gateway.process import Place, run_gateway
+    from hostler.wire.listening import listening_socket
 
     settings = load_config(config, {"state_dir": state_dir})
     if controller:
@@ -143,7 +143,7 @@ def relay(
 
     Example: `hostler relay --state-dir /var/lib/hostler --port 8102`
     """
-    from hostler.cli.listening import listening_socket
+    from hostler.wire.listening import listening_socket
     from hostler.worker.relaying import run_relay
 
     settings = load_config(config, {"state_dir": state_dir})
@@ -268,10 +268,10 @@ def _run_spec(spec: Path) -> NoReturn:
 def _distant_gateway(settings: Config, urls: Sequence[str], token: str | None) -> int:
     """Follow a controller on another machine, with a folder and a certificate of one's own."""
     from hostler.cli.distant import belong, distant_paths
-    from hostler.cli.listening import listening_socket
     from hostler.gateway.joining import forget, renewing
     from hostler.gateway.process import Place, run_gateway
     from hostler.manager.membership import endpoint_of
+    from hostler.wire.listening import listening_socket
 
     paths = distant_paths(settings)
     paths.claim_gateway(1)

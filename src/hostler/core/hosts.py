@@ -55,6 +55,20 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     folders: tuple[str, ...] = ()
 
 
+class CreatedToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A join token just made. token: its plain text, shown this once and kept nowhere.
+
+    url: where the machine joins. command: to run there. expires_at_s: Unix time.
+    """
+
+    token: str
+    url: str
+    command: str
+    token_id: str
+    role: Role
+    expires_at_s: float
+
+
 class JoinRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /join. csr: PEM of a request for a certificate, whose key stays where it was made; "" where
     the connection shows one that the operator gave.

@@ -10,15 +10,12 @@ from hostler.engines.dialect import find_dialect
 from hostler.gateway.answers import AnswerHead, Fields
 from hostler.gateway.job import Job
 from hostler.wire.client import Pool, Proof, host_header
+from hostler.wire.distant import PATIENCE, RELAY_IDLE_S
 from hostler.wire.http1 import field_lines
 from hostler.wire.identity import ClientContexts
 from hostler.wire.turn import Turn
 
 PoolOf = Callable[[InstanceView], Pool | None]
-
-# A lost first packet is sent again after 1 s. Whoever hangs there is cut by probes in any case.
-DISTANT = 2.5  # times the patience with which an engine here is connected to
-RELAY_IDLE_S = 60.0  # a relay closes after 75
 
 
 class Lane:
@@ -141,7 +138,7 @@ class Lanes:
         dialect, is_distant = find_dialect(instance.engine), bool(instance.endpoint.host_id)
         pool = Pool(
             instance.endpoint,
-            connect_timeout_s=self._config.connect_timeout_s * (DISTANT if is_distant else 1),
+            connect_timeout_s=self._config.connect_timeout_s * (PATIENCE if is_distant else 1),
             idle_s=RELAY_IDLE_S if is_distant else dialect.idle_s,
             requests_per_connection=0 if is_distant else dialect.requests_per_connection,
             prove=self._prove(instance),

@@ -22,24 +22,41 @@ from hostler.engines.assembly import (
 from hostler.engines.counting import question, read_count
 from hostler.engines.dialect import find_dialect
 from hostler.manager.answers import decode_answer, error_of, json_or_none
+from hostler.manager.ways import Ways
 from hostler.routing.claim import Claim, Outcome
 from hostler.routing.router import Router
 from hostler.wire.client import fetch, stream
+from hostler.wire.http1 import Fields
+from hostler.wire.identity import ClientContexts
+from hostler.wire.relay import LOST_FIELD
 from hostler.wire.sink import UpstreamLost, UpstreamStatus
 from hostler.wire.sse import EventCutter, split_events
 
 Body = Mapping[str, Any]
 COUNT_TIMEOUT_S = 30.0
+MISDIRECTED = 421  # by an engine or a relay
 SILENCE_S = 600.0  # a prefill may be long; a dead worker is noticed by its connection
 
 
 class Caller:
     """Asks the instances of a router, and another one as long as no answer byte has come."""
 
-    def __init__(self, router: Callable[[], Router], config: GatewayConfig) -> None:
-        """router: called for each use, so that it can be brought up to date."""
+    def __init__(
+        self,
+        router: Callable[[], Router],
+        config: GatewayConfig,
+        tls: Callable[[], ClientContexts | None] = lambda: None,
+    ) -> None:
+        """router: called for each use, so that it can be brought up to date. tls: who we are, for engines on
+        other machines.
+        """
         self._router = router
         self._config = config
+        self.ways = Ways(config, tls)
+
+    async def close(self) -> None:
+        """Let go of the connections to other machines; what is under way there is lost."""
+        await self.ways.close()
 
     async def events(self, model: str, route: Route, body: Body) -> AsyncGenerator[bytes, None]:
         """Yield the whole SSE events of a streamed answer.
@@ -83,7 +100,7 @@ class Caller:
         instance = self._router().select(model)
         asked = question(dict(body), find_dialect(instance.engine), instance)
         try:
-            answer = await ask(instance, asked.path, asked.body, timeout_s=COUNT_TIMEOUT_S)
+            answer = await self._ask(instance, asked.path, asked.body, COUNT_TIMEOUT_S)
         except UpstreamLost as error:
             raise UpstreamError("the engine did not count the tokens") from error
         found: int = read_count(answer)["count"]
@@ -98,7 +115,7 @@ class Caller:
         asked = dict(body)
         reports = find_dialect(instance.engine).reports_progress
         if not reports or route not in ASSEMBLED_ROUTES or not can_assemble(asked):
-            return await ask(instance, path_of(instance, route), body, timeout_s=timeout_s)
+            return await self._ask(instance, path_of(instance, route), body, timeout_s)
         assembly = Assembly(route, asked)
         try:
             async with asyncio.timeout(timeout_s):
@@ -115,6 +132,35 @@ class Caller:
             raise UpstreamLost("the answer's end is missing", sent_bytes=True, got_bytes=True)
         return decode_answer(assembly.body())
 
+    async def _ask(
+        self, instance: InstanceView, path: str, body: Body, timeout_s: float
+    ) -> Mapping[str, Any]:
+        """Send one JSON request to an instance and return its JSON answer. Takes no slot.
+
+        Raises:
+            UpstreamLost: no whole answer came. HostlerError: the engine refused.
+        """
+        try:
+            answer = await fetch(
+                instance.endpoint,
+                "POST",
+                path,
+                headers=headers_for(instance),
+                body=encode(instance, body),
+                timeout_s=timeout_s,
+                pool=self.ways.pool(instance.endpoint),
+            )
+        except UpstreamLost as error:
+            if not error.timed_out:
+                raise
+            raise UpstreamTimeout(
+                f"model {instance.model_name!r}: no answer within {timeout_s:g} s"
+            ) from error
+        if answer.status >= 400:
+            check_relay(answer.status, answer.headers)
+            raise error_of(json_or_none(answer.body), answer.status)
+        return decode_answer(answer.body)
+
     async def _events_of(
         self, instance: InstanceView, route: Route, body: Body
     ) -> AsyncGenerator[bytes, None]:
@@ -130,6 +176,7 @@ class Caller:
             body=encode(instance, sent),
             timeout_s=self._config.request_timeout_s,
             idle_s=SILENCE_S,
+            pool=self.ways.pool(instance.endpoint),
         )
         try:
             async with aclosing(chunks):
@@ -138,35 +185,20 @@ class Caller:
                         if not (hides and PROGRESS in event):
                             yield event
         except UpstreamStatus as error:
+            check_relay(error.status, error.headers)
             raise error_of(json_or_none(error.body), error.status) from error
 
 
-async def ask(
-    instance: InstanceView, path: str, body: Body, *, timeout_s: float
-) -> Mapping[str, Any]:
-    """Send one JSON request to an instance and return its JSON answer. Takes no slot.
+def check_relay(status: int, headers: Fields) -> None:
+    """Return when an error is the engine's own.
 
     Raises:
-        UpstreamLost: no whole answer came. HostlerError: the engine refused.
+        UpstreamLost: a relay says that the instance is not there, or that it died with the request.
     """
-    try:
-        answer = await fetch(
-            instance.endpoint,
-            "POST",
-            path,
-            headers=headers_for(instance),
-            body=encode(instance, body),
-            timeout_s=timeout_s,
-        )
-    except UpstreamLost as error:
-        if not error.timed_out:
-            raise
-        raise UpstreamTimeout(
-            f"model {instance.model_name!r}: no answer within {timeout_s:g} s"
-        ) from error
-    if answer.status >= 400:
-        raise error_of(json_or_none(answer.body), answer.status)
-    return decode_answer(answer.body)
+    if status == MISDIRECTED:
+        raise UpstreamLost("the instance is not there any more", refused=True)
+    if any(name == LOST_FIELD for name, _ in headers):
+        raise UpstreamLost("the engine died with the request", sent_bytes=True)
 
 
 def path_of(instance: InstanceView, route: Route) -> str:

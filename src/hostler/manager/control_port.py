@@ -1,23 +1,27 @@
 """The control port of a manager: who vouches, who belongs here, and who answers.
 
-The listening socket is the supervisor's, so that machines that connect while a controller is restarted
-wait a moment instead of being refused.
+Of a controller the listening socket is the supervisor's, so that machines that connect while it is
+restarted wait a moment instead of being refused. A manager in a program binds its own.
 """
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from hostler.app.background import Background, begin
 from hostler.app.config import Config
+from hostler.app.paths import StatePaths
 from hostler.app.telemetry import logger
 from hostler.core.errors import HostlerError
 from hostler.registry.control import ControlServer
 from hostler.registry.joins import Joins
 from hostler.wire.door import raise_most_files
 from hostler.wire.identity import Peer, server_certificates
+from hostler.wire.listening import control_socket, relay_socket
+from hostler.wire.relay import Relay
+from hostler.worker.relaying import local_sockets
 
 if TYPE_CHECKING:
     from hostler.manager.local import LocalWorkerManager
@@ -30,7 +34,7 @@ LOOK_EVERY_S = 3600.0  # whether this machine's own certificate must be renewed
 
 
 class ControlPort:
-    """Where other machines find this controller. url: "" when they cannot."""
+    """Where other machines find this manager. url: "" when they cannot."""
 
     def __init__(self, url: str = "", fingerprint: str = "") -> None:
         self.url = url
@@ -39,12 +43,18 @@ class ControlPort:
 
 @asynccontextmanager
 async def control_port(
-    config: Config, manager: "LocalWorkerManager", sock: socket.socket | None, relay_port: int = 0
+    config: Config,
+    manager: "LocalWorkerManager",
+    sock: socket.socket | None = None,
+    relay_port: int = 0,
 ) -> AsyncIterator[ControlPort]:
     """Serve it while the block lasts, where the settings ask for it; keep our certificate good.
 
+    sock: its listening socket; None: one is bound. relay_port: of the relay before the engines here;
+        where the socket is ours, the relay is, too.
+
     Raises:
-        ConfigError, StartupError: the authority, or a given certificate, cannot be used.
+        ConfigError, StartupError: the authority, a given certificate, or the address cannot be used.
     """
     if config.control is None and not config.server.tls:
         yield ControlPort()
@@ -52,13 +62,18 @@ async def control_port(
     from hostler.registry import own_authority  # brings cryptography: 8 MB
 
     authority = await asyncio.to_thread(own_authority.open_authority, config)
-    async with asyncio.TaskGroup() as tasks:
+    async with AsyncExitStack() as stack:
+        if sock is not None:
+            raise_most_files(FILES_A_CONNECTION * config.limits.connections + SPARE_FILES)
+        elif config.control is not None:
+            sock = stack.enter_context(control_socket(config.control))
+            relay_port = await stack.enter_async_context(_relay(config, manager.paths))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
         renewing = begin(tasks, Background.CERTIFICATE, _keep_renewed(config, authority))
         try:
             if sock is None:
                 yield ControlPort()
                 return
-            raise_most_files(FILES_A_CONNECTION * config.limits.connections + SPARE_FILES)
             joins = Joins(manager.members, authority, tell=manager.journal.tell)
             server = ControlServer(manager.members, joins, limits=config.limits)
             server.plug(Peer.HOST, manager.machines.serve)
@@ -77,6 +92,17 @@ async def control_port(
 
 
 # Private
+
+
+@asynccontextmanager
+async def _relay(config: Config, paths: StatePaths) -> AsyncIterator[int]:
+    """Stand before the engines here, for gateways on other machines; give the port."""
+    assert config.control is not None
+    certificates = server_certificates(paths.tls_dir, clients_must_show=True)
+    relay = Relay(local_sockets(paths), certificates, limits=config.limits)
+    with relay_socket(config.control.host, config.control.relay_port) as sock:
+        async with relay.running(sock):
+            yield sock.getsockname()[1]
 
 
 async def _keep_renewed(config: Config, authority: "Authority") -> None:

@@ -1,10 +1,12 @@
 """LocalWorkerManager: the contract on one machine, in any program. Workers are processes of their own.
 
-It opens no port: workers report to a Unix socket in the state folder. The controller process is this
-manager with a store on disk and the admin API in front.
+It opens no port but that for other machines, where its settings ask for one: workers here report to a Unix
+socket in the state folder. The controller process is this manager with a store on disk and the admin API
+in front.
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -13,6 +15,7 @@ from hostler.app.background import Background, begin
 from hostler.app.config import Config, ModelConfig, state_dir
 from hostler.app.faults import CrashPoint, crash_point
 from hostler.app.paths import StatePaths
+from hostler.app.tasks import reason_of
 from hostler.catalog.catalog import Catalog
 from hostler.catalog.sources import sweep
 from hostler.core.deployment import Deployment, Wish
@@ -27,13 +30,15 @@ from hostler.core.worker import (
 )
 from hostler.manager.apply import Applier
 from hostler.manager.calls import Caller
+from hostler.manager.control_port import control_port
 from hostler.manager.files import ModelFiles
 from hostler.manager.following import FollowingRouter
+from hostler.manager.joinable import Joinable
 from hostler.manager.journal import Journal
 from hostler.manager.launches import LaunchBook
-from hostler.manager.looks import InstanceLooks
 from hostler.manager.machines import Machines
 from hostler.manager.progress import Progress, given_up
+from hostler.manager.ray_place import ray_places
 from hostler.manager.reconcile import Reconciler
 from hostler.manager.renewals import Renewals
 from hostler.manager.room import Room
@@ -41,9 +46,7 @@ from hostler.manager.scaling import Autoscaler
 from hostler.manager.servers import GivenServers
 from hostler.manager.silence import SecondOpinion
 from hostler.manager.usage import UsageBook
-from hostler.manager.views import (
-    check_own_name,
-)
+from hostler.manager.views import check_own_name
 from hostler.manager.waiting import Waiting
 from hostler.manager.wishes import Wishes
 from hostler.manager.workers import LocalWorkers, is_hopeless
@@ -57,7 +60,7 @@ from hostler.storage.store import Store
 from hostler.storage.writer import Writer
 
 
-class LocalWorkerManager(InstanceLooks):
+class LocalWorkerManager(Joinable):
     """Starts model workers on this machine and keeps them running.
 
     `async with LocalWorkerManager() as manager:` brings the default models to life; `models=()` with
@@ -72,20 +75,27 @@ class LocalWorkerManager(InstanceLooks):
         models: Sequence[ModelConfig] | None = None,
         declare: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        control: socket.socket | None = None,
+        relay_port: int = 0,
     ) -> None:
         """Start nothing yet.
 
-        store: what survives; in memory when left out. models: what to keep running; the config's, or
-        the default models, when left out. clock: monotonic seconds.
+        store: what survives; in memory when left out: then what runs on other machines ends with this
+            manager, as nobody could find it again. models: what to keep running; the config's, or the
+            default models, when left out. clock: monotonic seconds.
+        control: the control port's listening socket; bound here when left out and `config.control` asks
+            for one. relay_port: of the relay that whoever gives the socket has before the engines here.
         """
         super().__init__()
         self.config = config or Config()
         self.paths = StatePaths(state_dir(self.config))
         self.store = store or MemoryStore()
+        self.is_lasting = store is not None
         self.catalog = Catalog()
         self.clock = clock
         self._declared = self.config.models if models is None else tuple(models)
         self._declare = declare
+        self._control = control, relay_port
         self._life = AsyncExitStack()
         self._main: asyncio.Task[None] | None = None
         self.is_stopping = False
@@ -108,9 +118,11 @@ class LocalWorkerManager(InstanceLooks):
             if self._main.done():
                 await self._main
             await up
-        except BaseException:
+        except BaseException as error:
             self._main.cancel()
             self._main = None
+            if (reason := reason_of(error)) is not None:
+                raise reason from None
             raise
         try:
             await self._started()
@@ -255,7 +267,7 @@ class LocalWorkerManager(InstanceLooks):
             clock=self.clock,
         )
         self.following = FollowingRouter(self.registry, router)
-        self.caller = Caller(self.following.now, gateway)
+        self.caller = Caller(self.following.now, gateway, lambda: self.machines.tls())
         self._build_plan(book, files)
 
     def _build_plan(self, book: LaunchBook, files: ModelFiles) -> None:
@@ -283,8 +295,7 @@ class LocalWorkerManager(InstanceLooks):
             pinned=lambda: distant.pinned,
             look_first=hands.look,
             wishes=lambda: () if self.is_stopping else self.wishes.all(),
-            # what runs on other machines goes on without us
-            instances=lambda: hands.here() if self.is_stopping else self.registry.instances(),
+            instances=lambda: self._ending() if self.is_stopping else self.registry.instances(),
             hands=hands,
             life=self.config.life,
             clock=self.clock,
@@ -328,6 +339,12 @@ class LocalWorkerManager(InstanceLooks):
             self.machines.watching = self.registry_server.is_watching
             for part in (self.registry_server, self.reconciler, self.renewals, self.scaling):
                 await stack.enter_async_context(part.running())
+            stack.push_async_callback(self.caller.close)
+            port = await stack.enter_async_context(control_port(self.config, self, *self._control))
+            self.control_port = port
+            await stack.enter_async_context(
+                ray_places(self.config, self, port.url, port.fingerprint)
+            )
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             follow = begin(tasks, Background.ROUTER, self.following.run())
             up.set_result(None)
@@ -356,11 +373,15 @@ class LocalWorkerManager(InstanceLooks):
         self.renewals.look()
         self.reconciler.wake()
 
+    def _ending(self) -> list[Instance]:
+        """What ends with us: not what runs elsewhere, if the next manager on our store knows of it."""
+        return self.machines.hands.here() if self.is_lasting else self.registry.instances()
+
     async def _drain_all(self) -> None:
         self.reconciler.wake()
         try:
-            here = self.machines.hands.here
-            await self.waiting.until_gone(None, self.config.life.stop_limit_s, among=here)
+            limit_s = self.config.life.stop_limit_s
+            await self.waiting.until_gone(None, limit_s, among=self._ending)
         except UpstreamTimeout:
             await self.workers.hasten()
             raise

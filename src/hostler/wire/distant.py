@@ -17,6 +17,9 @@ from hostler.wire.sink import UpstreamLost
 # A side that vanished is noticed by these while a connection waits, and while it sends (F38).
 KEEP_IDLE_S, KEEP_EVERY_S, KEEP_TRIES = 3, 1, 3
 UNSENT_MS = 10_000
+# A lost first packet is sent again after 1 s. Whoever hangs there is cut by probes in any case.
+PATIENCE = 2.5  # times that with which an engine here is connected to
+RELAY_IDLE_S = 60.0  # a relay closes after 75
 
 log = logger(__name__)
 

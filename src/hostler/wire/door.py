@@ -38,6 +38,10 @@ class Door:
         self._server: asyncio.Server | None = None
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
+        if self.is_tcp:
+            # All that is accepted has it then. asyncio's own loop sets it only where the listening socket was
+            # made with the protocol's number; without it an answer waits 40 ms for who has got a TLS ticket.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     @property
     def is_tcp(self) -> bool:

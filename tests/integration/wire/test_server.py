@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from typing import Any
 
 import pytest
 import uvloop
@@ -296,3 +297,34 @@ def test_a_unix_socket_serves_and_replaces_a_stale_one() -> None:
             assert caught.value.refused
 
     uvloop.run(main())
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("protocol", [0, socket.IPPROTO_TCP], ids=["unnumbered", "numbered"])
+def test_an_answer_never_waits_for_an_acknowledgement(run: Any, protocol: int) -> None:
+    """After a handshake a TLS server writes tickets, then its answer: Nagle would hold that back 40 ms."""
+    seen: list[int] = []
+    server: HttpServer
+
+    def handle(exchange: Exchange) -> None:
+        for connection in server.crowd:
+            accepted = connection.transport.get_extra_info("socket")
+            seen.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        echo(exchange)
+
+    async def main() -> None:
+        nonlocal server
+        server = HttpServer(handle, limits=HttpLimits())
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol)
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        endpoint = Endpoint(host="127.0.0.1", port=sock.getsockname()[1])
+        await server.listen(sock)
+        try:
+            await fetch(endpoint, "GET", "/", timeout_s=5.0)
+        finally:
+            await server.close(0.0)
+
+    run(main())
+    assert seen
+    assert all(seen)

@@ -3,9 +3,9 @@
 import pytest
 
 from hostler.app.config import Config, GatewayConfig, LifeConfig, ServerConfig
-from hostler.cli.listening import listening_socket, listening_sockets
 from hostler.cli.supervisor import renewed
 from hostler.core.errors import ConfigError, StartupError
+from hostler.wire.listening import listening_socket, listening_sockets
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 99999])

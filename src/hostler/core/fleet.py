@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from hostler.core.model import ModelMetadata, WorkerType
+from hostler.core.placing import Held
 from hostler.core.snapshot import REPORTED, Endpoint
 
 
@@ -15,7 +16,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     secret: made at launch; the worker shows it when it registers.
     model_path: the file or folder with the model's files, already fetched and checked; "" if none.
     engine_socket, agent_socket: Unix socket paths in the run folder, named after the instance.
-    registry_socket: where to register and beat.
+    registry_socket: where to register and beat. held: what a placer has chosen for it.
     """
 
     instance_id: str
@@ -35,6 +36,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout_s: float = 30.0
     start_timeout_s: float = 600.0
     log_json: bool = False
+    held: Held = Held()
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

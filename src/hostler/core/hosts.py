@@ -11,6 +11,7 @@ import msgspec
 
 from hostler.core.lifecycle import State
 from hostler.core.model import ModelMetadata, WorkerType
+from hostler.core.placing import Held
 from hostler.core.snapshot import REPORTED
 from hostler.core.worker import OperatorEvent
 
@@ -112,7 +113,7 @@ class OrderWish(StrEnum):
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """One instance that should be on a host, as the controller wishes it.
 
-    The fields of a model are those of core.deployment.Deployment.
+    The fields of a model are those of core.deployment.Deployment. held: what a placer has chosen.
     """
 
     instance_id: str
@@ -128,6 +129,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     params: Mapping[str, Any] = {}
     concurrency: int = 1
     upstream_model: str = ""
+    held: Held = Held()
 
 
 class HostOrders(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """What an instance asks of the machine that it is placed on by another placer than ours, Ray."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,9 @@ import msgspec
 
 from hostler.core.rules import need, read_fields
 
+GPUS_MOST = 64  # of one process
+GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")  # NVIDIA's; AMD's reads both
+_GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9/:_.-]{0,79}")  # "3", "GPU-8a1f...", "MIG-.../1/0"
 _GROUP = "resources"
 
 
@@ -46,6 +50,35 @@ def read_needs(given: Mapping[str, Any] | None, old: Needs | None = None) -> Nee
     return read_fields(given, old or Needs(), _GROUP)
 
 
+class Held(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a placer has chosen for one process. Its host checks it before anything is started.
+
+    gpus: by number or name, as their driver knows them; None: nobody has chosen; (): it gets none.
+    """
+
+    gpus: tuple[str, ...] | None = None
+
+    def problem(self) -> str:
+        """What of it no host may take, whoever says it; "": nothing."""
+        gpus = self.gpus or ()
+        if len(gpus) > GPUS_MOST or not all(_GPU.fullmatch(one) for one in gpus):
+            return f"no list of up to {GPUS_MOST} GPUs: {', '.join(gpus)[:200]!r}"
+        return ""
+
+    def variables(self) -> dict[str, str]:
+        """What its process finds in its environment. The names are ours, whoever holds."""
+        if self.gpus is None:
+            return {}
+        return dict.fromkeys(GPU_VARIABLES, ",".join(self.gpus))
+
+
+class Seat(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an instance may be, and what is held for it there."""
+
+    host_id: str
+    held: Held = Held()
+
+
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """One node, as Ray sees it. free: of its resources, what nobody has; memory in bytes."""
 
@@ -56,9 +89,10 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlaceView(msgspec.Struct, frozen=True, kw_only=True):
-    """One place. node_id: "" while Ray looks for a node. why: of its end."""
+    """One place. node_id: "" while Ray looks for a node. gpus: of that node. why: of its end."""
 
     place_id: str
     node_id: str = ""
+    gpus: tuple[str, ...] = ()
     is_gone: bool = False
     why: str = ""

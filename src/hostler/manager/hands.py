@@ -16,6 +16,7 @@ from hostler.core.deployment import HERE, Deployment
 from hostler.core.errors import HostlerError
 from hostler.core.hosts import Role
 from hostler.core.lifecycle import Instance, Signal, State
+from hostler.core.placing import Held, Seat
 from hostler.core.worker import OperatorEvent
 from hostler.manager.files import Tell
 from hostler.manager.host_rules import HostRules, startable
@@ -39,8 +40,8 @@ PASS_S = 0.1  # of placing in one pass: the event loop has others to serve
 class Seats(Protocol):
     """Finds machines for instances in its own way; Ray does."""
 
-    def seat(self, instance_id: str, deployment: Deployment) -> str | Unplaced:
-        """Return the id of the host for an instance, or what it waits for. Asked again until then."""
+    def seat(self, instance_id: str, deployment: Deployment) -> Seat | Unplaced:
+        """Return the place for an instance, or what it waits for. Asked again until then."""
 
     def leave(self, instance_id: str) -> None:
         """The instance is gone."""
@@ -55,7 +56,7 @@ class Seats(Protocol):
 class SeatsToCome:
     """Where Ray is to find machines, and nobody asks it yet."""
 
-    def seat(self, instance_id: str, deployment: Deployment) -> str | Unplaced:
+    def seat(self, instance_id: str, deployment: Deployment) -> Seat | Unplaced:
         return Unplaced(reason="waits for Ray: it is not asked yet")
 
     def leave(self, instance_id: str) -> None:
@@ -207,15 +208,15 @@ class AllHands:
         return is_free and not any(host.role is Role.HOST for host in self._hosts.hosts())
 
     def _place(self, instance: Instance, deployment: Deployment) -> None:
-        seat: str | Unplaced = ""
+        seat: Seat | Unplaced | None = None
         if self.seats is not None and not deployment.host:
             seat = self.seats.seat(instance.instance_id, deployment)
         if isinstance(seat, Unplaced):
             self._explain(instance, seat.reason)
             return
         need = self._need(deployment)
-        if seat:
-            need = msgspec.structs.replace(need, host=seat, labels={})
+        if seat is not None:
+            need = msgspec.structs.replace(need, host=seat.host_id, labels={})
         found = place(need, self._machines(deployment, instance.replica))
         if isinstance(found, Unplaced):
             self._explain(instance, found.reason)
@@ -227,7 +228,8 @@ class AllHands:
             return
         try:
             host = self._hosts.host(found.host_id)
-            self._distant.begin(instance, deployment, host, need.memory_bytes)
+            held = seat.held if seat is not None else Held()
+            self._distant.begin(instance, deployment, host, need.memory_bytes, held)
         except HostlerError as error:
             self._registry.post(instance.instance_id, Signal.EXITED, error.message)
 

@@ -111,6 +111,7 @@ class Host:
             clock=clock,
             announce_s=_ANNOUNCE_S,
             memory_bytes=rules.memory_bytes,
+            held=self.notebook.held,
         )
         self.voice = Voice(
             membership.host_id,

@@ -9,6 +9,7 @@ import msgspec
 from hostler.app.telemetry import logger
 from hostler.core.errors import HostlerError
 from hostler.core.hosts import HostOrders, OfferAnswer
+from hostler.core.placing import Held
 from hostler.manager.host_orders import Ended, changed_orders, rank
 from hostler.storage.writer import Writer, told
 
@@ -42,6 +43,11 @@ class Notebook:
     @property
     def rank(self) -> tuple[int, int]:
         return rank(self.kept.orders)
+
+    def held(self, instance_id: str) -> Held:
+        """What a placer has chosen for an instance, as it was ordered."""
+        orders = self.kept.orders.orders if self.kept.orders else ()
+        return next((one.held for one in orders if one.instance_id == instance_id), Held())
 
     async def take(self, orders: HostOrders) -> None:
         """Keep a newer list before it is obeyed: a host that is killed in between knows it."""

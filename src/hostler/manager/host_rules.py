@@ -36,7 +36,8 @@ def accept(order: Order, rules: HostRules) -> Deployment:
     """Return an order as a wish for one process here.
 
     Raises:
-        HostRefuses: its engine or the place of its files is not allowed, or the engine is not installed.
+        HostRefuses: its engine or the place of its files is not allowed, the engine is not installed, or
+            what was chosen for it cannot be.
         BadRequest: it has a name, a source or parameters that this Hostler does not take.
     """
     deployment = Deployment(
@@ -51,6 +52,8 @@ def accept(order: Order, rules: HostRules) -> Deployment:
         process_generation=order.generation,
     )
     _check_engine(order, rules)
+    if problem := order.held.problem():
+        raise HostRefuses(f"held for {order.instance_id}: {problem}")
     kind = find_engine(order.engine)
     check_parameters(kind, order.params)
     if kind.needs_files:

@@ -18,6 +18,7 @@ from hostler.core.hosts import Order, OrderWish, Standing
 from hostler.core.launch import Launch
 from hostler.core.lifecycle import Instance, Signal, State
 from hostler.core.model import WorkerType
+from hostler.core.placing import Held
 from hostler.core.snapshot import Endpoint
 from hostler.manager.launches import LaunchBook
 from hostler.manager.plan import GONE
@@ -60,6 +61,11 @@ class HostWorkers:
         """Where an instance is; "" when it is on no other machine."""
         return self._at.get(instance_id, "")
 
+    def held(self, instance_id: str) -> Held:
+        """What was chosen for an instance when it was ordered."""
+        launch = self._launches.get(self.host_id(instance_id), {}).get(instance_id)
+        return launch.spec.held if launch is not None else Held()
+
     def launches_on(self, host_id: str) -> list[Launch]:
         return list(self._launches.get(host_id, {}).values())
 
@@ -89,15 +95,20 @@ class HostWorkers:
     # Orders
 
     def begin(
-        self, instance: Instance, deployment: Deployment, host: Host, need_bytes: int | None
+        self,
+        instance: Instance,
+        deployment: Deployment,
+        host: Host,
+        need_bytes: int | None,
+        held: Held,
     ) -> None:
-        """Bring an instance that waits in the registry to life on a host."""
+        """Bring an instance that waits in the registry to life on a host. held: for it, there."""
         self._expect(instance, deployment, host, need_bytes)
         if self._tasks is None:
             raise HostlerError("the hosts of this manager are not running")
         instance_id = instance.instance_id
         life = self._tasks.create_task(
-            self._guarded(instance, deployment, host), name=f"order.{instance_id}"
+            self._guarded(instance, deployment, host, held), name=f"order.{instance_id}"
         )
         self._lives[instance_id] = life
         life.add_done_callback(lambda _: self._lives.pop(instance_id, None))
@@ -108,7 +119,7 @@ class HostWorkers:
             instance.instance_id
         )  # at once: the plan may look while it is written down
         self._expect(instance, deployment, host, None)
-        return await self._order(instance, deployment, host, pinned=True)
+        return await self._order(instance, deployment, host, Held(), pinned=True)
 
     def drain(self, instance_id: str, reason: str) -> None:
         """Let an instance finish, then end it: its host is told by its list."""
@@ -187,21 +198,29 @@ class HostWorkers:
         )
         self._registry.expect(instance.instance_id, expected, epoch=0)
 
-    async def _guarded(self, instance: Instance, deployment: Deployment, host: Host) -> None:
+    async def _guarded(
+        self, instance: Instance, deployment: Deployment, host: Host, held: Held
+    ) -> None:
         try:
-            await self._order(instance, deployment, host)
+            await self._order(instance, deployment, host, held)
         except Exception as error:  # boundary: one instance; the others' lives go on
             log.error("host.not_ordered", instance_id=instance.instance_id, error=error)
             why = f"{type(error).__name__} in its manager"
             self._registry.post(instance.instance_id, Signal.EXITED, why)
 
     async def _order(
-        self, instance: Instance, deployment: Deployment, host: Host, *, pinned: bool = False
+        self,
+        instance: Instance,
+        deployment: Deployment,
+        host: Host,
+        held: Held,
+        *,
+        pinned: bool = False,
     ) -> int:
         """Write the intent down, then let the host's list say it."""
         instance_id = instance.instance_id
         epoch = await self._book.next_epoch(instance.worker_key, instance.replica)
-        launch = _intent(instance, epoch, deployment, host.host_id, pinned=pinned)
+        launch = _intent(instance, epoch, deployment, host.host_id, held, pinned=pinned)
         await self._book.intend(launch)
         record = self._registry.record(instance_id)
         if record is None or record.instance.state in GONE:  # called off meanwhile
@@ -235,6 +254,7 @@ class HostWorkers:
             params=spec.params,
             concurrency=spec.concurrency,
             upstream_model=launch.upstream_model,
+            held=spec.held,
         )
 
     def _adopt(self) -> None:
@@ -280,7 +300,13 @@ def _expected(
 
 
 def _intent(
-    instance: Instance, epoch: int, deployment: Deployment, host_id: str, *, pinned: bool
+    instance: Instance,
+    epoch: int,
+    deployment: Deployment,
+    host_id: str,
+    held: Held,
+    *,
+    pinned: bool,
 ) -> Launch:
     """Return the record of what is about to be ordered from a host."""
     spec = WorkerSpec(
@@ -295,6 +321,7 @@ def _intent(
         engine_socket="",
         agent_socket="",
         registry_socket="",
+        held=held,
     )
     return Launch(
         instance_id=instance.instance_id,

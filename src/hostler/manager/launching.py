@@ -19,6 +19,7 @@ from hostler.core.deployment import Deployment
 from hostler.core.fleet import WorkerSpec
 from hostler.core.launch import Launch, order
 from hostler.core.lifecycle import Instance
+from hostler.core.placing import Held
 from hostler.core.snapshot import Endpoint
 from hostler.wire.client import UpstreamLost, fetch
 
@@ -32,9 +33,9 @@ def specify(
     instance: Instance,
     deployment: Deployment,
     path: Path | None,
-    *,
     paths: StatePaths,
     config: Config,
+    held: Held,
 ) -> WorkerSpec:
     """Return what a new worker is told, its secret included. path: the model's files, if it has any."""
     instance_id = instance.instance_id
@@ -57,6 +58,7 @@ def specify(
         drain_timeout_s=life.drain_timeout_s,
         start_timeout_s=load_deadline_s(life, size_bytes(path) if path else 0),
         log_json=config.log_json,
+        held=held,
     )
 
 
@@ -86,7 +88,7 @@ def start_process(paths: StatePaths, spec: WorkerSpec, tags: Mapping[str, str]) 
         return spawn(
             worker_argv(paths, instance_id),
             # spinning OpenMP threads ruin neighbours (docs/design/engines.md)
-            env=worker_environment({**tags, "OMP_WAIT_POLICY": "passive"}),
+            env=worker_environment({**tags, "OMP_WAIT_POLICY": "passive", **spec.held.variables()}),
             stdout=output.fileno(),
         )
 

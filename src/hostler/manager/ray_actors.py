@@ -19,9 +19,10 @@ STOP_S = 40.0  # a host process may drain for so long
 class Place:
     """Holds what was asked for, and does nothing."""
 
-    def node(self) -> str:
-        """The node it is on."""
-        return str(ray_module().get_runtime_context().get_node_id())
+    def tell(self) -> tuple[str, tuple[str, ...]]:
+        """The node it is on, and which of the GPUs there Ray gave to it."""
+        context = ray_module().get_runtime_context()
+        return str(context.get_node_id()), tuple(map(str, context.get_accelerator_ids()["GPU"]))
 
 
 class Keeper:

@@ -11,7 +11,7 @@ Ray's calls block: each runs in a thread of its own and has a deadline.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +26,7 @@ from hostler.manager.ray_actors import STOP_S, Keeper, Place, only_on, ray_modul
 log = logger(__name__)
 
 T = TypeVar("T")
+Told = tuple[str, tuple[str, ...]]  # by a place: its node, its GPUs
 
 OLDEST = (2, 52)  # the first whose ports ask for a token
 NAMESPACE = "hostler"
@@ -36,11 +37,15 @@ CALL_S = 5.0
 class RayCluster:
     """A connection to a Ray cluster. `connect` before anything else."""
 
-    def __init__(self, address: str) -> None:
-        """address: of the cluster's head, HOST:PORT; `auto`: the one that runs on this machine."""
+    def __init__(self, address: str, mark: str = "") -> None:
+        """address: of the cluster's head, HOST:PORT; `auto`: the one that runs on this machine.
+
+        mark: of whose places they are, where several servers use one cluster.
+        """
         self.address = address
+        self._mark = mark
         self._places: dict[str, Any] = {}  # handles of actors
-        self._reached: dict[str, Future[str]] = {}
+        self._reached: dict[str, Future[Told]] = {}
 
     async def connect(self) -> None:
         """Join the cluster as a driver.
@@ -81,14 +86,16 @@ class RayCluster:
         labels: Mapping[str, str],
         node_id: str = "",
     ) -> None:
-        """Ask for a place. It is there when `place` names a node; that may take for ever.
+        """Ask for a place, or find the one of that id. It is there when `place` names a node; that may
+        take for ever. It lasts until it is given back, whoever asked for it.
 
         labels: that the node must have. node_id: this node and no other; "": any.
 
         Raises:
             PlacementUnavailable: Ray does not answer.
         """
-        actor = await self._ask(partial(_reserve, place_id, needs, dict(labels), node_id))
+        name = self._name(place_id)
+        actor = await self._ask(partial(_reserve, name, needs, dict(labels), node_id))
         self._places[place_id] = actor
         self._reached[place_id] = await self._ask(partial(_where, actor))
 
@@ -102,7 +109,8 @@ class RayCluster:
         error = reached.exception()
         if error is not None:
             return PlaceView(place_id=place_id, is_gone=True, why=_first_line(error))
-        return PlaceView(place_id=place_id, node_id=reached.result())
+        node_id, gpus = reached.result()
+        return PlaceView(place_id=place_id, node_id=node_id, gpus=gpus)
 
     async def look(self, place_id: str) -> PlaceView:
         """As `place`, once Ray was asked whether it is still there.
@@ -129,10 +137,21 @@ class RayCluster:
             PlacementUnavailable: Ray does not answer; ask again.
         """
         actor = self._places.get(place_id)
-        if actor is not None:
-            await self._ask(lambda: ray_module().kill(actor))
+        end = partial(_end, self._name(place_id)) if actor is None else partial(_kill, actor)
+        await self._ask(end)
         self._places.pop(place_id, None)
         self._reached.pop(place_id, None)
+
+    async def clear(self, known: Collection[str]) -> None:
+        """Give back the places of ours that are none of these: whoever asked for them has forgotten.
+
+        Raises:
+            PlacementUnavailable: Ray does not answer.
+        """
+        for place_id in await self._ask(partial(_held, self._name(""))):
+            if place_id not in known:
+                log.info("ray.place_left", place_id=place_id)
+                await self._ask(partial(_end, self._name(place_id)))
 
     # Host processes
 
@@ -155,6 +174,9 @@ class RayCluster:
         await self._ask(partial(_dismiss, node_id), STOP_S + CALL_S)
 
     # Private
+
+    def _name(self, place_id: str) -> str:
+        return f"place-{self._mark}-{place_id}"
 
     async def _ask(self, work: Callable[[], T], timeout_s: float = CALL_S) -> T:
         try:
@@ -252,12 +274,14 @@ def _nodes() -> tuple[NodeView, ...]:
     )
 
 
-def _reserve(place_id: str, needs: Needs, labels: dict[str, str], node_id: str) -> Any:
+def _reserve(name: str, needs: Needs, labels: dict[str, str], node_id: str) -> Any:
     options: dict[str, Any] = {
         "num_cpus": needs.cpus,
         "num_gpus": needs.gpus,
         "resources": dict(needs.resources),
-        "name": f"place-{place_id}",
+        "name": name,
+        "lifetime": "detached",  # a controller that starts again finds the same place, the same GPUs
+        "get_if_exists": True,
         "max_restarts": 0,
     }
     if needs.memory_bytes:
@@ -271,9 +295,27 @@ def _reserve(place_id: str, needs: Needs, labels: dict[str, str], node_id: str) 
     return ray_module().remote(Place).options(**options).remote()
 
 
-def _where(actor: Any) -> Future[str]:
-    found: Future[str] = actor.node.remote().future()
+def _where(actor: Any) -> Future[Told]:
+    found: Future[Told] = actor.tell.remote().future()
     return found
+
+
+def _held(prefix: str) -> list[str]:
+    """The ids of the places whose names begin so."""
+    names = ray_module().util.list_named_actors()
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+
+def _kill(actor: Any) -> None:
+    ray_module().kill(actor)
+
+
+def _end(name: str) -> None:
+    try:
+        actor = ray_module().get_actor(name)
+    except ValueError:
+        return  # it has ended meanwhile
+    _kill(actor)
 
 
 def _keep(node_id: str, folder: str, arguments: tuple[str, ...], env: dict[str, str]) -> None:

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 from hostler.app.config import Config
 from hostler.app.telemetry import logger
 from hostler.app.tokens import new_token
-from hostler.core.deployment import Deployment
 from hostler.core.errors import ConfigError
 from hostler.core.hosts import Role, Standing
 from hostler.core.lifecycle import State
@@ -17,7 +16,7 @@ from hostler.core.placing import NodeView
 from hostler.manager.hands import SeatsToCome
 from hostler.manager.plan import GONE
 from hostler.manager.ray_cluster import RayCluster, check_installed, check_token
-from hostler.manager.ray_seats import Invitation, RaySeats
+from hostler.manager.ray_seats import Invitation, RaySeats, Seated
 
 if TYPE_CHECKING:
     from hostler.manager.local import LocalWorkerManager
@@ -42,7 +41,7 @@ async def ray_places(
         raise ConfigError(
             "ray.address needs a control port: `hostler up --tls`, or a [control] section"
         )
-    cluster = RayCluster(config.ray.address)
+    cluster = RayCluster(config.ray.address, mark=fingerprint[:12])
 
     async def invite(node: NodeView) -> Invitation:
         made = new_token(
@@ -107,13 +106,19 @@ async def _url(cluster: RayCluster, url: str) -> str:
     return f"{parts.scheme}://{await cluster.own_address()}:{parts.port}"
 
 
-def _seated(manager: "LocalWorkerManager") -> Iterator[tuple[str, Deployment, str]]:
+def _seated(manager: "LocalWorkerManager") -> Iterator[Seated]:
     by_key = {one.worker_key: one for one in manager.wishes.all()}
+    distant = manager.machines.distant
     for instance in manager.registry.instances():
-        host_id = manager.machines.distant.host_id(instance.instance_id)
+        host_id = distant.host_id(instance.instance_id)
         deployment = by_key.get(instance.worker_key)
         if host_id and deployment is not None and instance.state not in GONE:
-            yield instance.instance_id, deployment, host_id
+            yield Seated(
+                instance_id=instance.instance_id,
+                deployment=deployment,
+                host_id=host_id,
+                held=distant.held(instance.instance_id),
+            )
 
 
 def _lost(manager: "LocalWorkerManager", instance_id: str, why: str) -> None:

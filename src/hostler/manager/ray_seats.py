@@ -5,7 +5,15 @@ a Ray that is away costs no request, it only leaves new instances waiting (`plac
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -17,7 +25,7 @@ from hostler.app.tokens import JOIN_VARIABLE
 from hostler.core.deployment import Deployment
 from hostler.core.errors import HostlerError, PlacementUnavailable
 from hostler.core.hosts import Standing
-from hostler.core.placing import Needs, NodeView, PlaceView
+from hostler.core.placing import Held, Needs, NodeView, PlaceView, Seat
 from hostler.manager.placement import Unplaced
 from hostler.registry.host import Host
 
@@ -46,19 +54,32 @@ class Cluster(Protocol):
     def place(self, place_id: str) -> PlaceView: ...
     async def look(self, place_id: str) -> PlaceView: ...
     async def release(self, place_id: str) -> None: ...
+    async def clear(self, known: Collection[str]) -> None: ...
     async def keep(
         self, node_id: str, folder: str, arguments: Sequence[str], env: Mapping[str, str]
     ) -> None: ...
 
 
 class Asked(msgspec.Struct):
-    """A place that an instance asked for. node_id: it must be this one; "": any."""
+    """A place that an instance asked for. node_id: it must be this one; "": any. uses: what a process
+    that runs already was given.
+    """
 
     needs: Needs
     labels: Mapping[str, str]
     node_id: str = ""
+    uses: Held = Held()
     is_reserved: bool = False
     looked_s: float = 0.0
+
+
+class Seated(msgspec.Struct, frozen=True, kw_only=True):
+    """A living instance on a host, and what it was given there."""
+
+    instance_id: str
+    deployment: Deployment
+    host_id: str
+    held: Held = Held()
 
 
 class Invitation(msgspec.Struct, frozen=True):
@@ -77,13 +98,13 @@ class RaySeats:
         cluster: Cluster,
         *,
         hosts: Callable[[], Iterable[Host]],
-        seated: Callable[[], Iterable[tuple[str, Deployment, str]]],
+        seated: Callable[[], Iterable[Seated]],
         invite: Callable[[NodeView], Awaitable[Invitation]],
         wake: Callable[[], None],
         lost: Callable[[str, str], None],
         clock: Callable[[], float],
     ) -> None:
-        """seated: the living instances on hosts, with their deployment and host_id.
+        """seated: the living instances on hosts.
 
         wake: something may be placed now. lost: an instance has its place no more, and why.
         """
@@ -101,11 +122,12 @@ class RaySeats:
         self._invited: dict[str, tuple[float, Invitation]] = {}  # by node
         self._trouble = "it has not answered yet"
         self._is_connected = False
+        self._is_clear = False  # of places that nobody knows
 
     # For the hands
 
-    def seat(self, instance_id: str, deployment: Deployment) -> str | Unplaced:
-        """Return the id of the host whose node has a place for an instance; ask for one at the first time."""
+    def seat(self, instance_id: str, deployment: Deployment) -> Seat | Unplaced:
+        """Return the host whose node has a place for an instance; ask for one at the first time."""
         asked = self._asked.get(instance_id)
         if asked is None:
             labels = dict(deployment.labels)
@@ -119,7 +141,7 @@ class RaySeats:
         host = self._by_node().get(seen.node_id)
         if host is None:
             return Unplaced(reason=f"waits for the host process of Ray node {seen.node_id[:8]}")
-        return host.host_id
+        return Seat(host_id=host.host_id, held=Held(gpus=seen.gpus))
 
     def leave(self, instance_id: str) -> None:
         """An instance needs its place no more."""
@@ -174,6 +196,11 @@ class RaySeats:
             if node.is_alive:
                 await self._keep(node, hosts.get(node.node_id))
         self._adopt()
+        if not self._is_clear:
+            await self._cluster.clear(
+                self._asked.keys() | {one.instance_id for one in self._seated()}
+            )
+            self._is_clear = True
         for instance_id in tuple(self._left):
             await self._cluster.release(instance_id)
             self._left.discard(instance_id)
@@ -230,11 +257,11 @@ class RaySeats:
             for host in self._hosts()
             if (node_id := _node_of(host)) in alive and host.standing not in _AWAY
         }
-        for instance_id, deployment, host_id in self._seated():
-            node_id = node_of.get(host_id, "")
+        for one in self._seated():
+            node_id, instance_id = node_of.get(one.host_id, ""), one.instance_id
             if node_id and instance_id not in self._asked and instance_id not in self._left:
                 self._asked[instance_id] = Asked(
-                    needs=deployment.resources, labels={}, node_id=node_id
+                    needs=one.deployment.resources, labels={}, node_id=node_id, uses=one.held
                 )
 
     async def _look_at(self, instance_id: str, asked: Asked) -> None:
@@ -247,7 +274,11 @@ class RaySeats:
         if seen.node_id and now_s - asked.looked_s > LOOK_AT_PLACES_S:
             asked.looked_s = now_s
             seen = await self._cluster.look(instance_id)
-        if seen.is_gone and self._asked.pop(instance_id, None) is not None:
+        if seen.node_id and asked.uses.gpus not in (None, seen.gpus):
+            self._left.add(instance_id)
+            del self._asked[instance_id]
+            self._lost(instance_id, "Ray has lost its place, and holds other GPUs for it now")
+        elif seen.is_gone and self._asked.pop(instance_id, None) is not None:
             self._left.add(instance_id)
             self._lost(instance_id, f"its place on Ray is gone: {seen.why}")
 

@@ -22,6 +22,7 @@ from hostler.core.deployment import Deployment
 from hostler.core.errors import HostlerError
 from hostler.core.launch import Launch
 from hostler.core.lifecycle import Instance, Signal, State
+from hostler.core.placing import Held
 from hostler.manager.ending import ANNOUNCE_S, drain_out, end_now, hurry_out
 from hostler.manager.files import ModelFiles, Tell
 from hostler.manager.launches import LaunchBook, expected_of, is_of
@@ -62,11 +63,13 @@ class LocalWorkers:
         clock: Callable[[], float],
         announce_s: float = ANNOUNCE_S,
         memory_bytes: int | None = None,
+        held: Callable[[str], Held] = lambda instance_id: Held(),
     ) -> None:
         """Start and adopt nothing yet.
 
         servers: those given by URL; None: there are none. tell: takes progress events.
         announce_s: from the news that one drains to its signal. memory_bytes: for all together.
+        held: what a placer has chosen for an instance.
         """
         self._paths = paths
         self._config = config
@@ -79,6 +82,7 @@ class LocalWorkers:
         self._tasks: asyncio.TaskGroup | None = None
         self._handles: dict[str, ProcessHandle] = {}
         self._announce_s = announce_s
+        self._held = held
         self.memory = Memory(config.life, self.pid, most_bytes=memory_bytes)
         self._launches: dict[str, Launch] = {}
         self._logs = LogKeeper(paths.logs_dir)
@@ -218,16 +222,15 @@ class LocalWorkers:
     async def _start(self, instance: Instance, deployment: Deployment, path: Path | None) -> Launch:
         """Write the intent down, then start the process."""
         instance_id = instance.instance_id
-        spec = specify(instance, deployment, path, paths=self._paths, config=self._config)
+        spec = specify(
+            instance, deployment, path, self._paths, self._config, self._held(instance_id)
+        )
         self.memory.claim(spec)
         launch = intent(instance, spec)
         await self._book.intend(launch)
         self._registry.expect(instance_id, expected_of(launch), epoch=instance.epoch)
-        tags = {
-            INSTANCE_TAG: instance_id,
-            STATE_TAG: str(self._paths.state_dir),
-            ROLE_TAG: "worker",
-        }
+        folder = str(self._paths.state_dir)
+        tags = {INSTANCE_TAG: instance_id, STATE_TAG: folder, ROLE_TAG: "worker"}
         self._handles[instance_id] = handle = start_process(self._paths, spec, tags)
         crash_point(CrashPoint.SPAWNED)
         launch = msgspec.structs.replace(

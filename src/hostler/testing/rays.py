@@ -32,8 +32,15 @@ class RayMachines:
     resources: Ray's resources by machine; each has 2 CPUs and what is said here.
     """
 
-    def __init__(self, network: netns.Network, head: str, nodes: Mapping[str, str | None]) -> None:
-        """nodes: machine -> JSON of custom resources, or None."""
+    def __init__(
+        self,
+        network: netns.Network,
+        head: str,
+        nodes: Mapping[str, str | None],
+        gpus: Mapping[str, int] | None = None,
+    ) -> None:
+        """nodes: machine -> JSON of custom resources, or None. gpus: machine -> what Ray believes."""
+        self._gpus = dict(gpus or {})
         self.network = network
         self.head = head
         self.root = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
@@ -88,6 +95,8 @@ class RayMachines:
             where = [f"--address={self.address}"]
             if self._nodes[name]:
                 where.append(f"--resources={self._nodes[name]}")
+            if name in self._gpus:
+                where.append(f"--num-gpus={self._gpus[name]}")
         argv = [sys.executable, "-m", "ray.scripts.scripts", "start", own, *where]
         argv += ["--num-cpus=2", "--block", "--disable-usage-stats"]
         log = (folder / "ray.log").open("ab")

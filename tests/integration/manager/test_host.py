@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar
 
+import psutil
 import pytest
 
 from hostler.core.errors import NotFound
@@ -211,6 +212,24 @@ def test_F33_F38_a_stopped_host_process_ends_nobody_and_a_silent_stream_is_opene
         sim.is_mute = False
         sim.order()
         await sim.until(lambda: not sim.last.instances, "orders are heard again")
+
+    play(body, shared)
+
+
+def test_what_was_held_for_an_instance_reaches_its_engine_and_nothing_else_can(
+    shared: Shared,
+) -> None:
+    async def body(host: HostRun, sim: SimController) -> None:
+        sim.order(
+            echo_order("gggg01", held={"gpus": ["1", "3"], "variables": {"LD_PRELOAD": "x"}}),
+            echo_order("gggg02", held={"gpus": ["0;x"]}),
+        )
+        await sim.until(lambda: sim.state("gggg01") == "ready", "it serves")
+        assert sim.state("gggg02") == "failed"
+        for process in (found := psutil.Process(host.workers()["gggg01"])), *found.children():
+            told = process.environ()
+            assert told["CUDA_VISIBLE_DEVICES"] == told["HIP_VISIBLE_DEVICES"] == "1,3"
+            assert "LD_PRELOAD" not in told
 
     play(body, shared)
 

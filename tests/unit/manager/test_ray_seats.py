@@ -1,7 +1,7 @@
 """Who asks Ray for a place, what it waits for, and what becomes of a place that is gone."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -10,9 +10,9 @@ from hostler.core.deployment import Deployment
 from hostler.core.errors import BadRequest, PlacementUnavailable
 from hostler.core.hosts import HostFacts, Role
 from hostler.core.model import WorkerType
-from hostler.core.placing import Needs, NodeView, PlaceView, read_needs
+from hostler.core.placing import Held, Needs, NodeView, PlaceView, Seat, read_needs
 from hostler.manager.placement import Unplaced
-from hostler.manager.ray_seats import KEEP_EVERY_S, LOOK_AT_PLACES_S, Invitation, RaySeats
+from hostler.manager.ray_seats import KEEP_EVERY_S, LOOK_AT_PLACES_S, Invitation, RaySeats, Seated
 from hostler.registry.host import Host
 
 NEEDS = Needs(cpus=2, resources={"box": 1})
@@ -49,7 +49,7 @@ class PaperRay:
     ) -> None:
         self._answer()
         self.asked.append((place_id, node_id))
-        self.held[place_id] = PlaceView(place_id=place_id)
+        self.held.setdefault(place_id, PlaceView(place_id=place_id))
 
     def place(self, place_id: str) -> PlaceView:
         return self.held.get(place_id, PlaceView(place_id=place_id, is_gone=True))
@@ -60,6 +60,10 @@ class PaperRay:
     async def release(self, place_id: str) -> None:
         self._answer()
         self.held.pop(place_id, None)
+
+    async def clear(self, known: Collection[str]) -> None:
+        self._answer()
+        self.held = {name: held for name, held in self.held.items() if name in known}
 
     async def keep(
         self, node_id: str, folder: str, arguments: Sequence[str], env: Mapping[str, str]
@@ -74,7 +78,7 @@ class Story:
         self.now_s = 100.0
         self.ray = PaperRay()
         self.hosts: list[Host] = []
-        self.seated: list[tuple[str, Deployment, str]] = []
+        self.seated: list[Seated] = []
         self.lost: list[str] = []
         self.seats = RaySeats(
             self.ray,
@@ -94,13 +98,18 @@ class Story:
         host.facts = HostFacts(name=host_id, labels={"ray.node": node_id})
         self.hosts.append(host)
 
+    def run(self, instance_id: str, host_id: str, held: Held = Held()) -> None:  # noqa: B008
+        """A controller before this one has placed it."""
+        one = Seated(instance_id=instance_id, deployment=model(), host_id=host_id, held=held)
+        self.seated.append(one)
+
     def look(self, pass_s: float = 0.0) -> None:
         self.now_s += pass_s
         asyncio.run(self.seats.look())
 
     def why(self, instance_id: str = "i1") -> str:
         found = self.seats.seat(instance_id, model())
-        return found.reason if isinstance(found, Unplaced) else found
+        return found.reason if isinstance(found, Unplaced) else found.host_id
 
 
 def model(**changes: Any) -> Deployment:
@@ -172,10 +181,59 @@ def test_a_new_controller_asks_for_the_places_of_those_who_are_there_on_their_ve
     story = Story()
     story.join("n1", "h1")
     story.join("n9", "h9")
-    story.seated = [("i1", model(), "h1"), ("i9", model(), "h9"), ("x", model(), "elsewhere")]
+    story.run("i1", "h1", Held(gpus=("1",)))
+    story.run("i9", "h9")
+    story.run("x", "elsewhere")
+    story.ray.held["i1"] = PlaceView(place_id="i1", node_id="n1", gpus=("1",))
     story.look()
     story.look()
     assert story.ray.asked == [("i1", "n1")], "a node that Ray does not know is asked of nobody"
+    story.look(LOOK_AT_PLACES_S + 1)
+    assert story.lost == [], "its place has lasted, with the GPU that its worker uses"
+
+
+def test_one_whose_place_is_a_new_one_with_other_gpus_moves() -> None:
+    story = Story()
+    story.join("n1", "h1")
+    story.run("i1", "h1", Held(gpus=("1",)))
+    story.look()
+    story.ray.held["i1"] = PlaceView(place_id="i1", node_id="n1", gpus=("0",))
+    story.look()
+    assert story.lost == ["i1"], "the GPU it uses may be another one's by now"
+    story.seated = []
+    story.look()
+    assert story.ray.held == {}
+
+
+def test_places_that_a_controller_before_this_one_left_are_given_back() -> None:
+    story = Story()
+    story.join("n1", "h1")
+    story.run("i1", "h1")
+    story.ray.held = {name: PlaceView(place_id=name, node_id="n1") for name in ("i1", "forgotten")}
+    story.look()
+    assert list(story.ray.held) == ["i1"]
+    story.ray.held["i2"] = PlaceView(place_id="i2", node_id="n1")
+    story.look()
+    assert "i2" in story.ray.held, "only at the beginning: later nobody else makes any"
+
+
+def test_the_gpus_that_ray_gave_go_to_the_host_with_the_order() -> None:
+    story = Story()
+    story.join("n1")
+    story.why()
+    story.look()
+    story.ray.held["i1"] = PlaceView(place_id="i1", node_id="n1", gpus=("0", "3"))
+    assert story.seats.seat("i1", model()) == Seat(host_id="h1", held=Held(gpus=("0", "3")))
+    assert Held(gpus=("0", "3")).variables()["CUDA_VISIBLE_DEVICES"] == "0,3"
+    assert Held(gpus=()).variables()["CUDA_VISIBLE_DEVICES"] == "", "it asked for none"
+    assert Held().variables() == {}
+
+
+@pytest.mark.parametrize("gpu", ["", "0,1", "-1", "0\n1", "0" * 81, "$(x)"])
+def test_what_is_no_gpu_is_told(gpu: str) -> None:
+    assert "GPUs" in Held(gpus=("0", gpu)).problem()
+    assert "GPUs" in Held(gpus=("0",) * 65).problem()
+    assert Held(gpus=("7", "GPU-8a1f-2", "MIG-GPU-1/1/0")).problem() == ""
 
 
 def test_each_node_has_a_host_process_and_one_that_is_well_is_left_alone() -> None:

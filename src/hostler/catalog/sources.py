@@ -48,6 +48,7 @@ __all__ = [
     "FetchProgress",
     "delete_model",
     "fetch_model",
+    "is_path",
     "is_present",
     "list_files",
     "sweep",
@@ -122,6 +123,11 @@ def is_present(source: str, models_dir: Path) -> Path | None:
         path = Path(address.path).expanduser()
         return path.resolve() if path.exists() else None
     return is_stored(source, models_dir)
+
+
+def is_path(source: str) -> bool:
+    """Whether a source is a place on a machine's own disk. Raises BadRequest: it is no source."""
+    return isinstance(parse_source(source)[0], PathAddress)
 
 
 def local_path(address: PathAddress) -> Path:

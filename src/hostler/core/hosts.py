@@ -15,6 +15,7 @@ from hostler.core.placing import Held
 from hostler.core.snapshot import REPORTED
 from hostler.core.worker import OperatorEvent
 
+FILES_PATH = "/host/files"
 EVENTS_PER_BEAT = 64  # what happened between two beats; more is dropped, oldest first
 
 
@@ -140,6 +141,23 @@ class HostOrders(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: int
     version: int
     orders: tuple[Order, ...] = ()
+
+
+class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a model. name: relative, with `/`."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class FileList(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /host/files/INSTANCE: what the controller has of a source that is a path there. The number of a
+    file is its place here. main: the one that an engine opens; "": it opens the folder.
+    """
+
+    main: str = ""
+    files: tuple[FileFacts, ...] = ()
 
 
 class InstanceReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from hostler.catalog.catalog import Catalog
 from hostler.catalog.headers import check_files
-from hostler.catalog.progress import FetchPhase, FetchProgress
-from hostler.catalog.sources import fetch_model, is_present
+from hostler.catalog.progress import FetchPhase, FetchProgress, Report
+from hostler.catalog.sources import fetch_model, is_path, is_present
 from hostler.core.deployment import Deployment
 from hostler.core.errors import ModelFormatError, ModelSourceError
 from hostler.core.worker import OperatorEvent
@@ -17,6 +18,12 @@ from hostler.engines.base import find_engine
 
 Tell = Callable[[OperatorEvent], None]
 _TELL_EVERY_S = 0.2
+
+
+class Head(Protocol):
+    """Whoever fetches from the controller's machine; head_fetch.HeadFetch."""
+
+    async def fetch(self, deployment: Deployment, instance_id: str, report: Report) -> Path: ...
 
 
 class ModelFiles:
@@ -29,8 +36,10 @@ class ModelFiles:
         *,
         tell: Tell,
         clock: Callable[[], float],
+        head: Head | None = None,
     ) -> None:
-        """tell: takes progress events."""
+        """tell: takes progress events. head: where paths are looked for that are not here."""
+        self._head = head
         self._models_dir = models_dir
         self._catalog = catalog
         self._tell = tell
@@ -74,6 +83,8 @@ class ModelFiles:
                 entry = None
             reporter = _Reporter(self._tell, self._clock, deployment.name, instance_id)
             try:
+                if self._head is not None and is_path(source):
+                    return await self._head.fetch(deployment, instance_id, reporter.report)
                 path = await fetch_model(
                     source, self._models_dir, progress=reporter.report, entry=entry
                 )

@@ -28,6 +28,7 @@ from hostler.core.lifecycle import ALIVE, Instance, Signal, State
 from hostler.core.model import worker_key
 from hostler.core.worker import OperatorEvent
 from hostler.manager.files import ModelFiles
+from hostler.manager.head_fetch import HeadFetch
 from hostler.manager.host_kept import Notebook
 from hostler.manager.host_link import Controllers, Link
 from hostler.manager.host_orders import (
@@ -100,7 +101,8 @@ class Host:
         self._writer = Writer("store")
         self.notebook = Notebook(paths.host_orders, self._writer)
         self.registry = Registry(config.heartbeat, clock, moved=self._moved)
-        files = ModelFiles(paths.models_dir, Catalog(), tell=self._tell, clock=clock)
+        head = HeadFetch(controllers, paths.models_dir)
+        files = ModelFiles(paths.models_dir, Catalog(), tell=self._tell, clock=clock, head=head)
         self.workers = LocalWorkers(
             paths=paths,
             config=config,

@@ -295,7 +295,7 @@ class Link:
         """What an answer of 400 or more means. A host that is told for a while that it is not known has
         been removed; one whose place another process has taken ends at once.
         """
-        code, text = _error_in(body)
+        code, text = error_in(body)
         if code == StaleEpoch.code:
             self._dismissed(text)
         elif status in (403, 404):
@@ -333,15 +333,16 @@ class Link:
             log.warning("host.controller_away", by=by, code=error.code, why=error.message)
 
 
-# Private
-
-
-def _error_in(body: bytes) -> tuple[str, str]:
+def error_in(body: bytes) -> tuple[str, str]:
+    """The code and the text of an error object."""
     try:
         error = msgspec.json.decode(body, type=dict[str, dict[str, object]])["error"]
         return str(error.get("code", "")), str(error.get("message", ""))
     except (msgspec.MsgspecError, KeyError):
         return "", "the controller's answer cannot be read"
+
+
+# Private
 
 
 def _first(group: BaseExceptionGroup[HostlerError]) -> HostlerError:

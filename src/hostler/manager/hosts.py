@@ -61,9 +61,13 @@ class HostWorkers:
         """Where an instance is; "" when it is on no other machine."""
         return self._at.get(instance_id, "")
 
+    def launch(self, host_id: str, instance_id: str) -> Launch | None:
+        """What is ordered from a host under this id; None: nothing is."""
+        return self._launches.get(host_id, {}).get(instance_id)
+
     def held(self, instance_id: str) -> Held:
         """What was chosen for an instance when it was ordered."""
-        launch = self._launches.get(self.host_id(instance_id), {}).get(instance_id)
+        launch = self.launch(self.host_id(instance_id), instance_id)
         return launch.spec.held if launch is not None else Held()
 
     def launches_on(self, host_id: str) -> list[Launch]:

@@ -284,7 +284,7 @@ class LocalWorkerManager(Joinable):
             members=self.members,
             tell=self.journal.tell,
             wake=lambda: self.reconciler.wake(),
-            tls_dir=self.paths.tls_dir,
+            paths=self.paths,
             clock=self.clock,
         )
         hands, distant = self.machines.hands, self.machines.distant

@@ -4,12 +4,12 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import msgspec
 
 from hostler.app.config import Config
 from hostler.app.faults import CrashPoint, crash_point
+from hostler.app.paths import StatePaths
 from hostler.app.telemetry import logger
 from hostler.app.tokens import StoredHost
 from hostler.catalog.catalog import Catalog
@@ -20,6 +20,7 @@ from hostler.core.lifecycle import Instance
 from hostler.core.worker import OperatorEvent
 from hostler.manager.files import Tell
 from hostler.manager.hands import AllHands, SeatsToCome
+from hostler.manager.head_files import HeadFiles
 from hostler.manager.host_silence import HostSilence
 from hostler.manager.hosts import HostWorkers
 from hostler.manager.launches import LaunchBook
@@ -56,10 +57,10 @@ class Machines:
         members: Members,
         tell: Tell,
         wake: Callable[[], None],
-        tls_dir: Path,
+        paths: StatePaths,
         clock: Callable[[], float],
     ) -> None:
-        """members: the machines that joined. tls_dir: with the certificate that we show to them.
+        """members: the machines that joined. paths: with the certificate that we show to them.
 
         wake: called when something may be placed now that could not be before.
         """
@@ -88,10 +89,11 @@ class Machines:
         if config.ray.address:
             self.hands.seats = SeatsToCome()
         self.routes = HostRoutes(self.book, self.offer)
+        self.files = HeadFiles(self.distant.launch, paths.state_dir, paths.models_dir)
         members.joined.append(self._joined)
         members.removed.append(self._removed)
         self._silence = HostSilence(self.book, clock, self.tls)
-        self._tls_dir = tls_dir
+        self._tls_dir = paths.tls_dir
         self._tls: ClientContexts | None = None
 
     @asynccontextmanager
@@ -101,13 +103,15 @@ class Machines:
             self._joined(stored)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.distant.running())
-            for part in (self.book.running, self.routes.running, self._silence.running):
+            silence = self._silence.running
+            for part in (self.book.running, self.routes.running, self.files.running, silence):
                 await stack.enter_async_context(part())
             yield
 
     def serve(self, exchange: Exchange, identity: Identity) -> bool:
         """Answer a host on the control port; False: this is none of a host's addresses."""
-        return self.routes.handle(exchange, identity.id, exchange.client)
+        is_told = self.routes.handle(exchange, identity.id, exchange.client)
+        return is_told or self.files.handle(exchange, identity.id)
 
     # Looks
 

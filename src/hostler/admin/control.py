@@ -1,7 +1,6 @@
 """ControlPlane: what the admin API needs of the manager behind it."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -37,6 +36,19 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     isolation: str = ""
     models: Mapping[str, int] = {}
     details: Mapping[str, Any] = {}
+
+
+class LogSource(Protocol):
+    """The log of one instance, here or on another machine. Its lines are without secrets."""
+
+    async def last_lines(self, count: int) -> list[str]:
+        """The last lines; what comes after them is new. Raises LogUnavailable."""
+
+    async def new_lines(self) -> list[str]:
+        """The whole lines written since the last look. Raises LogUnavailable."""
+
+    async def close(self) -> None:
+        """It is not read any more."""
 
 
 class HostPlane(Protocol):
@@ -122,8 +134,10 @@ class ControlPlane(HostPlane, Protocol):
     async def usage(self, question: UsageQuestion) -> tuple[UsageRow, ...]:
         """What was used. Raises StorageBusy, StorageFailed."""
 
-    def log_path(self, instance_id: str) -> Path | None:
-        """The log of an instance that the manager knows; None for any other text."""
+    def log_of(self, instance_id: str) -> LogSource | None:
+        """The log of an instance that the manager knows, which need not be there yet; None for any
+        other text. To be closed.
+        """
 
     def status(self) -> Status:
         """This controller, in numbers."""

@@ -1,7 +1,7 @@
 """Handler for events: a page of them, or a stream that can be taken up again where it broke."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import msgspec
 from starlette.responses import Response
@@ -55,7 +55,7 @@ def _last_event_id(call: Call) -> int | None:
     return int(text)
 
 
-async def _stream(services: Services, after: int, model: str | None) -> AsyncIterator[bytes]:
+async def _stream(services: Services, after: int, model: str | None) -> AsyncGenerator[bytes, None]:
     """Yield events until the client goes; a comment when there was none for `keep_alive_s`."""
     control = services.control
     loop = asyncio.get_running_loop()

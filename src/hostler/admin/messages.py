@@ -134,8 +134,11 @@ class InstanceList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InstanceLog(msgspec.Struct, frozen=True, kw_only=True):
+    """error: why there are no lines: the machine with the log does not answer, or there are too many."""
+
     instance_id: str
-    lines: tuple[str, ...]
+    lines: tuple[str, ...] = ()
+    error: str = ""
 
 
 class LogAnswer(msgspec.Struct, frozen=True, kw_only=True):

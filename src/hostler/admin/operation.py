@@ -5,8 +5,8 @@ one cannot be made.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +53,11 @@ class Followers:
 class Stream(StreamingResponse):
     """An answer that goes on until the client leaves; it holds a place as long as it is sent."""
 
-    def __init__(self, parts: AsyncIterator[bytes], followers: Followers, media_type: str) -> None:
+    def __init__(
+        self, parts: AsyncGenerator[bytes, None], followers: Followers, media_type: str
+    ) -> None:
         super().__init__(parts, media_type=media_type, headers={"x-accel-buffering": "no"})
+        self._parts = parts
         self._followers = followers
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
@@ -69,8 +72,9 @@ class Stream(StreamingResponse):
                     task.cancel()
 
     async def _send_all(self, send: Send) -> None:
-        with suppress(OSError):  # the client has gone: what an ASGI server raises then
-            await self.stream_response(send)
+        async with aclosing(self._parts):  # also of a client that left between two parts
+            with suppress(OSError):  # the client has gone: what an ASGI server raises then
+                await self.stream_response(send)
 
 
 async def _wait_gone(receive: Receive) -> None:

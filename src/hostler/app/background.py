@@ -33,6 +33,7 @@ class Background(StrEnum):
     HOST_SILENCE = "hosts.ask"  # asks silent machines
     RECONCILE = "reconcile"  # carries the plan out
     ROUTER = "router.follow"  # keeps the manager's own router at the newest snapshot
+    REFUSALS = "refusals.keep"  # writes down for the relay which gateways were removed
     CERTIFICATE = "certificate.keep"  # makes this machine's certificate anew in time
     LOGS = "logs.keep"  # keeps log files bounded
     PLACES = "ray.places"  # asks Ray for places, and keeps host processes there
@@ -43,6 +44,8 @@ class Background(StrEnum):
     HOST_OFFER = "host.brought"  # of a worker that was brought by hand
     HOST_RENEWAL = "host.renewal"  # of its certificate
     HOST_LOOK = "host.look"  # leads what is to what should be
+    # relay
+    REFUSED = "relay.refused"  # hears which gateways were removed
     # gateway
     MIRROR = "gateway.mirror"  # follows the controller
     PROBE = "gateway.probe"  # asks instances in doubt

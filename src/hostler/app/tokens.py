@@ -22,6 +22,7 @@ from hostler.core.hosts import HostFacts, Role
 
 JOIN_VARIABLE = "HOSTLER_JOIN_TOKEN"  # where commands that join find their token
 DAY_S = 86400.0
+GIVEN = "given to "  # begins the `key_hash` of a machine whose certificate is of another authority
 KEPT_S = 90 * DAY_S  # what is over is still listed for so long: tokens that ended, hosts removed
 LONGEST_S = 366 * DAY_S
 

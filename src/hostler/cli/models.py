@@ -164,7 +164,8 @@ def show(name: str, /, *, worker_type: TypeOption = None, common: Common = NO_OP
     )
     if "failed" in status.states:
         for log in api.logs(status.name, status.worker_type, _SHOWN_LINES).logs:
-            print("\n".join([f"last lines of {log.instance_id}:", *map(clean, log.lines)]))
+            lines = log.lines or (log.error,)
+            print("\n".join([f"last lines of {log.instance_id}:", *map(clean, lines)]))
     return Exit.OK
 
 
@@ -177,7 +178,7 @@ def logs(
     follow: Annotated[bool, Parameter(name=("--follow", "-f"), negative=())] = False,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """The log of a model's workers.
+    """The log of a model's workers, on whatever machine they are.
 
     Example: `hostler model logs smollm2-135m-instruct --follow`
 
@@ -202,11 +203,14 @@ def logs(
         answer = api.logs(name, worker_type, tail)
     if common.json:
         print_json(answer)
-        return Exit.OK
-    for log in answer.logs:
-        if len(answer.logs) > 1:
-            print(f"==> {log.instance_id} <==")
-        print("\n".join(map(clean, log.lines)))
+    else:
+        for log in answer.logs:
+            if len(answer.logs) > 1:
+                print(f"==> {log.instance_id} <==")
+            print("\n".join(map(clean, log.lines)))
+    missing = [f"the log of {one.instance_id}: {one.error}" for one in answer.logs if one.error]
+    if missing:
+        raise CommandFailed(clean("; ".join(missing)))
     return Exit.OK
 
 

@@ -5,9 +5,10 @@ As in core/fleet.py: both sides decode with these types, and `protocol` is that 
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from hostler.core.lifecycle import State
 from hostler.core.model import ModelMetadata, WorkerType
@@ -16,6 +17,7 @@ from hostler.core.snapshot import REPORTED
 from hostler.core.worker import OperatorEvent
 
 FILES_PATH = "/host/files"
+LOG_LINES = 10_000  # of one log, in one answer
 EVENTS_PER_BEAT = 64  # what happened between two beats; more is dropped, oldest first
 
 
@@ -134,13 +136,18 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostOrders(msgspec.Struct, frozen=True, kw_only=True):
-    """All that should be on a host. Newer by (incarnation, version); an older one says nothing."""
+    """All that should be on a host. Newer by (incarnation, version); an older one says nothing.
+
+    refused: ids of gateways that were removed and whose certificates may be good still: its relay serves
+        them no more.
+    """
 
     protocol: int = REPORTED
     host_id: str
     incarnation: int
     version: int
     orders: tuple[Order, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,3 +258,20 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     instances: int = 0
     in_flight: int = 0
     joined_at_s: float = 0.0
+
+
+class LogQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """GET /host/logs/INSTANCE of a relay, after `?`. tail: how many of the last lines.
+
+    after: the `next` of the answer before: what is new since.
+    """
+
+    tail: Annotated[int, Meta(ge=0, le=LOG_LINES)] = 100
+    after: Annotated[int, Meta(ge=0, le=1 << 60)] | None = None
+
+
+class HostLog(msgspec.Struct, frozen=True, kw_only=True):
+    """Its answer. next: where to read on."""
+
+    lines: tuple[str, ...]
+    next: int

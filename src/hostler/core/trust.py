@@ -1,6 +1,6 @@
 """Errors between machines: who is not let in, and who is not whom they should be."""
 
-from hostler.core.errors import HostlerError
+from hostler.core.errors import HostlerError, Unavailable
 
 
 class JoinRefused(HostlerError):
@@ -31,3 +31,9 @@ class IdentityRefused(HostlerError):
     code = "identity_refused"
     http_status = 403
     openai_type = "permission_error"
+
+
+class LogUnavailable(Unavailable):
+    """The log of this instance is on another machine, which does not tell it now."""
+
+    code = "log_unavailable"

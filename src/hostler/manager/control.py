@@ -1,7 +1,6 @@
 """LocalControl: a LocalWorkerManager as the admin API needs it."""
 
 import time
-from pathlib import Path
 
 from hostler.core.deployment import Deployment
 from hostler.core.hosts import HostView
@@ -17,7 +16,9 @@ from hostler.core.worker import (
     WorkerStartupRequest,
     WorkerSupportedModel,
 )
+from hostler.manager.host_logs import DistantLog
 from hostler.manager.local import LocalWorkerManager
+from hostler.manager.logs import LocalLog
 
 
 class LocalHosts:
@@ -107,10 +108,14 @@ class LocalControl(LocalHosts):
     async def usage(self, question: UsageQuestion) -> tuple[UsageRow, ...]:
         return await self.manager.usage.read(question)
 
-    def log_path(self, instance_id: str) -> Path | None:
-        if self.manager.registry.record(instance_id) is None:
+    def log_of(self, instance_id: str) -> LocalLog | DistantLog | None:
+        record = self.manager.registry.record(instance_id)
+        if record is None:
             return None
-        return self.manager.paths.worker_log(instance_id)
+        if host_id := record.expected.endpoint.host_id:
+            machines = self.manager.machines
+            return DistantLog(instance_id, lambda: machines.book.known(host_id), machines.tls)
+        return LocalLog(self.manager.paths.worker_log(instance_id))
 
     @property
     def uptime_s(self) -> float:

@@ -15,13 +15,13 @@ from hostler.app.config import Config
 from hostler.app.paths import StatePaths
 from hostler.app.telemetry import logger
 from hostler.core.errors import HostlerError
+from hostler.manager.refusals import keep_refused
 from hostler.registry.control import ControlServer
 from hostler.registry.joins import Joins
 from hostler.wire.door import raise_most_files
 from hostler.wire.identity import Peer, server_certificates
 from hostler.wire.listening import control_socket, relay_socket
-from hostler.wire.relay import Relay
-from hostler.worker.relaying import local_sockets
+from hostler.worker.relaying import relaying
 
 if TYPE_CHECKING:
     from hostler.manager.local import LocalWorkerManager
@@ -69,7 +69,10 @@ async def control_port(
             sock = stack.enter_context(control_socket(config.control))
             relay_port = await stack.enter_async_context(_relay(config, manager.paths))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        renewing = begin(tasks, Background.CERTIFICATE, _keep_renewed(config, authority))
+        jobs = [
+            begin(tasks, Background.CERTIFICATE, _keep_renewed(config, authority)),
+            begin(tasks, Background.REFUSALS, keep_refused(manager.members, authority.folder)),
+        ]
         try:
             if sock is None:
                 yield ControlPort()
@@ -88,7 +91,8 @@ async def control_port(
             async with server.running(sock, certificates):
                 yield ControlPort(url, authority.fingerprint)
         finally:
-            renewing.cancel()
+            for job in jobs:
+                job.cancel()
 
 
 # Private
@@ -98,10 +102,8 @@ async def control_port(
 async def _relay(config: Config, paths: StatePaths) -> AsyncIterator[int]:
     """Stand before the engines here, for gateways on other machines; give the port."""
     assert config.control is not None
-    certificates = server_certificates(paths.tls_dir, clients_must_show=True)
-    relay = Relay(local_sockets(paths), certificates, limits=config.limits)
     with relay_socket(config.control.host, config.control.relay_port) as sock:
-        async with relay.running(sock):
+        async with relaying(paths, config, sock):
             yield sock.getsockname()[1]
 
 

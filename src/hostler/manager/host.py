@@ -7,7 +7,7 @@ any length: what runs goes on, and is adopted by the next host process of this f
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -87,6 +87,7 @@ class Host:
         self.is_draining = False
         self.finished = asyncio.Event()  # there is nothing more to do
         self.failure: HostlerError | None = None
+        self.refuse: Callable[[Collection[str]], None] = lambda gateways: None  # its relay's
         self.serving: Callable[[], AbstractAsyncContextManager[None]] = nullcontext  # its relay
         rules = membership.rules
         self._name_told = membership.name
@@ -224,6 +225,7 @@ class Host:
     # Private: what should be
 
     async def _take(self, orders: HostOrders) -> None:
+        self.refuse(orders.refused)  # first: whatever the disk does
         await self.notebook.take(orders)
         self._wake.set()
 

@@ -24,6 +24,7 @@ from hostler.core.worker import OperatorEvent
 from hostler.manager.brought import BroughtWorker
 from hostler.manager.host import Host
 from hostler.manager.host_link import Controllers
+from hostler.manager.host_logs import tell_log
 from hostler.manager.membership import Membership, endpoint_of
 from hostler.registry.joining import keep_renewed
 from hostler.storage.sql import SqlStore
@@ -141,7 +142,11 @@ async def _distant(paths: StatePaths, host: Host, sock: socket.socket) -> AsyncI
         host.sockets,
         server_certificates(paths.tls_dir, clients_must_show=True),
         beat=lambda: msgspec.json.encode(host.link.asked()),
+        logs=partial(tell_log, paths, host.own_name),
     )
+    kept = host.notebook.orders
+    relay.refuse(kept.refused if kept is not None else ())
+    host.refuse = relay.refuse
     async with relay.running(sock), asyncio.TaskGroup() as tasks:
         renewing = keep_renewed(host.link.url, paths.tls_dir)
         job = begin(tasks, Background.HOST_RENEWAL, renewing)

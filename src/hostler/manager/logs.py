@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from hostler.app.log_file import LogFile
 from hostler.app.paths import StatePaths
 from hostler.app.telemetry import logger, redact
 
@@ -62,6 +63,24 @@ def exit_reason(code: int | None, lines: list[str]) -> str:
     if code < 0:
         return f"its process was killed by signal {-code}"
     return f"its process exited with {code}"
+
+
+class LocalLog:
+    """The log of one instance here, read in threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = LogFile(path)
+
+    async def last_lines(self, count: int) -> list[str]:
+        """Return the last lines, and stand behind them."""
+        return await asyncio.to_thread(self._file.last_lines, count)
+
+    async def new_lines(self) -> list[str]:
+        """Return the whole lines since the last look."""
+        return await asyncio.to_thread(self._file.new_lines)
+
+    async def close(self) -> None:
+        """Nothing is open between two looks."""
 
 
 class LogKeeper:

@@ -73,7 +73,14 @@ class Machines:
         self._clock = clock
         self._offering = asyncio.Lock()
         self._standings: dict[str, Standing] = {}
-        self.book = HostBook(registry, config.heartbeat, clock, tell=tell, moved=self._moved)
+        self.book = HostBook(
+            registry,
+            config.heartbeat,
+            clock,
+            tell=tell,
+            moved=self._moved,
+            refused=members.refused,
+        )
         self.distant = HostWorkers(book, registry, self.book, clock)
         self.hands = AllHands(
             local=local,
@@ -259,6 +266,9 @@ class Machines:
         if host is not None:
             self.book.drop(host.host_id)
             self._standings.pop(host.host_id, None)
+        if stored.role is Role.GATEWAY:  # its certificate is good still: relays are told
+            for one in self.book.hosts():
+                self.distant.refresh(one.host_id)
         fields = {"host_id": stored.host_id, "host": stored.name, "role": stored.role.value}
         self._tell(OperatorEvent(kind="host.removed", message=stored.name, fields=fields))
 

@@ -79,11 +79,15 @@ class Host:
         self.has_told_facts = True
         self.facts = msgspec.structs.replace(facts, name=self.name)
 
-    def number(self, incarnation: int, orders: tuple[Order, ...]) -> None:
+    def number(self, incarnation: int, orders: tuple[Order, ...], refused: tuple[str, ...]) -> None:
         """Say what should be on it from now on: the next version of its orders."""
         version = self.orders.version + 1 if self.orders else 1
         self.orders = HostOrders(
-            host_id=self.host_id, incarnation=incarnation, version=version, orders=orders
+            host_id=self.host_id,
+            incarnation=incarnation,
+            version=version,
+            orders=orders,
+            refused=refused,
         )
         self.since = {one.instance_id: self.since.get(one.instance_id, version) for one in orders}
         self.missed = {i: n for i, n in self.missed.items() if i in self.since}

@@ -51,13 +51,18 @@ class HostBook:
         *,
         tell: Callable[[OperatorEvent], None] = lambda event: None,
         moved: Callable[[Host], None] = lambda host: None,
+        refused: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
-        """tell: takes events for operators. moved: called when a host's standing or facts changed."""
+        """tell: takes events for operators. moved: called when a host's standing or facts changed.
+
+        refused: the gateways that no relay may serve, which hosts are told with their orders.
+        """
         self._registry = registry
         self._heartbeat = heartbeat
         self._clock = clock
         self._tell = tell
         self._moved = moved
+        self._refused = refused
         self._hosts: dict[str, Host] = {}
         self._turns = Turns(heartbeat, clock)
         self._in_mass = False
@@ -82,7 +87,7 @@ class HostBook:
             return
         self._give_up(host, f"its host {host.name} was removed")
         host.is_removed = True
-        host.number(self._registry.incarnation, ())
+        host.number(self._registry.incarnation, (), self._refused())
         self._moved(host)
 
     def hosts(self) -> list[Host]:
@@ -147,9 +152,11 @@ class HostBook:
 
     def order(self, host_id: str, orders: Sequence[Order]) -> None:
         """Say what should be on a host, the whole of it. The same again changes nothing."""
-        host = self._hosts.get(host_id)
-        if host is not None and (host.orders is None or host.orders.orders != tuple(orders)):
-            host.number(self._registry.incarnation, tuple(orders))
+        host, said = self._hosts.get(host_id), (tuple(orders), self._refused())
+        if host is None:
+            return
+        if host.orders is None or (host.orders.orders, host.orders.refused) != said:
+            host.number(self._registry.incarnation, *said)
 
     # What each says
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from hostler.app.telemetry import logger
-from hostler.app.tokens import JoinToken, StoredHost, TokenRefused, is_proven, parse_token
+from hostler.app.tokens import GIVEN, JoinToken, StoredHost, TokenRefused, is_proven, parse_token
 from hostler.core.deployment import HERE
 from hostler.core.errors import BadRequest, RequestTooLarge
 from hostler.core.hosts import JoinAnswer, JoinRequest, RenewRequest
@@ -134,7 +134,7 @@ class Joins:
             self._check_signs()
             host_id, key_hash = secrets.token_hex(6), self._signer.key_hash(request.csr)
         elif peer is not None and peer.role is peer_of(request.role):
-            host_id, key_hash = peer.id, f"given to {peer.id}"
+            host_id, key_hash = peer.id, f"{GIVEN}{peer.id}"
         else:
             raise BadRequest(
                 "csr: a request for a certificate is needed, or a given certificate for a "

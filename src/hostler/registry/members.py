@@ -7,16 +7,28 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
+import msgspec
+
 from hostler.app.telemetry import logger
-from hostler.app.tokens import HostStore, StoredHost, StoredToken, TokenStore
+from hostler.app.tokens import (
+    DAY_S,
+    GIVEN,
+    KEPT_S,
+    HostStore,
+    StoredHost,
+    StoredToken,
+    TokenStore,
+)
 from hostler.core.errors import Conflict
 from hostler.core.hosts import Role
 from hostler.storage.writer import Writer
-from hostler.wire.identity import Identity, Peer
+from hostler.wire.identity import DAYS, Identity, Peer
 
 log = logger(__name__)
 
 HOSTS_MOST = 10_000
+REFUSED_MOST = 1000  # gateways: the newest; each is in every list of orders
+LASTS_S = (DAYS + 1) * DAY_S  # clocks differ
 
 Listener = Callable[[StoredHost], None]
 
@@ -38,7 +50,9 @@ class Members:
         self._store = store
         self._writer = writer
         self._clock = clock
-        self._known = {one.host_id: one for one in store.hosts() if not one.is_removed}
+        hosts = store.hosts()
+        self._known = {one.host_id: one for one in hosts if not one.is_removed}
+        self._refused = {one.host_id: _ends_at_s(one) for one in hosts if _is_refused(one)}
 
     @property
     def known(self) -> Mapping[str, StoredHost]:
@@ -49,6 +63,17 @@ class Members:
         """Return the machine of this identity; None for one that never joined, or was removed."""
         found = self._known.get(identity.id)
         return found if found is not None and peer_of(found.role) is identity.role else None
+
+    def refused(self) -> tuple[str, ...]:
+        """Return the ids of gateways that were removed while their certificates may be good still.
+
+        Relays ask nobody who belongs here: they are told these.
+        """
+        now_s = self._clock()
+        if any(ends_at_s <= now_s for ends_at_s in self._refused.values()):
+            self._refused = {i: at_s for i, at_s in self._refused.items() if at_s > now_s}
+        newest = sorted(self._refused, key=lambda one: -self._refused[one])[:REFUSED_MOST]
+        return tuple(sorted(newest))
 
     async def token(self, token_id: str) -> StoredToken | None:
         """Return a token as it is kept now. Raises StorageBusy, StorageFailed."""
@@ -81,9 +106,13 @@ class Members:
         """Let a machine speak no more, from now on; None: there is no such one. Raises StorageBusy."""
         if host_id not in self._known:
             return None
-        await self._writer.do(self._store.remove_host, host_id, self._clock())
+        now_s = self._clock()
+        await self._writer.do(self._store.remove_host, host_id, now_s)
         host = self._known.pop(host_id, None)
         if host is not None:
+            removed = msgspec.structs.replace(host, removed_at_s=now_s)
+            if _is_refused(removed):
+                self._refused[host_id] = _ends_at_s(removed)
             for listener in self.removed:
                 listener(host)
         return host
@@ -97,3 +126,18 @@ def is_news(kept: StoredHost, asked: StoredHost) -> bool:
 def peer_of(role: Role) -> Peer:
     """What a machine that joined with this role shows itself as."""
     return Peer.GATEWAY if role is Role.GATEWAY else Peer.HOST
+
+
+# Private
+
+
+def _is_refused(host: StoredHost) -> bool:
+    return host.is_removed and host.role is Role.GATEWAY
+
+
+def _ends_at_s(host: StoredHost) -> float:
+    """When the last certificate of a machine that was removed has ended. Of a given one nobody knows: it is
+    refused for as long as the store remembers the machine.
+    """
+    lasts_s = KEPT_S if host.key_hash.startswith(GIVEN) else LASTS_S
+    return (host.removed_at_s or 0.0) + lasts_s

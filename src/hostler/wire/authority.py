@@ -20,14 +20,13 @@ from hostler.app.private_file import link_private, write_private
 from hostler.app.telemetry import logger
 from hostler.core.errors import ConfigError, StartupError
 from hostler.wire.csr import DAMAGED, PEM, Key, is_due, key_hash, key_of, private_pem
-from hostler.wire.identity import CA_FILE, CERT_FILE, CONTROLLER, KEY_FILE, Identity, Peer
+from hostler.wire.identity import CA_FILE, CERT_FILE, CONTROLLER, DAYS, KEY_FILE, Identity, Peer
 from hostler.wire.tls import check_shown, fingerprint_of
 
 log = logger(__name__)
 
 CA_KEY_FILE = "ca.key"
 CA_DAYS = 3650
-DAYS = 30.0  # of every other certificate; renewed when a third is left
 EARLY_S = 3600.0  # a certificate is good so long before it was made: clocks differ
 
 

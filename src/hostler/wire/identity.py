@@ -17,6 +17,7 @@ import msgspec
 from hostler.core.errors import ConfigError
 from hostler.wire.tls import Certificates, Stamp, load_chain, stamp, trust
 
+DAYS = 30.0  # that a certificate of ours is good for; renewed when a third is left
 CA_FILE, CERT_FILE, KEY_FILE = "ca.pem", "cert.pem", "key.pem"
 
 

@@ -7,7 +7,7 @@ finds the instance's sockets, and copies bytes both ways at the pace of the slow
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 
 from hostler.app.config import HttpLimits
@@ -16,16 +16,19 @@ from hostler.core.errors import (
     HostlerError,
     InsufficientScope,
     NotFound,
+    Overloaded,
+    StorageFailed,
     WorkerLost,
     WrongInstance,
     envelope,
 )
 from hostler.core.snapshot import Endpoint
+from hostler.core.trust import IdentityRefused
 from hostler.wire.client import Call, Pool, UpstreamLost, build_request
 from hostler.wire.distant import keep_watch
 from hostler.wire.exchange import Exchange, error_headers
 from hostler.wire.http1 import Fields, field_lines
-from hostler.wire.identity import Peer
+from hostler.wire.identity import Identity, Peer
 from hostler.wire.server import HttpServer
 from hostler.wire.tls import Certificates
 from hostler.wire.turn import Turn
@@ -37,10 +40,13 @@ SWEEP_S = 5.0
 BODY_BYTES = 64 * 1024 * 1024  # the gateway has judged it; a larger limit of its operator must pass
 LOST_FIELD = b"x-hostler-lost"  # in an answer of the relay: the engine died with the request
 
-ENGINE, AGENT, BEAT = "/i/", "/a/", "/host/beat"
+ENGINE, AGENT, BEAT, LOGS = "/i/", "/a/", "/host/beat", "/host/logs/"
 AGENT_PATHS = frozenset({"/status", "/beat", "/health", "/prefix/read", "/prefix/lend"})
 
+LOGS_AT_ONCE = 2  # they are read in threads, which others need as well
+
 Sockets = Callable[[str], tuple[str, str] | None]
+Logs = Callable[[str, str], bytes]
 
 log = logger(__name__)
 
@@ -50,6 +56,7 @@ class Relay:
 
     sockets: an instance's engine socket and agent socket; None: it is not here (any more).
     beat: the answer to `POST /host/beat`, for the controller; None: there is none.
+    logs: the answer to `GET /host/logs/INSTANCE?QUERY`, for the controller, by these two; called in a thread.
     is_fenced: set: every request is sent elsewhere (421), those under way may finish.
     """
 
@@ -60,6 +67,7 @@ class Relay:
         *,
         limits: HttpLimits | None = None,
         beat: Callable[[], bytes] | None = None,
+        logs: Logs | None = None,
     ) -> None:
         """tls: `server_certificates(folder, clients_must_show=True)`."""
         self.is_fenced = False
@@ -67,6 +75,10 @@ class Relay:
         self._sockets = sockets
         self._tls = tls
         self._beat = beat
+        self._logs = logs
+        self._refused: frozenset[str] = frozenset()
+        self._reading: set[asyncio.Task[None]] = set()
+        self._tasks: asyncio.TaskGroup | None = None
         self._ways: dict[tuple[str, str], _Way] = {}  # by instance and socket
         self._turn = Turn()
         self._server = HttpServer(
@@ -84,15 +96,29 @@ class Relay:
         self._turn.join(asyncio.get_running_loop())
         async with asyncio.TaskGroup() as tasks:
             sweep = tasks.create_task(self._sweep(), name="relay.sweep")
+            self._tasks = tasks
             await self._server.listen(sock, self._tls)
             try:
                 yield
             finally:
+                self._tasks = None
                 sweep.cancel()
                 await self._server.close(0.0)
                 for way in tuple(self._ways.values()):
                     await way.pool.close()
                 self._ways.clear()
+
+    def refuse(self, gateways: Collection[str]) -> None:
+        """Serve these gateways no more, and all others: what they have open is cut.
+
+        gateways: ids of those that were removed, whatever their certificates say.
+        """
+        before, self._refused = self._refused, frozenset(gateways)
+        if more := sorted(self._refused - before):
+            log.info("relay.refuses", gateways=more[:8], count=len(more))
+            for connection in self._server.crowd:
+                if self._is_refused(connection.peer):
+                    connection.transport.abort()
 
     async def drain(self, drain_s: float) -> None:
         """Accept nobody any more; let what is under way finish, for so long, then cut it."""
@@ -106,16 +132,23 @@ class Relay:
         try:
             if role is not Peer.GATEWAY and role is not Peer.CONTROLLER:
                 raise InsufficientScope("a host's relay serves gateways and the controller alone")
-            if path.startswith(ENGINE):
+            if self._refused and self._is_refused(peer):
+                _turn_away(exchange)
+            elif path.startswith(ENGINE):
                 self._pass_on(exchange, path, is_agent=False)
             elif path.startswith(AGENT):
                 self._pass_on(exchange, path, is_agent=True)
             elif path == BEAT and role is Peer.CONTROLLER and self._beat is not None:
                 exchange.send(200, self._beat(), _JSON)
+            elif path.startswith(LOGS) and self._logs is not None:
+                self._tell_log(exchange, self._logs, path[len(LOGS) :])
             else:
                 raise NotFound(f"a relay has no {path}")
         except HostlerError as error:
             exchange.send_error(error)
+
+    def _is_refused(self, peer: Identity | None) -> bool:
+        return peer is not None and peer.role is Peer.GATEWAY and peer.id in self._refused
 
     def _pass_on(self, exchange: Exchange, path: str, *, is_agent: bool) -> None:
         end = path.find("/", len(ENGINE))
@@ -139,6 +172,18 @@ class Relay:
         if way is None:
             way = self._ways[key] = _Way(*key, self._turn)
         _Passage(self, exchange, way).begin(message)
+
+    def _tell_log(self, exchange: Exchange, logs: Logs, instance_id: str) -> None:
+        peer = exchange.peer
+        if peer is None or peer.role is not Peer.CONTROLLER:
+            raise InsufficientScope("the logs of a host are for its controller alone")
+        if exchange.request.method != "GET" or _INSTANCE_ID.fullmatch(instance_id) is None:
+            raise NotFound("a relay's path of a log names an instance, for GET")
+        if self._tasks is None or len(self._reading) >= LOGS_AT_ONCE:
+            raise Overloaded("this host reads other logs now")
+        reading = self._tasks.create_task(_send_log(exchange, logs, instance_id), name="relay.log")
+        self._reading.add(reading)
+        reading.add_done_callback(self._reading.discard)
 
     async def _sweep(self) -> None:
         """Let go of instances that are no more."""
@@ -164,6 +209,29 @@ _DROPPED = frozenset(
      b"server", b"x-content-type-options", b"x-request-id", b"proxy-authenticate", LOST_FIELD,
      b"x-hostler-instance"}
 )  # fmt: skip
+
+
+def _turn_away(exchange: Exchange) -> None:
+    """Say that it was removed, and close: nothing more is read from there."""
+    error = IdentityRefused("this gateway was removed; it is not served any more")
+    body = envelope(error)
+    exchange.start(error.http_status, error_headers(error), len(body))
+    exchange.write(body)
+    exchange.abort()
+
+
+async def _send_log(exchange: Exchange, logs: Logs, instance_id: str) -> None:
+    """It goes on when the controller has left: a thread cannot be called off, and counts until its end."""
+    try:
+        told = await asyncio.to_thread(logs, instance_id, exchange.request.query)
+        exchange.send(200, told, _JSON)
+    except HostlerError as error:
+        exchange.send_error(error)
+    except OSError as error:
+        exchange.send_error(StorageFailed(f"the log cannot be read ({error.strerror})"))
+    except Exception as error:  # boundary: one request
+        log.error("relay.log_failed", instance_id=instance_id, error=error)
+        exchange.abort()
 
 
 class _Way:

@@ -7,13 +7,17 @@ or of a gateway is none of the relay.
 import asyncio
 import re
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+from hostler.app.background import Background, begin
 from hostler.app.config import Config
 from hostler.app.paths import StatePaths
 from hostler.app.tasks import first_of
 from hostler.app.telemetry import logger
 from hostler.wire.door import raise_most_files
 from hostler.wire.identity import server_certificates
+from hostler.wire.refused import LOOK_EVERY_S, RefusedFile
 from hostler.wire.relay import Relay, Sockets
 from hostler.wire.server import FILES_A_REQUEST
 
@@ -39,13 +43,38 @@ async def run_relay(
         ConfigError: there is no certificate in the tls folder, or none that can be used.
     """
     raise_most_files(FILES_A_REQUEST * config.limits.connections + SPARE_FILES)
-    certificates = server_certificates(paths.tls_dir, clients_must_show=True)
-    relay = Relay(local_sockets(paths), certificates, limits=config.limits)
-    async with relay.running(sock):
+    async with relaying(paths, config, sock) as relay:
         serves.set()
         log.info("relay.serves", port=sock.getsockname()[1])
         await stop.wait()
         await first_of(relay.drain(config.life.drain_timeout_s), hasten.wait())
+
+
+@asynccontextmanager
+async def relaying(paths: StatePaths, config: Config, sock: socket.socket) -> AsyncIterator[Relay]:
+    """Stand before the engines here while the block lasts; no gateway is served that was removed.
+
+    Raises:
+        ConfigError: as `run_relay`.
+    """
+    certificates = server_certificates(paths.tls_dir, clients_must_show=True)
+    relay = Relay(local_sockets(paths), certificates, limits=config.limits)
+    refused = RefusedFile(paths.tls_dir)
+    relay.refuse(refused.news() or ())
+    async with relay.running(sock), asyncio.TaskGroup() as tasks:
+        heeding = begin(tasks, Background.REFUSED, _heed(relay, refused))
+        try:
+            yield relay
+        finally:
+            heeding.cancel()
+
+
+async def _heed(relay: Relay, refused: RefusedFile) -> None:
+    """Serve no gateway that the controller has removed, from the moment it is written down."""
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        if (news := refused.news()) is not None:
+            relay.refuse(news)
 
 
 def local_sockets(paths: StatePaths) -> Sockets:

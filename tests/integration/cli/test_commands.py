@@ -15,6 +15,7 @@ import pytest
 from hostler.cli.exits import Exit
 from tests.integration.cli.serving import served
 from tests.unit.admin.plane import Plane
+from tests.unit.admin.test_logs import Elsewhere
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -184,6 +185,19 @@ def test_another_model_that_does_not_exist_is_told_and_is_no_error(url: str, run
     assert "  note: routing: model 'canary' does not exist yet" in shown
     assert run("model", "start", "canary")[0] == Exit.OK
     assert "canary' does not" not in run("model", "show", "qwen")[1]
+
+
+def test_a_log_on_a_silent_machine_is_a_failure_that_shows_the_others(
+    url: str, run: Run, plane: Plane, tmp_path: Path
+) -> None:
+    run("model", "start", "qwen", "--replicas", "2")
+    (tmp_path / "worker-i0.log").write_text("here\n")
+    plane.control.logs["i1"] = log = Elsewhere()
+    log.is_silent = True
+    code, out, told = run("model", "logs", "qwen")
+    assert code == Exit.FAILED
+    assert "here" in out
+    assert "the log of i1: host 'b' does not answer" in told
 
 
 def test_followed_logs_are_json_lines_when_asked(

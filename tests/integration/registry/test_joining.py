@@ -34,12 +34,13 @@ from hostler.registry.members import Members
 from hostler.storage.memory import MemoryStore
 from hostler.storage.writer import Writer
 from hostler.testing.clock import ManualClock
-from hostler.wire.authority import DAYS, Authority, Given
+from hostler.wire.authority import Authority, Given
 from hostler.wire.csr import make_request, request_for
 from hostler.wire.identity import (
     CA_FILE,
     CERT_FILE,
     CONTROLLER,
+    DAYS,
     KEY_FILE,
     Identity,
     Peer,

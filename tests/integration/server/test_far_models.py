@@ -163,6 +163,8 @@ def test_a_worker_brought_by_hand_serves_until_its_model_is_stopped(machines: Ma
         machines.ready("hand")
         with machines.client() as client:
             assert ask(client, "hand").startswith("hand")
+        (log,) = machines.a.json("GET", "/api/v1/models/hand/logs")["logs"]
+        assert log["lines"], "of an instance that its host calls otherwise"
         machines.a.json("DELETE", "/api/v1/models/hand")
         assert third.ended() == 0
         assert third.left_behind() == []

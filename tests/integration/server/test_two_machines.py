@@ -38,12 +38,22 @@ class Pair:
         self.cluster = cluster
         self.host = host
 
+    def argv(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "hostler", *words]
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**child_environment(), "HOSTLER_STATE_DIR": str(self.cluster.state_dir)}
+
     def command(self, *words: str) -> str:
         """One command as a person gives it on the server's machine."""
-        told = {**child_environment(), "HOSTLER_STATE_DIR": str(self.cluster.state_dir)}
-        argv = [sys.executable, "-m", "hostler", *words]
         done = subprocess.run(
-            argv, env=told, capture_output=True, text=True, timeout=60, check=False
+            self.argv(*words),
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -120,6 +130,40 @@ def test_a_model_is_started_on_another_machine_and_answers(pair: Pair) -> None:
     assert folder in pair.command("model", "show", "far")
     listed = json.loads(pair.command("host", "list", "--json"))
     assert [(one["facts"]["name"], one["instances"]) for one in listed] == [("b", 1)]
+
+
+def test_its_log_is_read_at_the_controller_without_secrets(pair: Pair) -> None:
+    ((_, instance_id),) = pair.ready()
+    log = pair.host.paths.worker_log(instance_id)
+    with log.open("a") as file:
+        file.write("the last line\n")
+    assert "the last line" in pair.command("model", "logs", "far")
+    words = ("model", "logs", "far", "--follow", "--tail=1")
+    with subprocess.Popen(pair.argv(*words), env=pair.env, stdout=subprocess.PIPE) as follower:
+        try:
+            assert follower.stdout is not None
+            assert follower.stdout.readline() == b"the last line\n"
+            with log.open("a") as file:
+                file.write("Authorization: Bearer sk-secret\n")
+            assert b"Bearer [redacted]" in follower.stdout.readline()
+        finally:
+            follower.terminate()
+
+
+def test_the_log_of_one_that_failed_there_is_told_as_well(pair: Pair) -> None:
+    script = json.dumps({"exit_at_start": 7})
+    body = {"model": "bad", "worker_type": "llm", "engine": "fake", "host": "b"}
+    pair.cluster.json("POST", "/api/v1/models", {**body, "params": {"script": script}})
+
+    def is_told() -> bool:
+        """It is tried again and again, and one that failed is forgotten for the next one."""
+        found = [one for one in pair.cluster.instances() if one["model_name"] == "bad"]
+        failed = [one["instance_id"] for one in found if one["state"] == "failed"]
+        told = [pair.cluster.json("GET", f"/api/v1/instances/{one}/logs") for one in failed]
+        return any(one["logs"][0]["lines"] for one in told)
+
+    pair.until(is_told, "what its worker said")
+    pair.cluster.json("DELETE", "/api/v1/models/bad?delete=true")
 
 
 def test_a_worker_that_dies_there_is_replaced_there(pair: Pair) -> None:

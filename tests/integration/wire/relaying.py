@@ -46,6 +46,7 @@ async def town(
     agent: Callable[[Exchange], None] | None = None,
     *,
     beat: Callable[[], bytes] | None = None,
+    logs: Callable[[str, str], bytes] | None = None,
     who: Identity = HOST,
 ) -> AsyncIterator[Town]:
     """A relay that knows the instance `x`. None: nobody listens on its socket."""
@@ -58,7 +59,10 @@ async def town(
                 stack.push_async_callback(server.close, 0.0)
         shown = server_certificates(tls_folder(folder / "tls", who, CA), clients_must_show=True)
         relay = Relay(
-            lambda found: (str(paths[0]), str(paths[1])) if found == "x" else None, shown, beat=beat
+            lambda found: (str(paths[0]), str(paths[1])) if found == "x" else None,
+            shown,
+            beat=beat,
+            logs=logs,
         )
         sock = socket.create_server(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

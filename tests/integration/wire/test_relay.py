@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -173,6 +174,49 @@ def test_F99_only_gateways_and_the_controller_are_served() -> None:
     uvloop.run(main())
 
 
+def test_F99_F104_logs_are_told_to_the_controller_alone() -> None:
+    """And never by a path: what names no instance reaches nobody who reads files."""
+
+    async def main() -> None:
+        asked: list[tuple[str, str]] = []
+        goes_on = threading.Event()
+
+        def told(instance_id: str, query: str) -> bytes:
+            asked.append((instance_id, query))
+            if query == "wait":
+                goes_on.wait(10)
+            if query == "none":
+                raise FileNotFoundError(2, "No such file")
+            return b"{}"
+
+        async with town(echo, echo, logs=told) as ours:
+
+            async def ask(path: str, who: Any, method: str = "GET") -> int:
+                endpoint = Endpoint(host="127.0.0.1", port=ours.port, host_id="host1")
+                return (await fetch(endpoint, method, path, timeout_s=12, tls=who)).status
+
+            assert await ask("/host/logs/x?tail=3", ours.controller) == 200
+            assert await ask("/host/logs/x?none", ours.controller) == 503
+            assert asked == [("x", "tail=3"), ("x", "none")]
+            for who in (ours.gateway, ours.other_host):
+                assert await ask("/host/logs/x?tail=3", who) == 403
+            for wrong in ("", "../x", "x/../y", "%2e%2e", "x.log", "a" * 65):
+                assert await ask(f"/host/logs/{wrong}", ours.controller) in (400, 404)
+            assert await ask("/host/logs/x", ours.controller, "POST") == 404
+            assert len(asked) == 2
+            async with asyncio.TaskGroup() as tasks:
+                two = [tasks.create_task(ask("/host/logs/x?wait", ours.controller)) for _ in "ab"]
+                await until(lambda: len(asked) == 4)
+                assert await ask("/host/logs/x", ours.controller) == 503  # it reads two now
+                assert await ask("/i/x/v1/chat", ours.gateway) == 200
+                goes_on.set()
+            assert [one.result() for one in two] == [200, 200]
+        async with town(echo) as ours:
+            assert await ask("/host/logs/x", ours.controller) == 404
+
+    uvloop.run(main())
+
+
 async def without_certificate(port: int) -> None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -180,6 +224,49 @@ async def without_certificate(port: int) -> None:
     writer.write(build_request("GET", "/i/x/health", "localhost", []))
     if not await reader.read(100):
         raise ConnectionError("closed")
+
+
+def test_F118_a_gateway_that_was_removed_is_cut_and_refused_and_nobody_else() -> None:
+    async def main() -> None:
+        held: list[Exchange] = []
+        gone = asyncio.Event()
+
+        def work(exchange: Exchange) -> None:
+            if exchange.request.path == "/hold":
+                exchange.on_gone = gone.set
+                held.append(exchange)
+            else:
+                exchange.send(200, b"{}", [JSON])
+
+        async with town(work) as ours:
+            other = ours.contexts(Identity(Peer.GATEWAY, "gate2"))
+            pools = [
+                Pool(ours.endpoint(), connect_timeout_s=2, idle_s=9, tls=who)
+                for who in (ours.gateway, other)
+            ]
+            for pool in pools:
+                await fetch(pool.endpoint, "GET", "/fine", timeout_s=5, pool=pool)
+            record = Record()
+            pools[0].submit(build_request("POST", "/i/x/hold", "localhost", []), record, once=True)
+            await until(lambda: bool(held))
+            ours.relay.refuse(["gate1"])
+            await asyncio.wait_for(gone.wait(), 2)
+            await until(lambda: pools[0].connection_count == 0)
+            assert pools[1].connection_count == 1
+            for _ in range(2):
+                answer = await fetch(pools[0].endpoint, "GET", "/fine", timeout_s=5, pool=pools[0])
+                assert answer.status == 403
+                assert b"identity_refused" in answer.body
+                await until(lambda: pools[0].connection_count == 0)
+            answer = await fetch(pools[1].endpoint, "GET", "/fine", timeout_s=5, pool=pools[1])
+            assert answer.status == 200
+            ours.relay.refuse([])
+            answer = await fetch(pools[0].endpoint, "GET", "/fine", timeout_s=5, pool=pools[0])
+            assert answer.status == 200
+            for pool in pools:
+                await pool.close()
+
+    uvloop.run(main())
 
 
 def test_F40_two_hosts_at_one_address_are_told_apart() -> None:

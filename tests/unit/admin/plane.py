@@ -9,7 +9,7 @@ import msgspec
 from starlette.types import ASGIApp, Message
 
 from hostler.admin.api import admin_app
-from hostler.admin.control import Status
+from hostler.admin.control import LogSource, Status
 from hostler.admin.tokens import TokenDesk
 from hostler.app.auth import KeyRing, NewKey, new_key
 from hostler.core.deployment import Deployment, Wish, difference
@@ -31,6 +31,7 @@ from hostler.core.worker import (
     WorkerSupportedModel,
 )
 from hostler.engines.base import find_engine
+from hostler.manager.logs import LocalLog
 from hostler.storage.memory import MemoryStore
 
 
@@ -41,6 +42,7 @@ class MemoryControl:
         self.store = store
         self.logs_dir = logs_dir
         self.instances: dict[str, WorkerRunData] = {}
+        self.logs: dict[str, LogSource] = {}  # of instances elsewhere
         self.handled: list[str] = []  # which methods ran
         self.standing = Standing.ALIVE  # of its one host
         self._news = asyncio.Condition()
@@ -172,10 +174,11 @@ class MemoryControl:
     async def usage(self, question: UsageQuestion) -> tuple[UsageRow, ...]:
         return self.store.usage(question)
 
-    def log_path(self, instance_id: str) -> Path | None:
+    def log_of(self, instance_id: str) -> LogSource | None:
         if instance_id not in self.instances:
             return None
-        return self.logs_dir / f"worker-{instance_id}.log"
+        given = self.logs.get(instance_id)
+        return given or LocalLog(self.logs_dir / f"worker-{instance_id}.log")
 
     def status(self) -> Status:
         return Status(version="0.1.0", incarnation=3, models={"ready": len(self.deployments())})

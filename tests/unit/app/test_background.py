@@ -32,6 +32,7 @@ PASSING = {
     "registry.hold",
     "registry.usage",
     "registry.watch",
+    "relay.log",
     "relay.sweep",
     "renew gateways",
     "request",

@@ -40,7 +40,14 @@ class Room:
         self.beats = beats or HeartbeatConfig()
         self.registry = Registry(self.beats, self.clock, incarnation=INCARNATION)
         self.registry.describe([ModelView(name="qwen", worker_type=WorkerType.LLM, engine="fake")])
-        self.book = HostBook(self.registry, self.beats, self.clock, tell=self.told.append)
+        self.refused: tuple[str, ...] = ()
+        self.book = HostBook(
+            self.registry,
+            self.beats,
+            self.clock,
+            tell=self.told.append,
+            refused=lambda: self.refused,
+        )
         self.seqs: dict[tuple[str, str], int] = {}
 
     def join(self, host_id: str) -> None:
@@ -441,3 +448,19 @@ def test_orders_wait_until_there_are_any(room: Room) -> None:
 def test_what_a_host_is_told_can_be_read_back(serving: Room) -> None:
     orders = serving.book.host("b").orders
     assert msgspec.json.decode(msgspec.json.encode(orders), type=type(orders)) == orders
+
+
+def test_F118_a_list_names_the_gateways_that_were_removed_and_is_new_when_they_change() -> None:
+    room = Room()
+    room.join("b")
+    room.ordered("b")
+    first = room.book.host("b").orders
+    assert first is not None
+    assert first.refused == ()
+    room.refused = ("gate1",)
+    room.ordered("b")
+    second = room.book.host("b").orders
+    assert second is not None
+    assert (second.version, second.refused) == (first.version + 1, ("gate1",))
+    room.ordered("b")
+    assert room.book.host("b").orders is second

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from hostler.core.errors import BadRequest, ConfigError, StartupError
 from hostler.testing.clock import ManualClock
-from hostler.wire.authority import CA_KEY_FILE, DAYS, Authority, Given
+from hostler.wire.authority import CA_KEY_FILE, Authority, Given
 from hostler.wire.csr import CSR_BYTES, is_due, key_hash, make_request, request_for
-from hostler.wire.identity import CA_FILE, CERT_FILE, CONTROLLER, KEY_FILE, Identity, Peer
+from hostler.wire.identity import CA_FILE, CERT_FILE, CONTROLLER, DAYS, KEY_FILE, Identity, Peer
 from hostler.wire.names import machine_names
 from hostler.wire.tls import check_shown, fingerprint_of, first_certificate
 

@@ -200,10 +200,10 @@ class HeadFetch:
     ) -> None:
         fruitless, reason = 0, ""
         while fruitless < FRUITLESS_MOST:
-            have = _size(part)
+            have = began = _size(part)
             if have > facts.bytes:
                 part.unlink()
-                have = 0
+                have = began = 0
             try:
                 with part.open("ab") as out:
                     if have < facts.bytes:
@@ -214,7 +214,9 @@ class HeadFetch:
                             out.write(data)
                             tell(have)
                     out.flush()
-                    os.fsync(out.fileno())
+                    await asyncio.to_thread(
+                        os.fsync, out.fileno()
+                    )  # may take as long as a beat is late
                 if have == facts.bytes:
                     return
                 reason = f"{have} of {facts.bytes} bytes"
@@ -224,7 +226,7 @@ class HeadFetch:
                 reason = f"status {error.status}"
             except _LOST as error:
                 reason = str(error) or type(error).__name__
-            fruitless = 0 if _size(part) > have else fruitless + 1
+            fruitless = 0 if _size(part) > began else fruitless + 1
             await asyncio.sleep(RETRY_S * 2**fruitless)
         raise ModelSourceError(
             f"{facts.name}: fetching it from the controller broke off again and again ({reason})"

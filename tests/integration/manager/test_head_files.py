@@ -5,6 +5,7 @@ import os
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -172,7 +173,10 @@ async def test_a_line_that_breaks_again_and_again_costs_only_what_was_under_way(
     source.write_bytes(BIG)
     rig.order(source)
     rig.cut_after = [CHUNK_BYTES * 2, CHUNK_BYTES * 3, 10]
-    assert (await rig.fetch(source)).read_bytes() == BIG
+    with patch(
+        "hostler.manager.head_fetch.FRUITLESS_MOST", 2
+    ):  # those that brought a byte count for none
+        assert (await rig.fetch(source)).read_bytes() == BIG
     starts = [given for path, given in rig.asked if path.endswith("/0")]
     assert len(starts) == 4
     assert all(given.startswith("bytes=") for given in starts[1:]), starts

@@ -102,6 +102,7 @@ class AllHands:
         self._failed_on: dict[Place, str] = {}  # where the last process of a place failed
         self._counts: dict[str, Counter[str]] | None = None  # of this pass, see `_mine`
         self._was_on: dict[Place, str] = {}  # of this pass: the machine of each place's instance
+        self._there: dict[str, Machine] | None = None  # of this pass, see `_machines`
         self._until_s = clock() + PASS_S
 
     # What the plan orders
@@ -170,7 +171,7 @@ class AllHands:
 
     def look(self) -> None:
         """Find a machine for what waits for one. A pass of the plan begins with it."""
-        self._counts, self._until_s = None, self._clock() + PASS_S
+        self._counts, self._there, self._until_s = None, None, self._clock() + PASS_S
         for instance_id, deployment in list(self._waiting.items()):
             record = self._registry.record(instance_id)
             if record is None or record.instance.state is not State.PENDING:
@@ -222,7 +223,7 @@ class AllHands:
             self._explain(instance, found.reason)
             return
         del self._waiting[instance.instance_id]
-        self._mine(deployment.worker_key)[found.host_id] += 1
+        self._note_placed(deployment.worker_key, found.host_id, need.memory_bytes)
         if not found.host_id:
             self._local.begin(instance, _expected(deployment), deployment)
             return
@@ -232,6 +233,14 @@ class AllHands:
             self._distant.begin(instance, deployment, host, need.memory_bytes, held)
         except HostlerError as error:
             self._registry.post(instance.instance_id, Signal.EXITED, error.message)
+
+    def _note_placed(self, worker_key: str, host_id: str, need_bytes: int | None) -> None:
+        """Whoever is placed next in this pass counts this one."""
+        self._mine(worker_key)[host_id] += 1
+        there = self._there
+        if there is not None and (one := there.get(host_id)) is not None and need_bytes:
+            coming = one.coming_bytes + need_bytes
+            there[host_id] = msgspec.structs.replace(one, coming_bytes=coming)
 
     def _explain(self, instance: Instance, reason: str) -> None:
         """Say why an instance is where it is; once for each reason."""
@@ -276,29 +285,30 @@ class AllHands:
         )
 
     def _machines(self, deployment: Deployment, replica: int | None) -> list[Machine]:
-        """This machine and every host that takes orders, as they are for one model."""
-        mine, coming = self._mine(deployment.worker_key), self._distant.coming_bytes()
+        """This machine and every host that takes orders, as they are for one model.
+
+        What is the same for every model is looked at once a pass: processes are counted for it here.
+        """
+        if self._there is None:
+            coming = self._distant.coming_bytes()
+            here = Machine(engines=self._engines_here(), free_bytes=self._room.left_bytes())
+            hosts = (host for host in self._hosts.hosts() if host.role is Role.HOST)
+            far = (_machine(host, coming.get(host.host_id, 0)) for host in hosts)
+            self._there = {one.host_id: one for one in (here, *far)}
+        mine = self._mine(deployment.worker_key)
         failed_on = was_on = None
         if replica is not None:
             failed_on = self._failed_on.get((deployment.worker_key, replica))
             was_on = self._was_on.get((deployment.worker_key, replica))
-        there = [
-            Machine(engines=self._engines_here(), free_bytes=self._room.left_bytes()),
-            *(
-                _machine(host, coming.get(host.host_id, 0))
-                for host in self._hosts.hosts()
-                if host.role is Role.HOST
-            ),
-        ]
-        return [
-            msgspec.structs.replace(
-                one,
-                mine=mine[one.host_id] - (was_on == one.host_id),
-                was=was_on == one.host_id,
-                failed=int(failed_on == one.host_id),
+        seen = dict(self._there)
+        for host_id in seen.keys() & {*mine, failed_on, was_on}:
+            seen[host_id] = msgspec.structs.replace(
+                seen[host_id],
+                mine=mine[host_id] - (was_on == host_id),
+                was=was_on == host_id,
+                failed=int(failed_on == host_id),
             )
-            for one in there
-        ]
+        return list(seen.values())
 
     def _mine(self, worker_key: str) -> Counter[str]:
         """How many instances of a model are on their way or living on each machine, counted once a pass."""

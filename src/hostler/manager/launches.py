@@ -19,6 +19,7 @@ T = TypeVar("T")
 log = logger(__name__)
 
 _AGAIN_S = 1.0
+_AT_ONCE = 16  # writes of ours that wait for the store: an operator's order waits behind no more
 
 
 class LaunchBook:
@@ -31,6 +32,7 @@ class LaunchBook:
         self._store = store
         self._writer = writer
         self._stale: set[str] = set()  # records that could not be deleted
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     def all(self) -> tuple[Launch, ...]:
         return self._store.launches()
@@ -78,7 +80,8 @@ class LaunchBook:
     async def _keep(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         while True:
             try:
-                return await self._writer.do(work, *args, **kwargs)
+                async with self._turns:
+                    return await self._writer.do(work, *args, **kwargs)
             except (StorageBusy, StorageFailed, InsufficientStorage) as error:
                 log.warning("launch.waits", why=error.message)
             await asyncio.sleep(_AGAIN_S)

@@ -105,7 +105,7 @@ class Writer:
 
 
 def _patiently(until_s: float, work: Callable[[], T]) -> T:
-    why = "the store is locked by another process"
+    why = "the writes before it took too long"
     while True:
         if time.monotonic() >= until_s:
             raise StorageBusy(f"{why}; nothing was changed", retry_after_s=1)

@@ -61,3 +61,18 @@ def test_F79_I16_a_record_that_stayed_goes_with_the_next_one() -> None:
                     await asyncio.sleep(0.01)
 
     asyncio.run(main())
+
+
+def test_F79_an_order_waits_behind_few_launches_however_many_there_are() -> None:
+    async def main() -> None:
+        store, writer = MemoryStore(), Writer("launches", most_waiting=32)
+        async with writer.running():
+            book = LaunchBook(store, writer)
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(200):
+                    tasks.create_task(book.next_epoch("m@llm", number))
+                await asyncio.sleep(0)
+                await writer.do(lambda: None)  # no StorageBusy: there is room for others
+            assert await book.next_epoch("m@llm", 199) == 2
+
+    asyncio.run(main())

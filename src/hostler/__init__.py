@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hostler.manager.base import WorkerManagerFactory as WorkerManagerFactory
     from hostler.manager.factory import LocalWorkerManagerFactory as LocalWorkerManagerFactory
     from hostler.manager.local import LocalWorkerManager as LocalWorkerManager
+    from hostler.manager.ray import RayWorkerManager as RayWorkerManager
     from hostler.manager.remote import RemoteWorkerManager as RemoteWorkerManager
     from hostler.routing.ask import Ask as Ask
     from hostler.routing.policies import LeastInFlight as LeastInFlight
@@ -82,6 +83,7 @@ _HOMES = {
     "WorkerManagerFactory": "hostler.manager.base",
     "LocalWorkerManager": "hostler.manager.local",
     "LocalWorkerManagerFactory": "hostler.manager.factory",
+    "RayWorkerManager": "hostler.manager.ray",
     "RemoteWorkerManager": "hostler.manager.remote",
     "Ask": "hostler.routing.ask",
     "LeastInFlight": "hostler.routing.policies",

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,8 +14,18 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from hostler import Config, LocalWorkerManager, RemoteWorkerManager, WorkerManager, load_config
+from hostler import (
+    Config,
+    ControlConfig,
+    LocalWorkerManager,
+    ModelConfig,
+    RayWorkerManager,
+    RemoteWorkerManager,
+    WorkerManager,
+    load_config,
+)
 from hostler.app.config import LifeConfig
+from hostler.app.paths import StatePaths
 from hostler.app.process import tagged
 from hostler.catalog.catalog import Catalog
 from hostler.core.snapshot import Endpoint
@@ -24,6 +34,7 @@ from hostler.manager.workers import STATE_TAG
 from hostler.testing.cluster import Cluster
 from hostler.testing.embedded import assert_manager_truth
 from hostler.testing.host_run import HostRun
+from hostler.testing.ray_here import ADDRESS, RayHere, missing
 from tests.models import models_dir
 
 T = TypeVar("T")
@@ -81,6 +92,7 @@ class Rig(ABC):
     """One implementation under test. Use it as a context manager, in the main thread."""
 
     manager: WorkerManager
+    start_s = START_S
 
     def __init__(self, models: str) -> None:
         """models: TOML of the models it should keep; "" for the default ones."""
@@ -91,7 +103,7 @@ class Rig(ABC):
     def __enter__(self) -> "Rig":
         try:
             self.manager = self.run(
-                lambda: self._stack.enter_async_context(self.started()), START_S
+                lambda: self._stack.enter_async_context(self.started()), self.start_s
             )
         except BaseException:
             self.loop.close()
@@ -137,13 +149,16 @@ class LocalRig(Rig):
             file.write_text(self.models)
             models = load_config(file).models
             life = LifeConfig(drain_timeout_s=5.0, kill_grace_s=1.0, backoff_first_s=0.1)
-            manager = LocalWorkerManager(Config(state_dir=folder, life=life), models=models)
+            manager = self.manage(Config(state_dir=folder, life=life), models)
             async with manager:
                 for deployment in manager.wishes.all():
                     await manager.model_startup(WorkerStartupRequest(model=deployment.name))
                 yield manager
                 await assert_manager_truth(manager)
             assert tagged(STATE_TAG, folder) == {}, "a process outlived its manager"
+
+    def manage(self, config: Config, models: Sequence[ModelConfig]) -> LocalWorkerManager:
+        return LocalWorkerManager(config, models=models)
 
     @asynccontextmanager
     async def another(self) -> AsyncIterator[WorkerManager]:
@@ -220,6 +235,58 @@ class HostsRig(RemoteRig):
         cluster.wait_for(cluster.is_ready, START_S, "every model is ready on the host")
 
 
+class RayRig(LocalRig):
+    """RayWorkerManager in a program; Ray places every model, on its one node."""
+
+    start_s = 3 * START_S
+
+    @asynccontextmanager
+    async def started(self) -> AsyncIterator[WorkerManager]:
+        self.ray = RayHere()
+        await asyncio.to_thread(self.ray.__enter__)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.ray.env.items():
+                patch.setenv(name, value)
+            try:
+                async with super().started() as manager:
+                    yield manager
+            finally:
+                await asyncio.to_thread(self.ray.close)
+
+    def manage(self, config: Config, models: Sequence[ModelConfig]) -> LocalWorkerManager:
+        models = [msgspec.structs.replace(model, resources=LITTLE) for model in models]
+        return FrugalManager(self.ray.address, self._with_port(config), models=models)
+
+    @asynccontextmanager
+    async def another(self) -> AsyncIterator[WorkerManager]:
+        with tempfile.TemporaryDirectory(prefix="hst", dir="/tmp") as folder:
+            config = self._with_port(Config(state_dir=folder))
+            yield FrugalManager(self.ray.address, config, models=(), declare=False)
+
+    def engine(self, data: WorkerRunData) -> Endpoint:
+        """Its relay takes no test's word; its socket is on this machine, too."""
+        assert data.host_name == f"ray-{ADDRESS}"
+        (state_dir,) = self.ray.host_folders()
+        return Endpoint(socket=str(StatePaths(state_dir).engine_socket(data.instance_id)))
+
+    # Private
+
+    def _with_port(self, config: Config) -> Config:
+        control = ControlConfig(host=ADDRESS, port=0)
+        return msgspec.structs.replace(config, control=control)
+
+
+class FrugalManager(RayWorkerManager):
+    """Whatever it starts asks Ray for little."""
+
+    async def model_startup(
+        self, request: WorkerStartupRequest, *, wait: bool = True
+    ) -> list[WorkerRunData]:
+        if request.engine is not None:
+            request = msgspec.structs.replace(request, resources=LITTLE)
+        return await super().model_startup(request, wait=wait)
+
+
 class PlacedManager(RemoteWorkerManager):
     """Whatever it starts, it starts on the host; by its name alone, what was started before."""
 
@@ -232,6 +299,7 @@ class PlacedManager(RemoteWorkerManager):
 
 
 AT = {"at": "b"}
+LITTLE = {"cpus": 0.01}
 TLS = '[server]\ntls = true\n[control]\nhost = "127.0.0.1"\nport = 0\nnames = ["127.0.0.1"]\n'
 
 
@@ -243,10 +311,17 @@ def _placed(models: str) -> str:
     return given.replace("[[models]]\n", '[[models]]\nlabels = {at = "b"}\n')
 
 
-RIGS: dict[str, type[Rig]] = {"local": LocalRig, "remote": RemoteRig, "hosts": HostsRig}
-SLOW = frozenset({"hosts"})  # the rigs whose part of the suite takes over 45 s
+RIGS: dict[str, type[Rig]] = {
+    "local": LocalRig,
+    "remote": RemoteRig,
+    "hosts": HostsRig,
+    "ray": RayRig,
+}
+SLOW = frozenset({"hosts", "ray"})  # the rigs whose part of the suite takes over 45 s
 
 
 def rigs() -> list[Any]:
     """The parameters of a fixture that is there for each rig."""
-    return [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in RIGS]
+    marks = {name: [pytest.mark.slow] if name in SLOW else [] for name in RIGS}
+    marks["ray"].append(pytest.mark.skipif(bool(missing()), reason=missing()))
+    return [pytest.param(name, marks=marks[name]) for name in RIGS]

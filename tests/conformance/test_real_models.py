@@ -21,7 +21,7 @@ from hostler import (
 from hostler.catalog.catalog import Catalog
 from hostler.core.errors import BadRequest, ContextLengthExceeded
 from hostler.core.lifecycle import State
-from tests.conformance.rigs import PYTHON, RIGS, LocalRig, Rig
+from tests.conformance.rigs import PYTHON, RIGS, LocalRig, Rig, rigs
 from tests.models import model_path
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -40,7 +40,7 @@ TOOLS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module", params=list(RIGS))
+@pytest.fixture(scope="module", params=rigs())
 def real(request: pytest.FixtureRequest) -> Iterator[Rig]:
     for role in ("chat", "embedding", "reranker"):
         model_path(role)  # fetched once for all runs

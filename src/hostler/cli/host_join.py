@@ -17,7 +17,7 @@ from hostler.app.config import Config, environment
 from hostler.app.config import state_dir as _state_dir
 from hostler.app.paths import StatePaths
 from hostler.app.telemetry import configure_logging
-from hostler.app.tokens import JOIN_VARIABLE
+from hostler.app.tokens import JOIN_VARIABLE, parse_token
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.host import HostDir, JsonLog, host_settings, serve
 from hostler.cli.processes import ConfigFile
@@ -29,7 +29,7 @@ from hostler.manager.membership import Membership, load_membership, pin, save_me
 from hostler.registry.joining import join
 from hostler.wire.identity import CA_FILE, CERT_FILE, KEY_FILE
 from hostler.wire.listening import relay_socket
-from hostler.wire.tls import describe
+from hostler.wire.tls import describe, fingerprint_of
 
 RELAY_PORT = 8102
 GIVEN_FILES = (CA_FILE, CERT_FILE, KEY_FILE)
@@ -85,6 +85,7 @@ def join_host(
     """Join a controller on another machine, and serve there: it may start models here. Ctrl-C leaves.
 
     What was joined is remembered: the same command again, or `hostler host run`, goes on with it.
+    Another token of the same controller joins anew.
 
     Example: `hostler host join --controller https://10.0.0.1:8101 --token hstj_...`
     """
@@ -130,19 +131,32 @@ def join_and_serve(
             "own: choose another with --state-dir",
             Exit.CONFLICT,
         )
+    token = token or environment(JOIN_VARIABLE) or ""
     if known is not None:
-        _check_same(known, wished, paths)
+        _check_same(known, wished, paths, token)
     paths.claim()  # before the port: another process of this host has that as well
     port = known.port if known is not None and wished.port == RELAY_PORT else wished.port
     sock = relay_socket(wished.address, port)
     wished = msgspec.structs.replace(wished, port=sock.getsockname()[1])
-    if known is not None and not _is_over(paths):
+    goes_on = known is not None and not _is_over(paths)
+    membership = None
+    if known is None or not goes_on or _is_new(known, wished, token):
+        try:
+            membership = _join(paths, wished, token, given)
+        except ControllerUnavailable:
+            if known is None or not goes_on or _is_elsewhere(known, wished):
+                raise
+    if membership is None:
+        assert known is not None
         membership = msgspec.structs.replace(
-            wished, host_id=known.host_id, joined_at_s=known.joined_at_s
+            wished,
+            host_id=known.host_id,
+            joined_at_s=known.joined_at_s,
+            token_id=known.token_id,
         )
         sys.stderr.write(f"goes on as {known.name} ({known.host_id}), joined before\n")
-    else:
-        membership = _join(paths, wished, token or environment(JOIN_VARIABLE) or "", given)
+    elif known is not None and known.host_id != membership.host_id:
+        paths.host_orders.unlink(missing_ok=True)  # they were another's
     save_membership(paths.host_membership, membership)
     return serve(settings, paths, membership, sock)
 
@@ -224,7 +238,11 @@ def _join(paths: StatePaths, wished: Membership, token: str, given: tuple[Path, 
     url, answer = asyncio.run(first())
     sys.stderr.write(f"joined {url} as {wished.name} ({answer.host_id})\n")
     return msgspec.structs.replace(
-        wished, role=role, host_id=answer.host_id, joined_at_s=time.time()
+        wished,
+        role=role,
+        host_id=answer.host_id,
+        joined_at_s=time.time(),
+        token_id=parse_token(token).token_id,
     )
 
 
@@ -239,7 +257,29 @@ def _link_given(folder: Path, given: tuple[Path, ...]) -> None:
         place.symlink_to(path.expanduser().absolute())
 
 
-def _check_same(known: Membership, wished: Membership, paths: StatePaths) -> None:
+def _is_elsewhere(known: Membership, wished: Membership) -> bool:
+    """Is the controller to be found at none of the places that were joined?"""
+    return not set(known.controllers) & set(wished.controllers)
+
+
+def _is_new(known: Membership, wished: Membership, token: str) -> bool:
+    """Is this another token than it joined with, or another place of its controller?"""
+    if _is_elsewhere(known, wished):
+        return True
+    return bool(token and known.token_id) and parse_token(token).token_id != known.token_id
+
+
+def _is_of_its_authority(paths: StatePaths, token: str) -> bool:
+    """Is the token one of the controller that this folder has joined, wherever that is found now?"""
+    try:
+        return parse_token(token).fingerprint == fingerprint_of(
+            (paths.tls_dir / CA_FILE).read_text()
+        )
+    except (OSError, ValueError, HostlerError):
+        return False
+
+
+def _check_same(known: Membership, wished: Membership, paths: StatePaths, token: str) -> None:
     """A folder belongs to one controller, and to one kind of work."""
     if (known.offer is None) != (wished.offer is None) or (
         known.offer is not None
@@ -252,7 +292,7 @@ def _check_same(known: Membership, wished: Membership, paths: StatePaths) -> Non
             f"({known.host_id}); choose another with --state-dir",
             Exit.CONFLICT,
         )
-    if not set(known.controllers) & set(wished.controllers):
+    if _is_elsewhere(known, wished) and not _is_of_its_authority(paths, token):
         raise CommandFailed(
             f"state folder {paths.state_dir}: it has joined {known.controllers[0]} as {known.name} "
             f"({known.host_id}), not {wished.controllers[0]}; to join another controller choose another "

@@ -22,7 +22,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     controllers: `https://ADDRESS:PORT`, addresses alone; several of which one serves. `unix:PATH`: for
         tests on one machine, where no relay is needed.
     address, port: of its relay; address "": the one it connects from.
-    offer: of a worker brought by hand.
+    offer: of a worker brought by hand. token_id: of the token it joined with last.
     """
 
     host_id: str
@@ -34,6 +34,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     rules: HostRules = HostRules()
     offer: Offer | None = None
     joined_at_s: float = 0.0
+    token_id: str = ""
 
     @property
     def is_near(self) -> bool:

@@ -13,37 +13,40 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
-from hostler.app.config import environment
 from hostler.app.telemetry import logger
 from hostler.core.errors import HostlerError, PlacementUnavailable, StartupError
 from hostler.core.placing import Needs, NodeView, PlaceView
 from hostler.manager.ray_actors import STOP_S, Keeper, Place, only_on, ray_module
+from hostler.manager.ray_checks import check_installed, check_token
 
 log = logger(__name__)
 
 T = TypeVar("T")
 Told = tuple[str, tuple[str, ...]]  # by a place: its node, its GPUs
 
-OLDEST = (2, 52)  # the first whose ports ask for a token
 NAMESPACE = "hostler"
-CONNECT_S = 15.0
+CONNECT_S = 30.0
 CALL_S = 5.0
 
 
 class RayCluster:
     """A connection to a Ray cluster. `connect` before anything else."""
 
-    def __init__(self, address: str, mark: str = "") -> None:
+    def __init__(self, address: str, mark: str = "", *, is_lasting: bool = True) -> None:
         """address: of the cluster's head, HOST:PORT; `auto`: the one that runs on this machine.
 
         mark: of whose places they are, where several servers use one cluster.
+        is_lasting: places and keepers outlive this process, for the next one; else they end with it.
         """
         self.address = address
         self._mark = mark
+        self._lifetime = "detached" if is_lasting else None
+        self._is_ours = False  # the connection: not one that the program had before
+        self._keepers: dict[str, Any] = {}  # by node; one that nobody holds would end
         self._places: dict[str, Any] = {}  # handles of actors
         self._reached: dict[str, Future[Told]] = {}
 
@@ -56,7 +59,7 @@ class RayCluster:
         check_installed()
         check_token()
         try:
-            await _call(partial(_connect, self.address), CONNECT_S)
+            self._is_ours |= await _call(partial(_connect, self.address), CONNECT_S)
         except TimeoutError:
             raise StartupError(
                 f"Ray at {self.address!r} did not let us in within {CONNECT_S:g} s: is it there, and is "
@@ -64,6 +67,12 @@ class RayCluster:
             ) from None
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise StartupError(f"Ray at {self.address!r}: {_first_line(error)}") from error
+
+    async def leave(self) -> None:
+        """Close the connection, if `connect` made it."""
+        if self._is_ours:
+            self._is_ours = False
+            await self._ask(lambda: ray_module().shutdown(), CONNECT_S)
 
     async def own_address(self) -> str:
         """The address by which the nodes know this machine. Raises PlacementUnavailable."""
@@ -95,7 +104,9 @@ class RayCluster:
             PlacementUnavailable: Ray does not answer.
         """
         name = self._name(place_id)
-        actor = await self._ask(partial(_reserve, name, needs, dict(labels), node_id))
+        actor = await self._ask(
+            partial(_reserve, name, needs, dict(labels), node_id, self._lifetime)
+        )
         self._places[place_id] = actor
         self._reached[place_id] = await self._ask(partial(_where, actor))
 
@@ -163,7 +174,23 @@ class RayCluster:
         Raises:
             PlacementUnavailable: Ray does not answer, or the node is gone.
         """
-        await self._ask(partial(_keep, node_id, folder, tuple(arguments), dict(env)))
+        keeper = self._keepers.get(node_id)
+        if keeper is None:
+            keeper = self._keepers[node_id] = await self._ask(
+                partial(_keeper, node_id, folder, tuple(arguments), dict(env), self._lifetime)
+            )
+        if not await self._ask(partial(_look, keeper)):
+            del self._keepers[node_id]
+            raise PlacementUnavailable(f"the keeper of Ray node {node_id[:8]} has ended")
+
+    async def put_away(self) -> None:
+        """End the host processes, their keepers, and the places: as far as Ray answers."""
+        async with asyncio.TaskGroup() as tasks:
+            for node_id in tuple(self._keepers):
+                tasks.create_task(self._put_away(node_id), name="ray.dismiss")
+        for place_id in tuple(self._places):
+            with suppress(PlacementUnavailable):
+                await self.release(place_id)
 
     async def dismiss(self, node_id: str) -> None:
         """End the host process of a node, and its keeper.
@@ -171,12 +198,19 @@ class RayCluster:
         Raises:
             PlacementUnavailable: Ray does not answer.
         """
-        await self._ask(partial(_dismiss, node_id), STOP_S + CALL_S)
+        if (keeper := self._keepers.pop(node_id, None)) is not None:
+            await self._ask(partial(_dismiss, keeper), STOP_S + CALL_S)
 
     # Private
 
     def _name(self, place_id: str) -> str:
         return f"place-{self._mark}-{place_id}"
+
+    async def _put_away(self, node_id: str) -> None:
+        try:
+            await self.dismiss(node_id)
+        except PlacementUnavailable as error:
+            log.warning("ray.not_dismissed", node_id=node_id, why=error.message)
 
     async def _ask(self, work: Callable[[], T], timeout_s: float = CALL_S) -> T:
         try:
@@ -187,37 +221,6 @@ class RayCluster:
             raise
         except Exception as error:  # boundary: Ray's errors are of many kinds
             raise PlacementUnavailable(f"Ray at {self.address!r}: {_first_line(error)}") from error
-
-
-def check_installed() -> None:
-    """Return when ray is there and new enough.
-
-    Raises:
-        StartupError: what to install.
-    """
-    try:
-        found = version("ray")
-    except PackageNotFoundError:
-        raise StartupError("ray is not installed: pip install 'hostler[ray]'") from None
-    if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
-        raise StartupError(
-            f"ray {found} is too old: before {OLDEST[0]}.{OLDEST[1]} whoever reaches its ports may run code "
-            "there; pip install --upgrade 'hostler[ray]'"
-        )
-
-
-def check_token() -> None:
-    """Return when Ray was told to ask for a token.
-
-    Raises:
-        StartupError: what to set, and why.
-    """
-    if environment("RAY_AUTH_MODE") != "token":
-        raise StartupError(
-            "Ray without a token lets whoever reaches its ports run code (CVE-2023-48022): set "
-            "RAY_AUTH_MODE=token and the cluster's token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or "
-            "~/.ray/auth_token) here and on every node, then start Ray anew"
-        )
 
 
 # Private
@@ -250,14 +253,19 @@ async def _call(work: Callable[[], T], timeout_s: float) -> T:
         return await done
 
 
-def _connect(address: str) -> None:
-    ray_module().init(
+def _connect(address: str) -> bool:
+    """Return whether there was no connection before."""
+    ray = ray_module()
+    if ray.is_initialized():
+        return False
+    ray.init(
         address=address,
         namespace=NAMESPACE,
         log_to_driver=False,
         logging_level="error",
         configure_logging=False,
     )
+    return True
 
 
 def _nodes() -> tuple[NodeView, ...]:
@@ -274,13 +282,15 @@ def _nodes() -> tuple[NodeView, ...]:
     )
 
 
-def _reserve(name: str, needs: Needs, labels: dict[str, str], node_id: str) -> Any:
+def _reserve(
+    name: str, needs: Needs, labels: dict[str, str], node_id: str, lifetime: str | None
+) -> Any:
     options: dict[str, Any] = {
         "num_cpus": needs.cpus,
         "num_gpus": needs.gpus,
         "resources": dict(needs.resources),
         "name": name,
-        "lifetime": "detached",  # a controller that starts again finds the same place, the same GPUs
+        "lifetime": lifetime,  # a controller that starts again finds the same place, the same GPUs
         "get_if_exists": True,
         "max_restarts": 0,
     }
@@ -318,36 +328,47 @@ def _end(name: str) -> None:
     _kill(actor)
 
 
-def _keep(node_id: str, folder: str, arguments: tuple[str, ...], env: dict[str, str]) -> None:
-    ray = ray_module()
-    actor = (
-        ray.remote(Keeper)
+def _keeper(
+    node_id: str,
+    folder: str,
+    arguments: tuple[str, ...],
+    env: dict[str, str],
+    lifetime: str | None,
+) -> Any:
+    return (
+        ray_module()
+        .remote(Keeper)
         .options(
             num_cpus=0,
-            name=f"keeper-{node_id}",
-            lifetime="detached",
+            name=f"keeper-{folder}-{node_id}",
+            lifetime=lifetime,
             get_if_exists=True,
             max_restarts=-1,
             scheduling_strategy=only_on(node_id),
         )
         .remote(folder, arguments, env)
     )
-    ray.get(actor.look.remote(), timeout=CALL_S)
 
 
-def _dismiss(node_id: str) -> None:
+def _look(keeper: Any) -> bool:
+    """Have a keeper look at its host process. False: it is no more."""
     ray = ray_module()
     try:
-        actor = ray.get_actor(f"keeper-{node_id}")
-    except ValueError:
-        return  # there is none
+        ray.get(keeper.look.remote(), timeout=CALL_S)
+    except ray.exceptions.ActorDiedError:
+        return False
+    return True
+
+
+def _dismiss(keeper: Any) -> None:
+    ray = ray_module()
     try:
-        ray.get(actor.stop.remote(), timeout=CALL_S)
+        ray.get(keeper.stop.remote(), timeout=CALL_S)
         ends_s = time.monotonic() + STOP_S
-        while not ray.get(actor.has_ended.remote(), timeout=CALL_S) and time.monotonic() < ends_s:
+        while not ray.get(keeper.has_ended.remote(), timeout=CALL_S) and time.monotonic() < ends_s:
             time.sleep(0.2)
     finally:
-        ray.kill(actor)
+        ray.kill(keeper)
 
 
 def _first_line(error: BaseException) -> str:

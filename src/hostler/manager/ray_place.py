@@ -1,6 +1,5 @@
 """Ray beside a manager: who asks it for places, and how the host processes there join."""
 
-import hashlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -15,7 +14,8 @@ from hostler.core.lifecycle import State
 from hostler.core.placing import NodeView
 from hostler.manager.hands import SeatsToCome
 from hostler.manager.plan import GONE
-from hostler.manager.ray_cluster import RayCluster, check_installed, check_token
+from hostler.manager.ray_checks import check_installed, check_token
+from hostler.manager.ray_cluster import RayCluster
 from hostler.manager.ray_seats import Invitation, RaySeats, Seated
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ async def ray_places(
         raise ConfigError(
             "ray.address needs a control port: `hostler up --tls`, or a [control] section"
         )
-    cluster = RayCluster(config.ray.address, mark=fingerprint[:12])
+    mark = fingerprint[:12]  # whoever has our authority goes on with what we left on the nodes
+    cluster = RayCluster(config.ray.address, mark, is_lasting=manager.is_lasting)
 
     async def invite(node: NodeView) -> Invitation:
         made = new_token(
@@ -49,7 +50,6 @@ async def ray_places(
         )
         await manager.writer.do(manager.store.save_token, made.stored)
         where = await _url(cluster, url)
-        mark = hashlib.sha256(where.encode()).hexdigest()[:8]
         return Invitation(
             arguments=(
                 "host",
@@ -80,6 +80,8 @@ async def ray_places(
             yield
     finally:
         machines.hands.seats = SeatsToCome()
+        if not manager.is_lasting:  # nobody will come and find it
+            await cluster.put_away()
 
 
 def check_ray(config: Config) -> None:

@@ -247,3 +247,32 @@ def test_a_worker_that_cannot_be_brought_says_why_and_leaves_nothing() -> None:
         assert host.left_behind() == []
 
     play(body)
+
+
+def test_another_token_joins_anew_a_controller_that_has_forgotten_this_machine() -> None:
+    """Also at another address: the authority says whose it is. The machine's old orders are nobody's."""
+
+    async def body(host: HostRun, sim: SimControlPort) -> None:
+        host.start(*joining(sim, sim.token(), "--engines=fake"))
+        await sim.until(lambda: bool(sim.beats), "it has joined")
+        sim.order(echo_order("aaaa01"))
+        await sim.until(lambda: sim.state("aaaa01") == "ready", "it serves")
+        before = sim.last.host_id
+        assert await asyncio.to_thread(host.stop) == 0
+        later = SimControlPort(host.root / "ca")
+        async with later.running():
+            assert later.url != sim.url
+            host.start(*joining(later, later.token(), "--engines=fake"))
+            await later.until(lambda: bool(later.beats), "it has joined anew")
+            assert later.last.host_id != before
+            later.order(echo_order("bbbb01"))
+            await later.until(lambda: later.state("bbbb01") == "ready", "it obeys the new one")
+            assert set(host.workers()) == {"bbbb01"}
+            assert await asyncio.to_thread(host.stop) == 0
+        other = SimControlPort(host.root / "ca3")
+        async with other.running():
+            code, told = await ends(host, *joining(other, other.token()))
+            assert code == 6
+            assert "to join another controller choose another folder" in told
+
+    play(body)

@@ -1,0 +1,126 @@
+"""RayHere: a Ray of one node on the loopback, with a token, for tests that need no other machine."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+
+from hostler.app.config import child_environment
+
+START_S = 120.0  # it is a dozen processes, and the machine may be busy
+ADDRESS = "127.0.0.2"  # for 127.0.0.1 Ray would take the machine's own address, which others reach
+
+
+def missing() -> str:
+    """Say why there can be no Ray here; empty when there can."""
+    return "" if find_spec("ray") is not None else "ray is not installed"
+
+
+class RayHere:
+    """One Ray. Use it as a context manager; `env` is for whoever connects.
+
+    It starts a process a CPU: few are said here, and tests ask for a part of one.
+    """
+
+    def __init__(self, cpus: int = 2) -> None:
+        self._cpus = cpus
+        self.root = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+        self.address = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self.env = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_TMPDIR": str(self.root),
+            "RAY_raylet_start_wait_time_s": "90",  # a busy machine
+            "XDG_DATA_HOME": str(
+                self.root / "d"
+            ),  # where host processes of its node keep their files
+        }
+
+    def __enter__(self) -> "RayHere":
+        port, *others = _free_ports(1 + len(_WAITED_FOR))
+        self.address = f"{ADDRESS}:{port}"
+        argv = [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            *(f"--node-ip-address={ADDRESS}", f"--port={port}", f"--num-cpus={self._cpus}"),
+            *("--include-dashboard=false", f"--temp-dir={self.root / 'r'}"),
+            *("--object-store-memory=80000000", "--disable-usage-stats"),
+            *(f"--{name}-port={one}" for name, one in zip(_WAITED_FOR, others, strict=True)),
+        ]
+        log = self.root / "ray.log"
+        try:
+            with log.open("wb") as output:
+                self._process = subprocess.Popen(
+                    argv, env=child_environment(self.env), stdin=subprocess.DEVNULL,
+                    stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+            self._wait_for(log)
+        except BaseException:  # boundary: nothing may be left of one that did not start
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            for path in sorted((self.root / "d").rglob("host.log")):
+                sys.stderr.write(f"== {path}\n{path.read_text(errors='replace')[-4000:]}\n")
+        self.close()
+
+    def host_folders(self) -> list[Path]:
+        """The state folders of host processes on its node, one for each authority."""
+        return sorted((self.root / "d" / "hostler-ray").glob("*"))
+
+    def close(self) -> None:
+        """Kill everything of it at once."""
+        process, self._process = self._process, None
+        if process is not None:
+            told = subprocess.run(
+                ["pgrep", "-s", str(process.pid)], capture_output=True, text=True, check=False
+            )
+            for pid in told.stdout.split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), 9)
+            process.wait(10)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    # Private
+
+    def _wait_for(self, log: Path) -> None:
+        assert self._process is not None
+        ends_s = time.monotonic() + START_S
+        while "Ray runtime started" not in (text := log.read_text(errors="replace")):
+            if self._process.poll() is not None or time.monotonic() > ends_s:
+                raise OSError(f"Ray did not start: {text[-2000:]}")
+            time.sleep(0.1)
+
+
+# Private
+
+
+# Ray dies where these take over 15 s to say which port they have: a busy machine tells them.
+_WAITED_FOR = (
+    "dashboard-agent-grpc",
+    "dashboard-agent-listen",
+    "metrics-export",
+    "runtime-env-agent",
+)
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        socks = [stack.enter_context(socket.create_server((ADDRESS, 0))) for _ in range(count)]
+        return [sock.getsockname()[1] for sock in socks]

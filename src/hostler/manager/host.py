@@ -242,9 +242,11 @@ class Host:
     def look(self) -> list[Action]:
         """Compare once, and act; without a list nothing is known, and nothing is done."""
         kept = self.notebook.kept
-        if kept.orders is None or self.is_draining:
+        if kept.orders is None:
             return []
         actions = decide(kept.orders.orders, self.registry.instances(), kept.ended)
+        if self.is_draining:  # nothing begins; what is nobody's any more is not waited for
+            actions = [one for one in actions if isinstance(one, End)]
         self._carry_out(actions)
         self._obeyed = rank(kept.orders)
         return actions

@@ -6,8 +6,8 @@ comes in on a connection that stays open. Either may break without the other, an
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -31,6 +31,7 @@ COALESCE_S = 0.05  # changes so close together are one beat
 RETRY_FIRST_S, RETRY_LAST_S = 0.5, 4.0  # between tries to reach a controller that is away
 LINE_BYTES = 32 << 20  # of one list of orders
 _LEAVE_S = 2.0
+_STALE_S = 1.0  # a try that is older than the good news hangs in the silence before it
 _BEHIND = 3  # beats in a row whose answer knows of newer orders: the stream hangs
 _BEATS, _ORDERS = "beats", "orders"  # the two ways, in the log
 _JSON = ((b"content-type", b"application/json"),)
@@ -102,6 +103,10 @@ class Link:
         self._heard_at_s = clock()
         self._news = asyncio.Event()
         self._reopen = asyncio.Event()
+        self._is_back = asyncio.Event()  # set, and another one: the line is good again
+        self._is_renewed = False  # in this silence
+        self._tried_at_s: dict[str, float] = {}  # by way: since when the try under way is silent
+        self._tasks: asyncio.TaskGroup | None = None
         self._behind = 0
         self._is_good = False  # something was heard on the stream of now
         self._told: dict[str, str] = {}  # by what is disturbed
@@ -118,6 +123,11 @@ class Link:
     def is_heard(self) -> bool:
         return not self._told
 
+    @property
+    def silent(self) -> frozenset[str]:
+        """The ways on which no controller is heard: beats, orders."""
+        return frozenset(self._told)
+
     def url(self) -> str:
         """Where the controller is now."""
         return self._controllers.url
@@ -127,13 +137,24 @@ class Link:
         self._news.set()
 
     def asked(self) -> HostBeat:
-        """The beat for a controller that came for it, because none arrived there."""
-        self._heard_at_s = self._clock()
+        """The beat for a controller that came for it, because none arrived there.
+
+        Where it came, we get through: tries that wait are made at once, and what was sent into a
+        cut line is not waited for; but once a silence only, since a handshake may take long (F42).
+        """
+        now_s = self._heard_at_s = self._clock()
+        is_stale = any(now_s - at_s > _STALE_S for at_s in self._tried_at_s.values())
+        if is_stale and not self._is_renewed and self._tasks is not None:
+            self._is_renewed = True
+            self._tasks.create_task(self._controllers.renew(), name="host.renew")
+        self._is_back.set()
+        self._is_back = asyncio.Event()
         return self._voice.beat()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             jobs = [
                 begin(tasks, Background.HOST_BEATS, self._beats()),
                 begin(tasks, Background.HOST_ORDERS, self._listen()),
@@ -141,6 +162,7 @@ class Link:
             try:
                 yield
             finally:
+                self._tasks = None
                 for job in jobs:
                     job.cancel()
         await self._controllers.renew()
@@ -180,20 +202,19 @@ class Link:
         wait_s = RETRY_FIRST_S
         while True:
             self._news.clear()
+            is_back = self._is_back
             try:
-                due_s = await self.beat()
+                with self._trying(_BEATS):
+                    due_s = await self.beat()
                 wait_s = RETRY_FIRST_S
             except HostlerError as error:
                 self._note_silence(_BEATS, error)
                 self._voice.forget()
                 due_s = wait_s * random.uniform(0.5, 1.0)  # many hosts do not come back as one
                 wait_s = min(wait_s * 2, RETRY_LAST_S)
-            try:
-                async with asyncio.timeout(due_s):
-                    await self._news.wait()
-            except TimeoutError:
-                continue
-            await asyncio.sleep(COALESCE_S)
+            await first_of(self._news.wait(), is_back.wait(), timeout_s=due_s)
+            if self._news.is_set():
+                await asyncio.sleep(COALESCE_S)
 
     def _note_version(self, told: tuple[int, int]) -> None:
         """An answer that knows of newer orders again and again: their stream is dead, unnoticed."""
@@ -210,13 +231,15 @@ class Link:
         while True:
             self._reopen.clear()
             self._is_good = False
+            is_back = self._is_back
             try:
-                await first_of(self._read(), self._reopen.wait())
+                with self._trying(_ORDERS):
+                    await first_of(self._read(), self._reopen.wait())
             except* HostlerError as group:
                 self._note_silence(_ORDERS, _first(group))
             if self._is_good:
                 wait_s = RETRY_FIRST_S
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
+            await first_of(is_back.wait(), timeout_s=wait_s * random.uniform(0.5, 1.0))
             wait_s = min(wait_s * 2, RETRY_LAST_S)
 
     async def _read(self) -> None:
@@ -267,6 +290,14 @@ class Link:
             self.hurry()
 
     # Private: both
+
+    @contextmanager
+    def _trying(self, by: str) -> Iterator[None]:
+        self._tried_at_s[by] = self._clock()
+        try:
+            yield
+        finally:
+            del self._tried_at_s[by]
 
     async def _ask(self, path: str, message: msgspec.Struct, kind: type[T], timeout_s: float) -> T:
         pool = self._controllers.pool()
@@ -320,9 +351,9 @@ class Link:
     def _note_heard(self, by: str) -> None:
         self._heard_at_s = self._clock()
         if by == _BEATS:
-            self._unknown_since_s = None
+            self._unknown_since_s, self._is_renewed = None, False
         else:
-            self._is_good = True
+            self._is_good, self._tried_at_s[by] = True, self._heard_at_s
         if self._told.pop(by, None):
             log.info("host.controller_heard", by=by)
 

@@ -28,6 +28,8 @@ log = logger(__name__)
 T = TypeVar("T")
 Told = tuple[str, tuple[str, ...]]  # by a place: its node, its GPUs
 
+# Ray would kill the host process with its keeper, and with it whoever could end the workers (F42)
+ALIVE_AFTER_KEEPER = {"RAY_kill_child_processes_on_worker_exit": "false"}
 NAMESPACE = "hostler"
 CONNECT_S = 30.0
 CALL_S = 5.0
@@ -344,6 +346,7 @@ def _keeper(
             lifetime=lifetime,
             get_if_exists=True,
             max_restarts=-1,
+            runtime_env={"env_vars": ALIVE_AFTER_KEEPER},
             scheduling_strategy=only_on(node_id),
         )
         .remote(folder, arguments, env)

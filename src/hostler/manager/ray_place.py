@@ -123,12 +123,14 @@ def _seated(manager: "LocalWorkerManager") -> Iterator[Seated]:
             )
 
 
-def _lost(manager: "LocalWorkerManager", instance_id: str, why: str) -> None:
-    """An instance has no place any more: it moves. One whose host is silent is judged by that."""
+def _lost(manager: "LocalWorkerManager", instance_id: str, why: str) -> bool:
+    """An instance has no place any more: it moves. One whose host is silent is judged by that, for now."""
     host = manager.machines.book.known(manager.machines.distant.host_id(instance_id))
     record = manager.registry.record(instance_id)
-    log.info("ray.place_lost", instance_id=instance_id, why=why, host=host.name if host else "")
     if record is None or record.instance.state in (*GONE, State.DRAINING):
-        return
-    if host is None or host.standing in (Standing.ALIVE, Standing.DRAINING):
-        manager.machines.hands.drain(instance_id, why)
+        return True
+    if host is not None and host.standing not in (Standing.ALIVE, Standing.DRAINING):
+        return False
+    log.info("ray.place_lost", instance_id=instance_id, why=why, host=host.name if host else "")
+    manager.machines.hands.drain(instance_id, why)
+    return True

@@ -23,7 +23,7 @@ from hostler.app.background import Background, begin
 from hostler.app.telemetry import logger
 from hostler.app.tokens import JOIN_VARIABLE
 from hostler.core.deployment import Deployment
-from hostler.core.errors import HostlerError, PlacementUnavailable
+from hostler.core.errors import HostlerError
 from hostler.core.hosts import Standing
 from hostler.core.placing import Held, Needs, NodeView, PlaceView, Seat
 from hostler.manager.placement import Unplaced
@@ -35,10 +35,11 @@ NODE_LABEL = "ray.node"  # of a host: the id of the node it is on
 LOOK_EVERY_S = 1.0
 LOOK_AT_PLACES_S = 5.0
 AGAIN_S = 5.0  # until Ray is called again that did not answer
-KEEP_EVERY_S = 10.0  # a host process that ended is started again
+KEEP_EVERY_S = 5.0  # one that ended is started again before its workers end (life.orphan_grace_s)
 INVITED_S = 300.0  # an invitation is good for so long, and longer by far
 _TOLD = 8  # nodes in a reason
 _AWAY = (Standing.LOST, Standing.LEFT)
+_WELL = (Standing.ALIVE, Standing.DRAINING)
 
 
 class Cluster(Protocol):
@@ -101,12 +102,13 @@ class RaySeats:
         seated: Callable[[], Iterable[Seated]],
         invite: Callable[[NodeView], Awaitable[Invitation]],
         wake: Callable[[], None],
-        lost: Callable[[str, str], None],
+        lost: Callable[[str, str], bool],
         clock: Callable[[], float],
     ) -> None:
         """seated: the living instances on hosts.
 
-        wake: something may be placed now. lost: an instance has its place no more, and why.
+        wake: something may be placed now. lost: an instance has its place no more, and why; False: ask
+            again, since its host is silent, and by that it is judged.
         """
         self._cluster = cluster
         self._hosts = hosts
@@ -192,9 +194,10 @@ class RaySeats:
             for node_id in table.keys() - known:
                 del table[node_id]
         hosts = self._by_node()
-        for node in self._nodes:
-            if node.is_alive:
-                await self._keep(node, hosts.get(node.node_id))
+        async with asyncio.TaskGroup() as tasks:  # one that does not answer holds up nobody else
+            for node in self._nodes:
+                if node.is_alive:
+                    tasks.create_task(self._keep(node, hosts.get(node.node_id)), name="ray.keep")
         self._adopt()
         if not self._is_clear:
             await self._cluster.clear(
@@ -228,17 +231,18 @@ class RaySeats:
         if now_s - self._kept_s.get(node.node_id, -KEEP_EVERY_S) < KEEP_EVERY_S:
             return
         self._kept_s[node.node_id] = now_s
-        if host is not None and host.standing not in _AWAY:
+        if host is not None and host.standing in _WELL:
+            self._invited.pop(node.node_id, None)  # its token is used up
             return
-        told = await self._invitation(node, now_s)
         try:
+            told = await self._invitation(node, now_s)
             await self._cluster.keep(
                 node.node_id,
                 told.folder,
                 (*told.arguments, f"--labels={NODE_LABEL}={node.node_id}"),
                 {JOIN_VARIABLE: told.token},
             )
-        except PlacementUnavailable as error:  # this node; the others' are looked at all the same
+        except HostlerError as error:  # this node; the others' are looked at all the same
             log.warning("ray.no_host_process", node_id=node.node_id, why=error.message)
 
     async def _invitation(self, node: NodeView, now_s: float) -> Invitation:
@@ -274,13 +278,11 @@ class RaySeats:
         if seen.node_id and now_s - asked.looked_s > LOOK_AT_PLACES_S:
             asked.looked_s = now_s
             seen = await self._cluster.look(instance_id)
+        why = f"its place on Ray is gone: {seen.why}" if seen.is_gone else ""
         if seen.node_id and asked.uses.gpus not in (None, seen.gpus):
-            self._left.add(instance_id)
-            del self._asked[instance_id]
-            self._lost(instance_id, "Ray has lost its place, and holds other GPUs for it now")
-        elif seen.is_gone and self._asked.pop(instance_id, None) is not None:
-            self._left.add(instance_id)
-            self._lost(instance_id, f"its place on Ray is gone: {seen.why}")
+            why = "Ray has lost its place, and holds other GPUs for it now"
+        if why and instance_id in self._asked and self._lost(instance_id, why):
+            self.leave(instance_id)
 
     def _by_node(self) -> dict[str, Host]:
         """The host on each node; of several (it joined anew) the one heard last."""

@@ -28,7 +28,6 @@ class RayUp:
         (self.root / "hostler.toml").write_text(config)
         self.env = {
             **ray.env,
-            "XDG_DATA_HOME": str(self.root / "d"),
             "HOSTLER_STATE_DIR": str(self.state_dir),
         }
         self.url = f"https://{ray.network.address(ray.head)}:{PORT}"
@@ -68,7 +67,7 @@ class RayUp:
 
     def log(self) -> str:
         control = self.state_dir / "logs" / "controller.log"
-        parts = [self.root / "up.log", control, *sorted((self.root / "d").rglob("host.log"))]
+        parts = [self.root / "up.log", control, *sorted(self.ray.root.glob("d/**/host.log"))]
         return "\n".join(
             f"== {path}\n{path.read_text(errors='replace')}" for path in parts if path.exists()
         )

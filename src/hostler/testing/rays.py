@@ -53,6 +53,7 @@ class RayMachines:
                 "RAY_AUTH_TOKEN": secrets.token_hex(32),
                 "RAY_USAGE_STATS_ENABLED": "0",
                 "RAY_TMPDIR": str(self.root),
+                "XDG_DATA_HOME": str(self.root / "d"),  # of the host processes
                 "RAY_health_check_period_ms": "1000",
                 "RAY_health_check_timeout_ms": "1000",
                 "RAY_health_check_failure_threshold": "2",

@@ -132,7 +132,15 @@ class Pool:
         """Open a connection for a call. The pool owns the task; `close` ends it."""
         task = self._loop.create_task(self._connect(call), name="wire.connect")
         self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._connecting.discard(task)
+            if (
+                task.cancelled()
+            ):  # told here: one that was cancelled before its first step runs nothing
+                call.lose("the pool was closed", refused=True)
+
+        task.add_done_callback(ended)
 
     def give_back(self, connection: Connection) -> None:
         """Take back a connection whose answer is complete."""
@@ -173,9 +181,6 @@ class Pool:
         except UpstreamLost as error:
             call.lose(str(error), refused=True)
             return
-        except asyncio.CancelledError:
-            call.lose("the pool was closed", refused=True)
-            raise
         if call.is_over:  # cancelled meanwhile; the connection is as good as new
             self.give_back(connection)
         elif connection.transport.is_closing():

@@ -241,6 +241,16 @@ def test_nothing_listening_is_refused() -> None:
     uvloop.run(main())
 
 
+def test_a_call_whose_pool_is_closed_at_once_is_told_so() -> None:
+    async def main() -> None:
+        pool, record = pool_of(Endpoint(host="127.0.0.1", port=1)), Record()
+        pool.submit(REQUEST, record)
+        await pool.close()
+        assert (await record.wait()).error is not None
+
+    uvloop.run(main())
+
+
 def test_F45_a_cancelled_call_reaches_the_server_at_once_and_its_sink_no_more() -> None:
     async def main() -> None:
         gone: list[int] = []

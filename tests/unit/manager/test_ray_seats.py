@@ -80,15 +80,21 @@ class Story:
         self.hosts: list[Host] = []
         self.seated: list[Seated] = []
         self.lost: list[str] = []
+        self.is_silent = False  # the host of what is lost
         self.seats = RaySeats(
             self.ray,
             hosts=lambda: self.hosts,
             seated=lambda: self.seated,
             invite=self.invite,
             wake=lambda: None,
-            lost=lambda instance_id, why: self.lost.append(instance_id),
+            lost=self.lose,
             clock=lambda: self.now_s,
         )
+
+    def lose(self, instance_id: str, why: str) -> bool:
+        if not self.is_silent:
+            self.lost.append(instance_id)
+        return not self.is_silent
 
     async def invite(self, node: NodeView) -> Invitation:
         return Invitation(("host", "join"), "folder", "token")
@@ -175,6 +181,20 @@ def test_a_place_that_is_gone_is_told_once_and_given_back() -> None:
     story.look(LOOK_AT_PLACES_S + 1)
     assert story.lost == ["i1"]
     assert story.ray.held == {}
+
+
+def test_a_place_that_went_while_its_host_was_silent_is_told_of_when_that_is_back() -> None:
+    story = Story()
+    story.why()
+    story.look()
+    story.ray.held["i1"] = PlaceView(place_id="i1", node_id="n1", is_gone=True, why="node died")
+    story.is_silent = True
+    story.look()
+    story.look()
+    assert story.lost == []
+    story.is_silent = False
+    story.look()
+    assert story.lost == ["i1"]
 
 
 def test_a_new_controller_asks_for_the_places_of_those_who_are_there_on_their_very_nodes() -> None:

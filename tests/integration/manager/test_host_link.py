@@ -1,0 +1,120 @@
+"""A host whose line was cut: what it does once it is good again, and what it ends then."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from hostler.app.config import Config, HostConfig
+from hostler.app.paths import StatePaths
+from hostler.core.snapshot import Endpoint
+from hostler.manager import host_link
+from hostler.manager.host import Host
+from hostler.manager.host_link import Controllers
+from hostler.manager.membership import Membership
+from hostler.storage.sql import SqlStore
+from hostler.testing.host_run import QUICK, HostRun
+from hostler.testing.sim_controller import HOST_ID, SimController, echo_order
+from hostler.wire.client import Pool
+from tests.integration.wire.running import until
+
+NEVER_S = 600.0
+
+
+class Pace:
+    """A clock that a test sets forward."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+@asynccontextmanager
+async def host_before(socket: Path, clock: Pace) -> AsyncIterator[Host]:
+    """A host in this process that waits for ever for an answer."""
+    config = Config(host=HostConfig(answer_timeout_s=NEVER_S, silence_s=NEVER_S))
+    paths = StatePaths(socket.parent / "h")
+    paths.create()
+    store = SqlStore(paths.database)
+    controllers = Controllers(
+        [Endpoint(socket=str(socket))], lambda one: Pool(one, connect_timeout_s=5, idle_s=30)
+    )
+    membership = Membership(host_id=HOST_ID, name="b", controllers=(f"unix:{socket}",))
+    host = Host(paths, config, store, membership, controllers, clock=clock)
+    try:
+        async with host.running():
+            yield host
+    finally:
+        store.close()
+
+
+async def answered(sim: SimController) -> None:
+    await until(lambda: bool(sim.beats) and sim.streams > 0, 20)
+
+
+def test_F42_a_host_that_waits_for_its_next_try_is_woken_by_who_comes_for_its_beat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_link, "RETRY_FIRST_S", NEVER_S)
+
+    async def main() -> None:
+        sim = SimController(tmp_path / "c.sock")
+        async with host_before(sim.socket, Pace()) as host:
+            await until(lambda: len(host.link.silent) == 2, 20)
+            async with sim.running():
+                assert host.link.asked().host_id == HOST_ID
+                await answered(sim)
+
+    asyncio.run(main())
+
+
+def test_F42_what_was_sent_into_a_cut_line_is_not_waited_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        sim, clock, waiting = SimController(tmp_path / "c.sock"), Pace(), set()
+
+        async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            waiting.add((await reader.readline()).split()[1])
+            await reader.read()
+            writer.close()
+
+        cut = await asyncio.start_unix_server(hold, sim.socket)
+        async with host_before(sim.socket, clock) as host:
+            await until(lambda: len(waiting) == 2, 20)
+            host.link.asked()
+            await asyncio.sleep(0)
+            assert not sim.beats, "a try that has just begun is let go on"
+            cut.close()
+            sim.socket.unlink()
+            clock.ahead_s += 5.0
+            async with sim.running():
+                host.link.asked()
+                await answered(sim)
+
+    asyncio.run(main())
+
+
+def test_F42_a_host_that_leaves_does_not_wait_for_what_was_given_up() -> None:
+    """It drains for a minute, since its engine does not end; then its controller strikes it out."""
+    config = QUICK.replace("drain_timeout_s = 3.0", "drain_timeout_s = 90.0")
+    stubborn = {"script": '{"sigterm": "ignore"}'}
+
+    async def main() -> None:
+        with HostRun(config=config) as host:
+            sim = SimController(host.root / "c.sock")
+            host.join([sim.url])
+            host.start()
+            async with sim.running():
+                sim.order(echo_order("aaaa01", params=stubborn))
+                await sim.until(lambda: sim.state("aaaa01") == "ready", "it serves")
+                host.send(15)
+                await sim.until(lambda: sim.state("aaaa01") == "draining", "it drains")
+                sim.order()
+                assert await asyncio.to_thread(host.ended) == 0
+                assert host.left_behind() == []
+
+    asyncio.run(main())

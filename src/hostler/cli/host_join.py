@@ -140,7 +140,8 @@ def join_and_serve(
     wished = msgspec.structs.replace(wished, port=sock.getsockname()[1])
     goes_on = known is not None and not _is_over(paths)
     membership = None
-    if known is None or not goes_on or _is_new(known, wished, token):
+    is_over = known is not None and known.is_over and bool(token)  # it may ask to be known again
+    if known is None or not goes_on or is_over or _is_new(known, wished, token):
         try:
             membership = _join(paths, wished, token, given)
         except ControllerUnavailable:

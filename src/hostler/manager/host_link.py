@@ -124,6 +124,11 @@ class Link:
         return not self._told
 
     @property
+    def is_unknown(self) -> bool:
+        """Has the controller said last that it does not know this host?"""
+        return self._unknown_since_s is not None
+
+    @property
     def silent(self) -> frozenset[str]:
         """The ways on which no controller is heard: beats, orders."""
         return frozenset(self._told)

@@ -25,7 +25,7 @@ from hostler.manager.brought import BroughtWorker
 from hostler.manager.host import Host
 from hostler.manager.host_link import Controllers
 from hostler.manager.host_logs import tell_log
-from hostler.manager.membership import Membership, endpoint_of
+from hostler.manager.membership import Membership, endpoint_of, save_membership
 from hostler.registry.joining import keep_renewed
 from hostler.storage.sql import SqlStore
 from hostler.wire.client import Pool
@@ -97,6 +97,9 @@ async def run_host(
     finally:
         store.close()
     if host.failure is not None:
+        if host.link.is_unknown:  # what starts it next with a token may join anew
+            over = msgspec.structs.replace(membership, is_over=True)
+            save_membership(paths.host_membership, over)
         raise host.failure
 
 

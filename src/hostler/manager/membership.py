@@ -23,6 +23,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
         tests on one machine, where no relay is needed.
     address, port: of its relay; address "": the one it connects from.
     offer: of a worker brought by hand. token_id: of the token it joined with last.
+    is_over: the controller has said that it does not know this host (any more).
     """
 
     host_id: str
@@ -35,6 +36,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     offer: Offer | None = None
     joined_at_s: float = 0.0
     token_id: str = ""
+    is_over: bool = False
 
     @property
     def is_near(self) -> bool:

@@ -30,21 +30,19 @@ class Keeper:
     input does, too.
     """
 
-    def __init__(self, folder: str, arguments: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(self, folder: str) -> None:
         """folder: the name of its state folder, beside those of other servers of this user."""
         self._state = default_state_dir().with_name("hostler-ray") / folder
-        self._arguments = (*arguments, f"--state-dir={self._state}")
-        self._env = {**env, STDIN_VARIABLE: "1"}
         self._handle: ProcessHandle | None = None
         self._stdin = -1
         self._is_stopped = False
 
-    def look(self) -> int:
-        """Start the process if it does not run; return its pid, 0 once stopped."""
+    def look(self, arguments: Sequence[str], env: Mapping[str, str]) -> int:
+        """Start the process if it does not run, as is said now; return its pid, 0 once stopped."""
         if self._is_stopped:
             return 0
-        if self._handle is None or self._handle.reap() is not None or not self._handle.alive():
-            self._start()
+        if self.has_ended():
+            self._start(arguments, env)
         return self._handle.pid if self._handle is not None else 0
 
     def stop(self) -> int | None:
@@ -60,7 +58,7 @@ class Keeper:
 
     # Private
 
-    def _start(self) -> None:
+    def _start(self, arguments: Sequence[str], env: Mapping[str, str]) -> None:
         self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._stdin >= 0:
             os.close(self._stdin)
@@ -68,8 +66,8 @@ class Keeper:
         try:
             with Path(self._state, "host.log").open("ab") as output:
                 self._handle = spawn(
-                    [sys.executable, "-m", "hostler", *self._arguments],
-                    env=child_environment(self._env),
+                    [sys.executable, "-m", "hostler", *arguments, f"--state-dir={self._state}"],
+                    env=child_environment({**env, STDIN_VARIABLE: "1"}),
                     stdout=output.fileno(),
                     stdin=reads,
                 )

@@ -171,7 +171,7 @@ class RayCluster:
     async def keep(
         self, node_id: str, folder: str, arguments: Sequence[str], env: Mapping[str, str]
     ) -> None:
-        """Have a `hostler ARGUMENTS` on this node; asked again: start it if it has ended.
+        """Have a `hostler ARGUMENTS` on this node; asked again: start it if it has ended, with these.
 
         Raises:
             PlacementUnavailable: Ray does not answer, or the node is gone.
@@ -179,9 +179,9 @@ class RayCluster:
         keeper = self._keepers.get(node_id)
         if keeper is None:
             keeper = self._keepers[node_id] = await self._ask(
-                partial(_keeper, node_id, folder, tuple(arguments), dict(env), self._lifetime)
+                partial(_keeper, node_id, folder, self._lifetime)
             )
-        if not await self._ask(partial(_look, keeper)):
+        if not await self._ask(partial(_look, keeper, tuple(arguments), dict(env))):
             del self._keepers[node_id]
             raise PlacementUnavailable(f"the keeper of Ray node {node_id[:8]} has ended")
 
@@ -333,8 +333,6 @@ def _end(name: str) -> None:
 def _keeper(
     node_id: str,
     folder: str,
-    arguments: tuple[str, ...],
-    env: dict[str, str],
     lifetime: str | None,
 ) -> Any:
     return (
@@ -349,15 +347,15 @@ def _keeper(
             runtime_env={"env_vars": ALIVE_AFTER_KEEPER},
             scheduling_strategy=only_on(node_id),
         )
-        .remote(folder, arguments, env)
+        .remote(folder)
     )
 
 
-def _look(keeper: Any) -> bool:
-    """Have a keeper look at its host process. False: it is no more."""
+def _look(keeper: Any, arguments: tuple[str, ...], env: dict[str, str]) -> bool:
+    """Have a keeper look at its host process, which it starts as is said now. False: it is no more."""
     ray = ray_module()
     try:
-        ray.get(keeper.look.remote(), timeout=CALL_S)
+        ray.get(keeper.look.remote(arguments, env), timeout=CALL_S)
     except ray.exceptions.ActorDiedError:
         return False
     return True

@@ -16,7 +16,7 @@ from hostler.app.config import child_environment
 from hostler.testing import netns
 
 PORT = 6379
-START_S = 60.0
+START_S = 120.0
 
 
 def missing() -> str:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from hostler.app.config import child_environment
-from hostler.core.errors import Conflict
+from hostler.core.errors import Conflict, NotFound
 from hostler.core.hosts import OrderWish, Role
 from hostler.core.snapshot import Endpoint
 from hostler.testing.host_run import HostRun
@@ -148,6 +148,25 @@ def run_command(host: HostRun, *words: str) -> str:
         argv, capture_output=True, text=True, timeout=30, env=child_environment(), check=False
     )
     return done.stdout + done.stderr
+
+
+def test_a_machine_that_was_removed_joins_again_with_a_new_token_alone() -> None:
+    async def body(host: HostRun, sim: SimControlPort) -> None:
+        host.start(*joining(sim, sim.token()))
+        await sim.until(lambda: bool(sim.beats), "it has joined")
+        sim.refusal = NotFound(f"host {sim.last.host_id!r} is not known here")
+        assert await asyncio.to_thread(host.ended) != 0
+        assert "refuses this host" in host.output.read_text()
+        sim.refusal = None
+        code, said = await ends(host, *joining(sim, "hstj_used_up_token"))
+        assert code != 0, said
+        heard = len(sim.beats)
+        host.start(*joining(sim, sim.token()))
+        await sim.until(lambda: len(sim.beats) > heard, "it is back")
+        assert host.output.read_text().count("joined https://") == 2
+        assert await asyncio.to_thread(host.stop) == 0
+
+    play(body)
 
 
 def test_what_is_wrong_with_joining_is_said_so_that_one_knows_what_to_do() -> None:

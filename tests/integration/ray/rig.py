@@ -68,6 +68,9 @@ class Town:
     def nodes_of(self, model: str) -> set[str]:
         return {one["host_name"] for one in self.up.instances(model)}
 
+    def ids(self, model: str) -> list[str]:
+        return [one["instance_id"] for one in self.up.instances(model)]
+
     def standing(self, machine: str) -> str:
         """How the newest host on a machine is: alive, suspect, lost..."""
         found = [one for one in self.up.told("host", "list") or () if self._is_on(one, machine)]
@@ -103,6 +106,17 @@ class Town:
         """End Ray on a machine; on the head's: all that Ray knows."""
         self.hurt.add(machine)
         self.up.ray.kill(machine)
+
+    def kill_actors(self, machine: str, kind: str) -> int:
+        """End Ray's processes of one class of actors on a machine; return how many there were."""
+        found = [
+            pid
+            for pid in self.network.pids(machine)
+            if _words(pid).startswith(f"ray::{kind}".encode())
+        ]
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+        return len(found)
 
     def kill_controller(self) -> None:
         ours = tagged(STATE_TAG, str(self.up.state_dir))

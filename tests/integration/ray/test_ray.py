@@ -124,6 +124,55 @@ def test_a_controller_that_is_killed_finds_its_places_and_workers_again(town: To
     assert {one["instance_id"]: one["pid"] for one in up.instances("chat")} == before
 
 
+def test_a_place_whose_actor_is_killed_is_left_and_its_instance_moves(town: Town) -> None:
+    up = town.up
+    with Load(town).running() as load:
+        load.until_good(3)
+        before = {one["instance_id"] for one in up.instances("chat")}
+        hit = town.kill_actors("b", "Place")
+        assert hit >= 1
+        moved = lambda: len({*town.ids("chat")} & before) == 1 and len(town.ids("chat")) == 2  # noqa: E731
+        took_s = up.until(moved, "another process has its place", 60)
+        load.until_good(3)
+    assert load.errors == []
+    assert "box: alive" in up.run("ps").stdout
+    up.note(f"a place killed: moved after {took_s:.1f} s, {load.good} requests, no error")
+
+
+def test_a_keeper_that_dies_leaves_no_second_host_process_and_comes_back(town: Town) -> None:
+    up, most = town.up, 0
+    (first,) = town.host_processes_on("b")
+    with Load(town).running() as load:
+        load.until_good(3)
+        began_s = time.monotonic()
+        assert town.kill_actors("b", "Keeper") == 1
+
+        def is_back() -> bool:
+            nonlocal most
+            here = town.host_processes_on("b")
+            most = max(most, len(here))
+            return bool(here) and first not in here and town.standing("b") == "alive"
+
+        town.waits(is_back, "another host process serves", 90)
+        took_s = time.monotonic() - began_s
+        up.until(lambda: len(up.instances("chat")) == 2, "two replicas are ready")
+        load.until_good(3)
+    assert load.errors == []
+    assert most == 1, "two at once"
+    up.note(f"a keeper killed: its host was back after {took_s:.1f} s, {load.good} requests")
+
+
+def test_a_node_whose_host_was_removed_joins_again_with_a_token_of_its_own(town: Town) -> None:
+    up = town.up
+    (first,) = town.host_processes_on("b")
+    done = up.run("host", "remove", town.host("b"), "--force")
+    assert done.returncode == 0, done.stderr
+    town.waits(lambda: first not in town.host_processes_on("b"), "it was dismissed", 60)
+    took_s = up.until(lambda: town.standing("b") == "alive", "it has joined again", 60)
+    up.until(lambda: len(up.instances("chat")) == 2, "two replicas are ready")
+    up.note(f"a host removed: joined again {took_s:.1f} s after it was dismissed")
+
+
 def test_F43_without_ray_requests_go_on_and_new_instances_wait(town: Town) -> None:
     up = town.up
     with Load(town).running() as load:

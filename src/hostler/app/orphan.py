@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 
 from hostler.app.config import environment
 
-STDIN_VARIABLE = "HOSTLER_ENDS_WITH_STDIN"  # set by who holds the other end of our standard input
+STDIN_VARIABLE = "HOSTLER_KEPT_BY_STDIN"  # set by who holds the other end of our standard input
 
 
-def end_with_stdin(asked: Callable[[], None]) -> None:
+def when_stdin_ends(asked: Callable[[], None]) -> None:
     """Call `asked` when who started this process is gone, if it wished that: our standard input ends."""
     if not environment(STDIN_VARIABLE):
         return

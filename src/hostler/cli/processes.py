@@ -16,7 +16,7 @@ from cyclopts import Parameter
 from hostler.app.auth import check_bind
 from hostler.app.config import Config, ServerConfig, environment, load_config
 from hostler.app.config import state_dir as _state_dir
-from hostler.app.orphan import end_with_stdin, orphan_watch
+from hostler.app.orphan import orphan_watch
 from hostler.app.paths import StatePaths
 from hostler.app.pulse import takes_connections, telling
 from hostler.app.telemetry import configure_logging
@@ -239,7 +239,6 @@ def until_asked(main: Main) -> int:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, asked)
-        end_with_stdin(asked)
         await main(stop, hasten)
 
     try:

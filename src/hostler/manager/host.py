@@ -89,9 +89,8 @@ class Host:
         self.failure: HostlerError | None = None
         self.refuse: Callable[[Collection[str]], None] = lambda gateways: None  # its relay's
         self.serving: Callable[[], AbstractAsyncContextManager[None]] = nullcontext  # its relay
-        rules = membership.rules
+        self._rules = rules = membership.rules
         self._name_told = membership.name
-        self._rules = rules
         self._engines = startable(rules)
         self._hear = hear
         self._clock = clock

@@ -14,6 +14,7 @@ import msgspec
 from hostler.app.background import Background, begin
 from hostler.app.config import Config, HttpLimits
 from hostler.app.notify import notifying
+from hostler.app.orphan import when_stdin_ends
 from hostler.app.paths import StatePaths
 from hostler.app.tasks import first_of
 from hostler.app.telemetry import logger
@@ -38,6 +39,9 @@ log = logger(__name__)
 _LOCK_WAIT_S = 0.5  # of one try; the writer tries again
 _CONNECT_S = 3.0
 _IDLE_S = 30.0
+_LOOK_S = 0.5
+_UNKEPT_IDLE_S = 5.0  # a host process that nobody keeps, and that runs nothing, ends
+_UNKEPT_SILENT_S = 300.0  # likewise when no controller is heard
 _JSON = ((b"content-type", b"application/json"),)
 
 
@@ -92,7 +96,7 @@ async def run_host(
             await stack.enter_async_context(_status_server(paths, membership, host))
             await stack.enter_async_context(notifying())
             up()
-            await first_of(stop.wait(), host.finished.wait())
+            await first_of(stop.wait(), host.finished.wait(), _not_needed(host))
             await _end(host, hasten)
     finally:
         store.close()
@@ -124,6 +128,21 @@ def _make(
             paths, config, store, membership, controllers, offer=membership.offer, hear=hear
         )
     return Host(paths, config, store, membership, controllers, hear=hear)
+
+
+async def _not_needed(host: Host) -> None:
+    """Return some time after the keeper of this process is gone, once nobody has anything running here.
+
+    Not at once: Ray ends its actors when it is started anew, and that shall cost no request (F43).
+    """
+    is_unkept = asyncio.Event()
+    when_stdin_ends(is_unkept.set)
+    await is_unkept.wait()
+    log.warning("host.unkept")
+    idle_s = 0.0
+    while idle_s < _UNKEPT_IDLE_S and host.link.silence_s < _UNKEPT_SILENT_S:
+        await asyncio.sleep(_LOOK_S)
+        idle_s = 0.0 if host.alive else idle_s + _LOOK_S
 
 
 async def _end(host: Host, hasten: asyncio.Event) -> None:

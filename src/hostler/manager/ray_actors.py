@@ -26,8 +26,8 @@ class Place:
 
 
 class Keeper:
-    """Keeps a host process running on its node. That process ends when this one does: its standard
-    input does, too.
+    """Keeps a host process running on its node. When this one ends, that process goes on as long as it is
+    needed: its standard input ends, too, so it knows (host_process.py).
     """
 
     def __init__(self, folder: str) -> None:

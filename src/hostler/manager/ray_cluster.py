@@ -51,23 +51,36 @@ class RayCluster:
         self._keepers: dict[str, Any] = {}  # by node; one that nobody holds would end
         self._places: dict[str, Any] = {}  # handles of actors
         self._reached: dict[str, Future[Told]] = {}
+        self._joining: Future[bool] | None = None
 
     async def connect(self) -> None:
-        """Join the cluster as a driver.
+        """Join the cluster as a driver; again: leave the one before, whatever has become of it.
 
         Raises:
             StartupError: ray is missing or too old, asks for no token, or the cluster does not answer.
         """
         check_installed()
         check_token()
+        self._places.clear()  # what is ours is found again by its name
+        self._reached.clear()
+        self._keepers.clear()
+        if (
+            self._joining is None
+        ):  # else a try from before still hangs, and two at once never end well
+            self._joining = _in_thread(
+                partial(_connect, self.address, is_ours=self._is_ours)
+            )
         try:
-            self._is_ours |= await _call(partial(_connect, self.address), CONNECT_S)
+            async with asyncio.timeout(CONNECT_S):
+                self._is_ours |= await asyncio.wrap_future(self._joining)
+            self._joining = None
         except TimeoutError:
             raise StartupError(
                 f"Ray at {self.address!r} did not let us in within {CONNECT_S:g} s: is it there, and is "
                 "its token ours (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)?"
             ) from None
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            self._joining = None
             raise StartupError(f"Ray at {self.address!r}: {_first_line(error)}") from error
 
     async def leave(self) -> None:
@@ -228,38 +241,35 @@ class RayCluster:
 # Private
 
 
-async def _call(work: Callable[[], T], timeout_s: float) -> T:
+def _in_thread(work: Callable[[], T]) -> Future[T]:
     """Run blocking work in a thread of its own: one that hangs is left behind, and takes no other's place."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()  # who waits no more does not cancel it
 
     def run() -> None:
-        result, error = None, None
         try:
             result = work()
-        except BaseException as raised:  # boundary: it is raised again where it is waited for
-            error = raised
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, error)
+        except BaseException as error:  # boundary: it is raised again where it is waited for
+            done.set_exception(error)
+        else:
+            done.set_result(result)
 
     threading.Thread(target=run, name="ray.call", daemon=True).start()
+    return done
+
+
+async def _call(work: Callable[[], T], timeout_s: float) -> T:
     async with asyncio.timeout(timeout_s):
-        return await done
+        return await asyncio.wrap_future(_in_thread(work))
 
 
-def _connect(address: str) -> bool:
-    """Return whether there was no connection before."""
+def _connect(address: str, *, is_ours: bool) -> bool:
+    """Return whether the connection is ours from now on: one that the program had is used as it is."""
     ray = ray_module()
     if ray.is_initialized():
-        return False
+        if not is_ours:
+            return False
+        ray.shutdown()
     ray.init(
         address=address,
         namespace=NAMESPACE,

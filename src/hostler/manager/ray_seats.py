@@ -35,6 +35,7 @@ NODE_LABEL = "ray.node"  # of a host: the id of the node it is on
 LOOK_EVERY_S = 1.0
 LOOK_AT_PLACES_S = 5.0
 AGAIN_S = 5.0  # until Ray is called again that did not answer
+RECONNECT_S = 8.0  # of no answer, until we join it anew
 KEEP_EVERY_S = 5.0  # one that ended is started again before its workers end (life.orphan_grace_s)
 INVITED_S = 300.0  # an invitation is good for so long, and longer by far
 _TOLD = 8  # nodes in a reason
@@ -186,10 +187,13 @@ class RaySeats:
             HostlerError: Ray does not answer; what was not done is done the next time.
         """
         if not self._is_connected:
-            await self._cluster.connect()
-            self._is_connected = True
-        self._nodes = await self._cluster.nodes()
-        known = {node.node_id for node in self._nodes}
+            await self._connect()
+        nodes, known = await self._cluster.nodes(), {node.node_id for node in self._nodes}
+        if known and not known & {node.node_id for node in nodes}:
+            log.warning("ray.started_anew")  # it keeps the dead in mind: this one remembers nobody
+            await self._connect()
+            nodes = await self._cluster.nodes()
+        self._nodes, known = nodes, {node.node_id for node in nodes}
         for table in (self._kept_s, self._invited):
             for node_id in table.keys() - known:
                 del table[node_id]
@@ -213,13 +217,30 @@ class RaySeats:
 
     # Private
 
+    async def _connect(self) -> None:
+        """Be a driver of Ray, and forget what one before was told: those who have a node ask anew for it."""
+        await self._cluster.connect()
+        self._is_connected, self._is_clear = True, False
+        seated = {one.instance_id for one in self._seated()}
+        for instance_id, asked in tuple(self._asked.items()):
+            if instance_id in seated:
+                del self._asked[instance_id]
+            else:
+                asked.is_reserved = False
+
     async def _loop(self) -> None:
+        away_since_s: float | None = None
         while True:
             wait_s, before = LOOK_EVERY_S, self._trouble
             try:
                 await self.look()
+                away_since_s = None
             except HostlerError as error:
                 self._trouble, wait_s = error.message, AGAIN_S
+                now_s = self._clock()
+                away_since_s = away_since_s or now_s
+                if now_s - away_since_s > RECONNECT_S:  # a driver of a Ray that died stays dead
+                    self._is_connected = False
             if self._trouble != before:
                 log.warning("ray.answers" if not self._trouble else "ray.away", why=self._trouble)
             self._wake()
@@ -258,8 +279,8 @@ class RaySeats:
         alive = {node.node_id for node in self._nodes if node.is_alive}
         node_of = {
             host.host_id: node_id
-            for host in self._hosts()
-            if (node_id := _node_of(host)) in alive and host.standing not in _AWAY
+            for node_id, host in self._by_node().items()
+            if node_id in alive and host.standing not in _AWAY
         }
         for one in self._seated():
             node_id, instance_id = node_of.get(one.host_id, ""), one.instance_id
@@ -285,8 +306,22 @@ class RaySeats:
             self.leave(instance_id)
 
     def _by_node(self) -> dict[str, Host]:
-        """The host on each node; of several (it joined anew) the one heard last."""
-        return {_node_of(host): host for host in sorted(self._hosts(), key=lambda h: h.heard_at_s)}
+        """The host on each node; of several (it joined anew) the one heard last.
+
+        On a node where Ray was started anew: the one at its address from before, if it is well.
+        """
+        hosts = sorted(self._hosts(), key=lambda host: host.heard_at_s)
+        found = {_node_of(host): host for host in hosts}
+        alive = [node for node in self._nodes if node.is_alive]
+        known = {node.node_id for node in alive}
+        for node in alive:
+            here = found.get(node.node_id)
+            if here is None or here.standing not in _WELL:
+                for host in hosts:
+                    is_left = _node_of(host) and _node_of(host) not in known
+                    if is_left and host.address == node.address and host.standing in _WELL:
+                        found[node.node_id] = host
+        return found
 
     def _why(self, asked: Asked) -> str:
         """What a place waits for, and what each node lacks of it now."""

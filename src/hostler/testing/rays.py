@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from hostler.testing import netns
 
 PORT = 6379
 START_S = 120.0
+TRIES = 3
 
 
 def missing() -> str:
@@ -52,6 +54,7 @@ class RayMachines:
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN": secrets.token_hex(32),
                 "RAY_USAGE_STATS_ENABLED": "0",
+                "RAY_raylet_start_wait_time_s": "120",
                 "RAY_TMPDIR": str(self.root),
                 "XDG_DATA_HOME": str(self.root / "d"),  # of the host processes
                 "RAY_health_check_period_ms": "1000",
@@ -84,29 +87,17 @@ class RayMachines:
         self.close()
 
     def start(self, name: str) -> None:
-        """Start Ray on a machine, and wait until it says that it runs."""
-        if (old := self._processes.pop(name, None)) is not None:
-            old.wait(10)
-        is_head = name == self.head
-        folder = self.root / name
-        folder.mkdir(exist_ok=True)
-        own = f"--node-ip-address={self.network.address(name)}"
-        where = ["--head", f"--port={PORT}", "--include-dashboard=false"]
-        if not is_head:
-            where = [f"--address={self.address}"]
-            if self._nodes[name]:
-                where.append(f"--resources={self._nodes[name]}")
-            if name in self._gpus:
-                where.append(f"--num-gpus={self._gpus[name]}")
-        argv = [sys.executable, "-m", "ray.scripts.scripts", "start", own, *where]
-        argv += ["--num-cpus=2", "--block", "--disable-usage-stats"]
-        log = (folder / "ray.log").open("ab")
-        with log:
-            self._processes[name] = self.network.popen(
-                name, argv, env={**self.env, "RAY_TMPDIR": str(folder)}, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        self._wait_for(name, folder / "ray.log")
+        """Start Ray on a machine, and wait until it says that it runs.
+
+        It has deadlines of its own, which a machine with too much to do misses: it is tried again.
+        """
+        for left in reversed(range(TRIES)):
+            try:
+                return self._start(name)
+            except OSError:
+                if not left:
+                    raise
+                self.kill(name)
 
     def kill(self, name: str) -> None:
         """Kill everything of Ray on a machine at once, and all that it started."""
@@ -117,7 +108,8 @@ class RayMachines:
             check=False,
         )
         for pid in pids.stdout.split():
-            os.kill(int(pid), 9)
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), 9)
         self._processes[name].wait(10)
 
     def run(
@@ -136,6 +128,30 @@ class RayMachines:
         shutil.rmtree(self.root, ignore_errors=True)
 
     # Private
+
+    def _start(self, name: str) -> None:
+        if (old := self._processes.pop(name, None)) is not None:
+            old.wait(10)
+        is_head = name == self.head
+        folder = self.root / name
+        folder.mkdir(exist_ok=True)
+        own = f"--node-ip-address={self.network.address(name)}"
+        where = ["--head", f"--port={PORT}", "--include-dashboard=false"]
+        if not is_head:
+            where = [f"--address={self.address}"]
+            if self._nodes[name]:
+                where.append(f"--resources={self._nodes[name]}")
+            if name in self._gpus:
+                where.append(f"--num-gpus={self._gpus[name]}")
+        argv = [sys.executable, "-m", "ray.scripts.scripts", "start", own, *where]
+        argv += ["--num-cpus=2", "--block", "--disable-usage-stats"]
+        log = (folder / "ray.log").open("wb")
+        with log:
+            self._processes[name] = self.network.popen(
+                name, argv, env={**self.env, "RAY_TMPDIR": str(folder)}, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        self._wait_for(name, folder / "ray.log")
 
     def _wait_for(self, name: str, log: Path) -> None:
         ends_s = time.monotonic() + START_S

@@ -134,7 +134,10 @@ class Town:
         up = self.up
         self.network.heal()
         for name in self._stopped():
-            self.kill_machine(name)
+            if name == up.ray.head:  # the server is there as well
+                up.ray.kill(name)
+            else:
+                self.kill_machine(name)
             up.ray.start(name)
         self.hurt.clear()
         for model in {one["name"] for one in up.told("model", "list") or ()} - {*MODELS}:
@@ -180,8 +183,9 @@ class Town:
 class Load:
     """Clients that ask one request after the other, by the official SDK, which tries none again."""
 
-    def __init__(self, town: Town) -> None:
+    def __init__(self, town: Town, model: str = "chat") -> None:
         up = town.up
+        self._model = model
         key = (up.state_dir / "admin.key").read_text().strip()
         trust = str(up.state_dir / "tls" / "ca.pem")
         self._client = OpenAI(
@@ -202,7 +206,7 @@ class Load:
         """Ask once; return the instance that answered."""
         chat: Any = self._client.chat.completions.with_raw_response
         raw = chat.create(
-            model="chat", messages=[{"role": "user", "content": "Say hello."}], max_tokens=4
+            model=self._model, messages=[{"role": "user", "content": "Say hello."}], max_tokens=4
         )
         assert raw.parse().usage.completion_tokens >= 1
         return str(raw.headers["x-hostler-instance"])

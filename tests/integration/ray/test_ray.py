@@ -3,6 +3,8 @@
 Each test brings the machines to their start by itself, so that none depends on the one before.
 """
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -139,13 +141,20 @@ def test_a_place_whose_actor_is_killed_is_left_and_its_instance_moves(town: Town
     up.note(f"a place killed: moved after {took_s:.1f} s, {load.good} requests, no error")
 
 
-def test_a_keeper_that_dies_leaves_no_second_host_process_and_comes_back(town: Town) -> None:
-    up, most = town.up, 0
+def test_a_host_process_goes_on_without_its_keeper_and_a_new_keeper_starts_it_again(
+    town: Town,
+) -> None:
+    up = town.up
     (first,) = town.host_processes_on("b")
     with Load(town).running() as load:
         load.until_good(3)
-        began_s = time.monotonic()
+        before = town.ids("chat")
         assert town.kill_actors("b", "Keeper") == 1
+        load.until_good(10)
+        assert town.host_processes_on("b") == [first], "it is needed, and nobody else started one"
+        assert town.ids("chat") == before
+        began_s, most = time.monotonic(), 0
+        os.kill(first, signal.SIGKILL)
 
         def is_back() -> bool:
             nonlocal most
@@ -157,9 +166,8 @@ def test_a_keeper_that_dies_leaves_no_second_host_process_and_comes_back(town: T
         took_s = time.monotonic() - began_s
         up.until(lambda: len(up.instances("chat")) == 2, "two replicas are ready")
         load.until_good(3)
-    assert load.errors == []
     assert most == 1, "two at once"
-    up.note(f"a keeper killed: its host was back after {took_s:.1f} s, {load.good} requests")
+    up.note(f"keeper and host process killed: back after {took_s:.1f} s; {load.errors=}")
 
 
 def test_a_node_whose_host_was_removed_joins_again_with_a_token_of_its_own(town: Town) -> None:
@@ -173,6 +181,24 @@ def test_a_node_whose_host_was_removed_joins_again_with_a_token_of_its_own(town:
     up.note(f"a host removed: joined again {took_s:.1f} s after it was dismissed")
 
 
+def test_the_load_brings_a_replica_to_the_other_node_and_takes_it_back(town: Town) -> None:
+    up = town.up
+    words = ["--type=llm", "--engine=fake", "--concurrency=2", "--cpus=1.2", "--timeout=90"]
+    words += ["--param=tokens=10", '--param=script={"delay_ms": 40}']
+    words += ["--max-replicas=2", "--scaling=up_s=1", "--scaling=down_s=6"]
+    order = up.run("model", "start", "grow", *words, timeout_s=120)
+    assert order.returncode == 0, order.stderr
+    assert len(town.nodes_of("grow")) == 1
+    with Load(town, "grow").running(8) as load:
+        up.until(lambda: len(up.instances("grow")) == 2, "the load brings another one", 90)
+        assert len(town.nodes_of("grow")) == 2, "no node has the CPUs for two"
+        load.until_good(5)
+    assert load.errors == []
+    up.until(lambda: len(up.instances("grow")) == 1, "one is enough", 90)
+    up.until(lambda: up.run("ps").stdout.count("1.2 CPU: alive") == 1, "its place is given back")
+    assert up.run("model", "stop", "grow", "--delete").returncode == 0
+
+
 def test_F43_without_ray_requests_go_on_and_new_instances_wait(town: Town) -> None:
     up = town.up
     with Load(town).running() as load:
@@ -184,6 +210,33 @@ def test_F43_without_ray_requests_go_on_and_new_instances_wait(town: Town) -> No
         load.until_good(10)
         assert len(up.instances("chat")) == 2
     assert load.errors == []
+
+
+def test_F43_a_ray_that_is_started_anew_is_joined_anew_and_costs_no_request(town: Town) -> None:
+    """Head and nodes are killed and come back as others, which remember nothing."""
+    up, before = town.up, sorted(town.ids("chat"))
+    workers = town.workers_on("b") | town.workers_on("c")
+    with Load(town).running() as load:
+        load.until_good(3)
+        for name in ("a", *NODES):
+            town.kill_ray(name)
+        order = up.run("model", "start", "late", "--engine=fake", "--resource=box=1", "--no-wait")
+        assert order.returncode == 0, order.stderr
+        told = lambda: "placement_unavailable" in up.run("model", "show", "late").stdout  # noqa: E731
+        up.until(told, "what is started now waits for Ray", 60)
+        for name in ("a", *NODES):
+            up.ray.start(name)
+        began_s = time.monotonic()
+        up.until(lambda: up.instances("late"), "what waited has found a place", 120)
+        held = lambda: up.run("ps").stdout.count("1 box: alive") >= 4  # noqa: E731
+        up.until(held, "the places of the others are held again", 120)
+        took_s = time.monotonic() - began_s
+        load.until_good(10)
+    town.hurt.clear()
+    assert load.errors == []
+    assert sorted(town.ids("chat")) == before
+    assert workers <= town.workers_on("b") | town.workers_on("c"), "nobody has moved"
+    up.note(f"Ray started anew: all is as wished after {took_s:.1f} s, {load.good} requests")
 
 
 def test_F44_a_ray_without_a_token_is_refused_before_anything_starts(place: Town) -> None:

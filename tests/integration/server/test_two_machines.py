@@ -1,9 +1,11 @@
 """A real `hostler up --tls` and a real host process beside it, with its relay before its engines."""
 
+import concurrent.futures
 import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -214,6 +216,34 @@ def test_F35_what_a_lost_machine_still_runs_is_ended_when_it_is_back(pair: Pair)
         pair.host.send(signal.SIGCONT)
     pair.until(lambda: not pair.host.workers() and pair.standing() == "alive", "cleaned")
     assert pair.where() == ["", ""]
+
+
+def test_the_load_brings_a_replica_to_the_other_machine_and_takes_it_back(pair: Pair) -> None:
+    rules = {"max_replicas": 2, "up_s": 1, "down_s": 4}
+    params = {"script": '{"delay_ms": 40}', "tokens": 10}
+    wish = {"model": "grow", "worker_type": "llm", "engine": "fake", "concurrency": 2}
+    pair.cluster.json("POST", "/api/v1/models", {**wish, "params": params, "scaling": rules})
+
+    def where() -> list[str]:
+        return sorted(one["host_name"] for one in pair.cluster.ready("grow"))
+
+    stop, statuses = threading.Event(), set()
+
+    def ask() -> None:
+        while not stop.is_set():
+            statuses.add(pair.cluster.chat("grow", "hello")[0])
+
+    pair.until(lambda: len(where()) == 1, "one is there")
+    with concurrent.futures.ThreadPoolExecutor(8) as clients:
+        try:
+            for _ in range(8):
+                clients.submit(ask)
+            pair.until(lambda: where() == ["", "b"], "one on each machine")
+        finally:
+            stop.set()
+    assert statuses == {200}
+    pair.until(lambda: len(where()) == 1, "one is enough")
+    pair.command("model", "stop", "grow", "--delete")
 
 
 def test_a_machine_is_drained_and_removed(pair: Pair) -> None:

@@ -29,6 +29,7 @@ class PaperRay:
         self.held: dict[str, PlaceView] = {}
         self.asked: list[tuple[str, str]] = []
         self.kept: list[str] = []
+        self.connects = 0
 
     def _answer(self) -> None:
         if self.is_away:
@@ -36,11 +37,12 @@ class PaperRay:
 
     async def connect(self) -> None:
         self._answer()
+        self.connects += 1
 
     async def nodes(self) -> tuple[NodeView, ...]:
         self._answer()
         return tuple(
-            NodeView(node_id=name, address=f"10.0.0.{name[1:]}", is_alive=True, free=free)
+            NodeView(node_id=name, address=f"10.0.0.{name[1]}", is_alive=True, free=free)
             for name, free in self.free.items()
         )
 
@@ -102,6 +104,7 @@ class Story:
     def join(self, node_id: str, host_id: str = "h1") -> None:
         host = Host(host_id, Role.HOST)
         host.facts = HostFacts(name=host_id, labels={"ray.node": node_id})
+        host.address = f"10.0.0.{node_id[1]}"
         self.hosts.append(host)
 
     def run(self, instance_id: str, host_id: str, held: Held = Held()) -> None:  # noqa: B008
@@ -210,6 +213,25 @@ def test_a_new_controller_asks_for_the_places_of_those_who_are_there_on_their_ve
     assert story.ray.asked == [("i1", "n1")], "a node that Ray does not know is asked of nobody"
     story.look(LOOK_AT_PLACES_S + 1)
     assert story.lost == [], "its place has lasted, with the GPU that its worker uses"
+
+
+def test_F43_a_ray_that_was_started_anew_is_joined_anew_and_nobody_moves() -> None:
+    story = Story()
+    story.join("n1", "h1")
+    story.run("i1", "h1")
+    story.seats.seat("late", model())
+    story.look()
+    story.look()
+    assert story.ray.asked == [("late", ""), ("i1", "n1")]
+    story.ray.held.clear()
+    story.ray.free = {"n1b": {"CPU": 4}, "n2b": {"CPU": 4}}  # other nodes on the same machines
+    story.look(LOOK_AT_PLACES_S + 1)
+    assert story.ray.connects == 2
+    assert sorted(story.ray.asked[2:]) == [("i1", "n1b"), ("late", "")], "asked for anew"
+    assert story.lost == []
+    assert story.ray.kept == ["n2b"], "on the other one its host process goes on"
+    story.ray.held["late"] = PlaceView(place_id="late", node_id="n1b")
+    assert story.why("late") == "h1"
 
 
 def test_one_whose_place_is_a_new_one_with_other_gpus_moves() -> None:

@@ -66,7 +66,10 @@ class HeadFetch:
         models_dir: Path,
         *,
         limits: FetchLimits | None = None,
+        tries: int = FRUITLESS_MOST,
     ) -> None:
+        """tries: to reach a controller, when nothing was fetched before; then it is away."""
+        self._tries = tries
         self._controllers = controllers
         self._models_dir = models_dir
         self._limits = limits or FetchLimits()
@@ -80,13 +83,14 @@ class HeadFetch:
         """
         source = deployment.source
         for _ in range(CHANGES_MOST):
+            kept = present_path(self._models_dir / folder_name(source))
             try:
-                told = await self._list(source, instance_id)
+                told = await self._listed(source, instance_id, 1 if kept else self._tries)
             except ControllerUnavailable:
-                if (kept := present_path(self._models_dir / folder_name(source))) is not None:
-                    log.info("files.kept_used", source=source)  # nobody can say that it is old
-                    return kept
-                raise
+                if kept is None:
+                    raise
+                log.info("files.kept_used", source=source)  # nobody can say that it is old
+                return kept
             try:
                 return await self._bring(told, deployment, instance_id, report)
             except _Changed as change:
@@ -142,6 +146,15 @@ class HeadFetch:
             return None
         return present_path(folder)
 
+    async def _listed(self, source: str, instance_id: str, tries: int) -> FileList:
+        for fruitless in range(tries - 1):
+            try:
+                return await self._list(source, instance_id)
+            except ControllerUnavailable as error:  # it is restarted, or another one takes over
+                log.info("files.not_listed", source=source, why=error.message)
+                await asyncio.sleep(RETRY_S * 2**fruitless)
+        return await self._list(source, instance_id)
+
     async def _list(self, source: str, instance_id: str) -> FileList:
         read = bytearray()
         try:
@@ -151,7 +164,10 @@ class HeadFetch:
                     raise ModelSourceError(f"{source}: its list of files is longer than any")
             told = msgspec.json.decode(bytes(read).strip(), type=FileList)
         except UpstreamStatus as error:
-            raise self._refused(source, error) from error
+            refused = self._refused(source, error)
+            raise (
+                refused if error.status < 500 else ControllerUnavailable(refused.message)
+            ) from error
         except msgspec.MsgspecError as error:
             raise ModelSourceError(
                 f"{source}: its list of files cannot be read: {error}"

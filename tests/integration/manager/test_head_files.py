@@ -19,6 +19,7 @@ from hostler.core.errors import (
     HostlerError,
     InsufficientStorage,
     ModelSourceError,
+    Standby,
 )
 from hostler.core.fleet import WorkerSpec
 from hostler.core.launch import Launch
@@ -49,7 +50,7 @@ class Rig:
         self.host_id = "host0001"
         self.cut_after: list[int] = []  # bytes of an answer, then its connection is cut
         self.asked: list[tuple[str, str]] = []  # path and range
-        self.sent = 0
+        self.standing_by = 0  # so many requests are answered by one that does not lead
         self.reports: list[FetchProgress] = []
         self.on_ask: Callable[[str], None] = lambda path: None
         self.socket = root / "c.sock"
@@ -87,6 +88,10 @@ class Rig:
         given = dict(exchange.request.headers).get(b"range", b"").decode()
         self.asked.append((exchange.request.path, given))
         self.on_ask(exchange.request.path)
+        if self.standing_by:
+            self.standing_by -= 1
+            exchange.send_error(Standby("another one leads"))
+            return
         assert self.files.handle(exchange, self.host_id)
         if exchange.request.path.count("/") == 4 and self.cut_after:
             self._cut(exchange, self.cut_after.pop(0))
@@ -261,10 +266,20 @@ async def test_a_controller_that_is_away_costs_who_has_the_files_nothing(rig: Ri
         [Endpoint(socket=str(rig.socket) + "x")],
         lambda endpoint: Pool(endpoint, connect_timeout_s=0.2, idle_s=1.0),
     )
-    rig.fetcher = HeadFetch(away, rig.models)
+    rig.fetcher = HeadFetch(away, rig.models, tries=2)
     assert await rig.fetch(source) == kept
     assert "does not answer" in await rig.fails(rig.head / "other.gguf", ControllerUnavailable)
     await away.renew()
+
+
+@in_rig
+async def test_a_controller_that_stands_by_or_starts_is_waited_for(rig: Rig) -> None:
+    source = rig.head / "m.gguf"
+    source.write_bytes(gguf())
+    rig.order(source)
+    rig.standing_by = 2
+    assert (await rig.fetch(source)).read_bytes() == gguf()
+    assert len(rig.asked) == 4
 
 
 @in_rig

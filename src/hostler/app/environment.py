@@ -3,6 +3,8 @@
 import os
 from collections.abc import Mapping
 
+from hostler.core.placing import GROUP_VARIABLE
+
 
 def environment(name: str, default: str | None = None) -> str | None:
     """One environment variable: what the operator named in the config, or ours."""
@@ -14,9 +16,16 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, **(extra or {})}
 
 
-def worker_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The same for a worker, in which anybody's class may run: without the store's password."""
+def worker_environment(extra: Mapping[str, str] | None = None, python: str = "") -> dict[str, str]:
+    """The same for a worker, in which anybody's class may run: without the store's password.
+
+    python: the interpreter of an environment of its own, whose programs come first.
+    """
     kept = {name: value for name, value in os.environ.items() if name not in _STORE_SECRETS}
+    if python:
+        programs = os.path.dirname(python)
+        kept["VIRTUAL_ENV"] = os.path.dirname(programs)
+        kept["PATH"] = f"{programs}{os.pathsep}{kept.get('PATH', os.defpath)}"
     return {**kept, **(extra or {})}
 
 
@@ -35,11 +44,16 @@ def engine_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]
         for name, value in os.environ.items()
         if name in _ENGINE_NAMES or name.startswith(_ENGINE_PREFIXES)
     }
+    if GROUP_VARIABLE in os.environ:  # it lays itself out over Ray's nodes
+        kept |= {name: os.environ[name] for name in _RAY_NAMES if name in os.environ}
     return {**kept, **(extra or {})}
 
 
 # Private
 
+_RAY_NAMES = (
+    GROUP_VARIABLE, "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR",
+)  # fmt: skip
 # What engines need to find their libraries, devices and caches. No key of ours is among them.
 _ENGINE_NAMES = frozenset(
     (

@@ -26,3 +26,6 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     host: str | None = None  # the one machine it may run on; "localhost": the controller's own
     labels: dict[str, str] | None = None  # that its machine must have
     resources: dict[str, Any] | None = None  # [models.resources]: what Ray holds for each instance
+    runtime_env: dict[str, Any] | None = (
+        None  # [models.runtime_env]: what Ray installs for its process
+    )

@@ -70,6 +70,16 @@ def join_host(
         str | None,
         Parameter(help="Folders where files given by path may lie: /a,/b. [default: anywhere]"),
     ] = None,
+    environments: Annotated[
+        str | None,
+        Parameter(
+            help="Folders where models' own interpreters and working folders may lie. [default: nowhere]"
+        ),
+    ] = None,
+    variables: Annotated[
+        str | None,
+        Parameter(help="Variables that models may set: HF_*,MY_NAME. [default: none]"),
+    ] = None,
     tls_ca: Annotated[
         Path | None,
         Parameter(help="PEM file of your own authority, where the controller has a given one."),
@@ -92,9 +102,11 @@ def join_host(
     settings = host_settings(config, state_dir, json)
     rules = HostRules(
         engines=_engines(engines),
-        folders=tuple(str(Path(one).expanduser().absolute()) for one in _words(folders)),
+        folders=_folders(folders),
         memory_bytes=_bytes(memory),
         labels=_labels(labels),
+        environments=_folders(environments),
+        variables=_words(variables),
     )
     wished = Membership(
         host_id="",
@@ -345,6 +357,10 @@ def _bytes(given: str | None) -> int | None:
     if match is None:
         raise CommandFailed(f"--memory {given!r}: need a size like 16GiB or 800MiB", Exit.USAGE)
     return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
+
+
+def _folders(given: str | None) -> tuple[str, ...]:
+    return tuple(str(Path(one).expanduser().absolute()) for one in _words(given))
 
 
 def _words(given: str | None) -> tuple[str, ...]:

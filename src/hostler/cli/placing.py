@@ -1,7 +1,8 @@
 """The options that say on which machines a model may run: `--host` and `--label`."""
 
+import os
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -43,6 +44,31 @@ class PlaceOptions:
         ),
     ] = ()
 
+    bundle: Annotated[
+        _Texts,
+        Parameter(
+            help="With Ray, for a model over several nodes: what is held on one, like gpus=1,cpus=2; repeat."
+        ),
+    ] = ()
+    strategy: Annotated[
+        Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] | None,
+        Parameter(show_default=False, help="With Ray: how bundles are laid out. [default: PACK]"),
+    ] = None
+    pip: Annotated[
+        _Texts,
+        Parameter(help="With Ray: a requirement of its own environment, NAME==VERSION; repeat."),
+    ] = ()
+    env: Annotated[
+        _Texts, Parameter(help="With Ray: a variable of its process, NAME=VALUE; repeat.")
+    ] = ()
+    working_dir: Annotated[
+        str | None,
+        Parameter(
+            show_default=False,
+            help="With Ray: a folder here, or the URL of an archive, that it starts in and imports from.",
+        ),
+    ] = None
+
     def given(self) -> dict[str, Any]:
         """The fields that were named, as `WorkerStartupRequest` takes them.
 
@@ -56,6 +82,18 @@ class PlaceOptions:
             found["labels"] = dict(_read(text) for text in self.label if text != "none")
         if needs := self._needs():
             found["resources"] = needs
+        if env := self._environment():
+            found["runtime_env"] = env
+        return found
+
+    def _environment(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self.pip:
+            found["pip"] = self.pip
+        if self.env:
+            found["env_vars"] = dict(_read(text, "--env") for text in self.env)
+        if folder := self.working_dir:
+            found["working_dir"] = folder if "://" in folder else os.path.abspath(folder)
         return found
 
     def _needs(self) -> dict[str, Any]:
@@ -74,6 +112,10 @@ class PlaceOptions:
                 needs[name] = int(number)
             else:
                 own[name] = number
+        if self.bundle:
+            needs["bundles"] = [_read_bundle(text) for text in self.bundle]
+        if self.strategy is not None:
+            needs["strategy"] = self.strategy
         return {**needs, "resources": own} if own else needs
 
 
@@ -83,8 +125,25 @@ ANYWHERE = PlaceOptions()
 # Private
 
 
-def _read(text: str) -> tuple[str, str]:
+def _read_bundle(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for word in text.split(","):
+        name, _, many = word.partition("=")
+        try:
+            number = float(many)
+        except ValueError:
+            raise CommandFailed(f"--bundle {text}: need NAME=NUMBER,...", Exit.USAGE) from None
+        if name in ("cpus", "gpus"):
+            found[name] = number
+        elif name == "memory_bytes":
+            found[name] = int(number)
+        else:
+            found.setdefault("resources", {})[name] = number
+    return found
+
+
+def _read(text: str, option: str = "--label") -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise CommandFailed(f"--label {text}: need NAME=VALUE", Exit.USAGE)
+        raise CommandFailed(f"{option} {text}: need NAME=VALUE", Exit.USAGE)
     return name, value

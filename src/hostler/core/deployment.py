@@ -12,6 +12,7 @@ import msgspec
 from hostler.core.errors import BadRequest
 from hostler.core.model import WorkerType, worker_key
 from hostler.core.placing import Needs
+from hostler.core.runtime_env import RuntimeEnv
 from hostler.core.scaling import ScalingRules
 from hostler.core.serving import RoutingRules
 
@@ -41,6 +42,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         last; None: nothing yet, `replicas` counts.
     host: the one machine it may run on, by name or id; "" for any. HERE: the controller's own.
     labels: that a machine must have to run it. resources: what Ray holds for each instance.
+    runtime_env: an environment of its own, which Ray makes.
     generation: +1 for each accepted change.
     process_generation: the generation of the last change that needs new processes; instances carry the
         one they were started from, so a change that is taken back finds its old processes still right.
@@ -66,6 +68,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     labels: Mapping[str, str] = {}
     resources: Needs = Needs()
+    runtime_env: RuntimeEnv = RuntimeEnv()
     wish: Wish = Wish.RUNNING
     generation: int = 1
     process_generation: int = 1
@@ -89,6 +92,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.urls and (self.host or self.labels):
             raise BadRequest("host, labels: a server given by urls runs where it is", param="host")
+        if self.runtime_env and (self.urls or self.host):
+            raise BadRequest(
+                "runtime_env: Ray makes it on a node of its choice; not with host or urls",
+                param="runtime_env",
+            )
         if self.urls and len(self.routing.weights) > len(self.urls):
             raise BadRequest(
                 f"routing.weights: {len(self.routing.weights)} given for {len(self.urls)} urls",
@@ -153,6 +161,7 @@ PROCESS_FIELDS = (
     "host",
     "labels",
     "resources",
+    "runtime_env",
 )
 SPEC_FIELDS = (*PROCESS_FIELDS, "replicas", "aliases", "open_fields", "routing", "scaling")
 

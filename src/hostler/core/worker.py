@@ -90,6 +90,7 @@ class WorkerStartupRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     host: str | None = None  # by name or id; "": any machine; "localhost": the controller's own
     labels: Mapping[str, str] | None = None  # that its machine must have
     resources: Mapping[str, Any] | None = None  # as core.placing.Needs; for Ray
+    runtime_env: Mapping[str, Any] | None = None  # as core.runtime_env.RuntimeEnv; for Ray
 
 
 class WorkerShutdownRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,8 +121,8 @@ class WorkerApplyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Do one thing with every instance of a model.
 
     worker_type: when given, the model must be of it. source, params, replicas, concurrency, routing,
-    scaling, host, labels, resources: for UPDATE_PARAMS; what is None stays. Of routing, scaling and
-    resources, too, only what is given changes.
+    scaling, host, labels, resources, runtime_env: for UPDATE_PARAMS; what is None stays. Of routing,
+    scaling, resources and runtime_env, too, only what is given changes.
     """
 
     model: str
@@ -136,6 +137,7 @@ class WorkerApplyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     host: str | None = None  # "": any machine
     labels: Mapping[str, str] | None = None
     resources: Mapping[str, Any] | None = None  # as Needs; one of None: its default
+    runtime_env: Mapping[str, Any] | None = None  # as RuntimeEnv; one of None: its default
     timeout_s: float = 600.0
 
 

@@ -137,6 +137,11 @@ class AllHands:
         else:
             self._local.drain(instance_id, reason)
 
+    def fail(self, instance_id: str, reason: str) -> None:
+        """An instance can have no machine: what it asked for cannot be."""
+        self._waiting.pop(instance_id, None)
+        self._registry.post(instance_id, Signal.EXITED, reason)
+
     def forget(self, instance_id: str) -> None:
         self._waiting.pop(instance_id, None)
         self._local.cut(instance_id)
@@ -206,18 +211,22 @@ class AllHands:
     def _is_alone(self, deployment: Deployment) -> bool:
         """Whether there is no other machine, and none is asked for."""
         is_free = not deployment.host and not deployment.labels and self.seats is None
+        is_free = is_free and not deployment.runtime_env
         return is_free and not any(host.role is Role.HOST for host in self._hosts.hosts())
 
     def _place(self, instance: Instance, deployment: Deployment) -> None:
         seat: Seat | Unplaced | None = None
         if self.seats is not None and not deployment.host:
             seat = self.seats.seat(instance.instance_id, deployment)
+        elif deployment.runtime_env:
+            seat = Unplaced(reason="waits for Ray (`hostler up --ray`): it has a runtime_env")
         if isinstance(seat, Unplaced):
             self._explain(instance, seat.reason)
             return
         need = self._need(deployment)
         if seat is not None:
-            need = msgspec.structs.replace(need, host=seat.host_id, labels={})
+            engine = "" if seat.held.python else need.engine  # its own environment has it
+            need = msgspec.structs.replace(need, host=seat.host_id, labels={}, engine=engine)
         found = place(need, self._machines(deployment, instance.replica))
         if isinstance(found, Unplaced):
             self._explain(instance, found.reason)

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hostler.catalog.needs import free_memory_bytes
 from hostler.core.deployment import Deployment
 from hostler.core.errors import HostRefuses
 from hostler.core.hosts import HostFacts, Order
+from hostler.core.placing import Held
 from hostler.engines.base import EngineKind, check_parameters, engines, find_engine
 
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
@@ -24,12 +26,16 @@ class HostRules(msgspec.Struct, frozen=True, kw_only=True):
 
     engines: by name; none: all that are installed. folders: where files given by path may lie; none:
     anywhere. memory_bytes: what its models may take in all. labels: told to those who place models.
+    environments: folders where interpreters and working folders of models' own may lie; none: none.
+    variables: that a model may set, by name, `*` at the end of one for all that begin so; none: none.
     """
 
     engines: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     memory_bytes: int | None = None
     labels: Mapping[str, str] = {}
+    environments: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
 
 
 def accept(order: Order, rules: HostRules) -> Deployment:
@@ -52,8 +58,7 @@ def accept(order: Order, rules: HostRules) -> Deployment:
         process_generation=order.generation,
     )
     _check_engine(order, rules)
-    if problem := order.held.problem():
-        raise HostRefuses(f"held for {order.instance_id}: {problem}")
+    _check_held(order.held, rules)
     kind = find_engine(order.engine)
     check_parameters(kind, order.params)
     if kind.needs_files:
@@ -136,7 +141,7 @@ def _check_engine(order: Order, rules: HostRules) -> None:
             f"engine {order.engine!r} is not known on this host (Hostler {installed_version()}), which "
             f"has {_listed(startable(rules))}"
         )
-    if lacks := missing(kind):
+    if (lacks := missing(kind)) and not order.held.python:
         raise HostRefuses(
             f"engine {order.engine!r} is not installed on this host: {_listed(lacks)} missing; "
             "install it there and start the host again"
@@ -154,6 +159,27 @@ def _check_place(order: Order, rules: HostRules) -> None:
             raise HostRefuses(
                 f"source {order.source!r}: this host takes files in {_listed(rules.folders)} alone "
                 "(`--folders` of `hostler host join`)"
+            )
+
+
+def _check_held(held: Held, rules: HostRules) -> None:
+    if problem := held.problem():
+        raise HostRefuses(f"what was chosen for it cannot be: {problem}")
+    for name in held.env_vars:
+        if not any(fnmatchcase(name, pattern) for pattern in rules.variables):
+            raise HostRefuses(
+                f"variable {name}: this host lets a model set {_listed(rules.variables)} "
+                "(`--variables` of `hostler host join`)"
+            )
+    inside = [Path(os.path.realpath(folder)) for folder in rules.environments]
+    # an interpreter may be a link out of there, as in every virtual environment; its folder may not
+    for path, folder in ((held.python, os.path.dirname(held.python)), (held.folder, held.folder)):
+        place = Path(os.path.realpath(folder))
+        is_inside = any(place.is_relative_to(one) for one in inside)
+        if path and not (is_inside and os.path.exists(path)):
+            raise HostRefuses(
+                f"{path}: this host takes environments in {_listed(rules.environments)} alone, and only "
+                "those that are there (`--environments` of `hostler host join`)"
             )
 
 

@@ -86,16 +86,19 @@ def start_process(paths: StatePaths, spec: WorkerSpec, tags: Mapping[str, str]) 
     crash_point(CrashPoint.SPEC_WRITTEN)
     with paths.worker_log(instance_id).open("ab") as output:
         return spawn(
-            worker_argv(paths, instance_id),
+            worker_argv(paths, spec),
             # spinning OpenMP threads ruin neighbours (docs/design/engines.md)
-            env=worker_environment({**tags, "OMP_WAIT_POLICY": "passive", **spec.held.variables()}),
+            env=worker_environment(
+                {**spec.held.variables(), **tags, "OMP_WAIT_POLICY": "passive"}, spec.held.python
+            ),
             stdout=output.fileno(),
         )
 
 
-def worker_argv(paths: StatePaths, instance_id: str) -> list[str]:
+def worker_argv(paths: StatePaths, spec: WorkerSpec) -> list[str]:
     """Return the command of a worker."""
-    return [sys.executable, "-m", "hostler", "worker", f"--spec={paths.worker_spec(instance_id)}"]
+    python = spec.held.python or sys.executable
+    return [python, "-m", "hostler", "worker", f"--spec={paths.worker_spec(spec.instance_id)}"]
 
 
 def resident_bytes(pid: int) -> int:

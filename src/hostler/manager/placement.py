@@ -41,7 +41,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 class Need(msgspec.Struct, frozen=True, kw_only=True):
     """What an instance needs of its machine.
 
-    host: a name or an id; "": any. memory_bytes: None: not known.
+    engine: "": it brings that. host: a name or an id; "": any. memory_bytes: None: not known.
     """
 
     engine: str
@@ -90,7 +90,7 @@ def what_lacks(need: Need, machine: Machine) -> str:
         if machine.labels.get(key) != value:
             has = machine.labels.get(key)
             return f"lacks the label {key}={value}" + (f" (it has {key}={has})" if has else "")
-    if machine.engines is not None and need.engine not in machine.engines:
+    if machine.engines is not None and need.engine not in ("", *machine.engines):
         return f"lacks the engine {need.engine}"
     left = machine.left_bytes
     if need.memory_bytes is not None and left is not None and left < need.memory_bytes:

@@ -12,17 +12,32 @@ from typing import Any
 from hostler.app.config import child_environment, default_state_dir
 from hostler.app.orphan import STDIN_VARIABLE
 from hostler.app.process import ProcessHandle, spawn
+from hostler.core.runtime_env import RuntimeEnv
 
 STOP_S = 40.0  # a host process may drain for so long
 
 
 class Place:
-    """Holds what was asked for, and does nothing."""
+    """Holds what was asked for, and does nothing. It runs in the environment that was asked for, so that
+    Ray makes it, and keeps it as long as the place is held.
+    """
 
-    def tell(self) -> tuple[str, tuple[str, ...]]:
-        """The node it is on, and which of the GPUs there Ray gave to it."""
+    def __init__(self, has_python: bool, has_folder: bool, group: str) -> None:
+        """Whether its interpreter and its working folder are its own, or Ray's. group: it is in, by id."""
+        self._group = group
+        self._python = sys.executable if has_python else ""
+        self._folder = os.getcwd() if has_folder else ""
+
+    def tell(self) -> dict[str, Any]:
+        """The node it is on, which of the GPUs there Ray gave to it, and its environment."""
         context = ray_module().get_runtime_context()
-        return str(context.get_node_id()), tuple(map(str, context.get_accelerator_ids()["GPU"]))
+        return {
+            "node_id": str(context.get_node_id()),
+            "gpus": tuple(map(str, context.get_accelerator_ids()["GPU"])),
+            "python": self._python,
+            "folder": self._folder,
+            "group": self._group,
+        }
 
 
 class Keeper:
@@ -33,6 +48,12 @@ class Keeper:
     def __init__(self, folder: str) -> None:
         """folder: the name of its state folder, beside those of other servers of this user."""
         self._state = default_state_dir().with_name("hostler-ray") / folder
+        # whoever may ask Ray for an actor runs code here as this user, so environments are none more
+        allowed = (f"--environments={_environments()}", "--variables=*")
+        self._own = (*allowed, f"--state-dir={self._state}")
+        # for engines that lay themselves out over nodes
+        address = str(ray_module().get_runtime_context().gcs_address)
+        self._env = {STDIN_VARIABLE: "1", "RAY_ADDRESS": address}
         self._handle: ProcessHandle | None = None
         self._stdin = -1
         self._is_stopped = False
@@ -66,8 +87,8 @@ class Keeper:
         try:
             with Path(self._state, "host.log").open("ab") as output:
                 self._handle = spawn(
-                    [sys.executable, "-m", "hostler", *arguments, f"--state-dir={self._state}"],
-                    env=child_environment({**env, STDIN_VARIABLE: "1"}),
+                    [sys.executable, "-m", "hostler", *arguments, *self._own],
+                    env=child_environment({**env, **self._env}),
                     stdout=output.fileno(),
                     stdin=reads,
                 )
@@ -82,8 +103,39 @@ def ray_module() -> Any:
     return ray
 
 
+def environment_of(env: RuntimeEnv, scratch: Path) -> dict[str, Any]:
+    """Return the runtime environment as Ray takes it for an actor; a folder of ours is uploaded.
+
+    scratch: where its archive is made. Its variables are not for Ray: the worker's host sets them.
+    """
+    found: dict[str, Any] = {}
+    if env.pip:
+        found["pip"] = list(env.pip)
+    if env.working_dir:
+        from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
+
+        found["working_dir"] = env.working_dir
+        upload_working_dir_if_needed(found, True, str(scratch))
+    return found
+
+
+def _environments() -> str:
+    """Where Ray makes environments on this node."""
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    return str(node.get_runtime_env_dir_path())
+
+
 def only_on(node_id: str) -> Any:
     """Ray's word for: on this node and no other."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+
+def first_of_group(group: Any) -> Any:
+    """Ray's word for: where the first bundle of this placement group is."""
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)

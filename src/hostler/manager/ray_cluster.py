@@ -10,7 +10,6 @@ Ray's calls block: each runs in a thread of its own and has a deadline.
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -20,19 +19,18 @@ from typing import Any, TypeVar
 from hostler.app.telemetry import logger
 from hostler.core.errors import HostlerError, PlacementUnavailable, StartupError
 from hostler.core.placing import Needs, NodeView, PlaceView
-from hostler.manager.ray_actors import STOP_S, Keeper, Place, only_on, ray_module
+from hostler.core.runtime_env import RuntimeEnv
+from hostler.manager import ray_calls
+from hostler.manager.ray_actors import STOP_S, ray_module
+from hostler.manager.ray_calls import CALL_S, first_line, what_failed
 from hostler.manager.ray_checks import check_installed, check_token
 
 log = logger(__name__)
 
 T = TypeVar("T")
-Told = tuple[str, tuple[str, ...]]  # by a place: its node, its GPUs
 
-# Ray would kill the host process with its keeper, and with it whoever could end the workers (F42)
-ALIVE_AFTER_KEEPER = {"RAY_kill_child_processes_on_worker_exit": "false"}
-NAMESPACE = "hostler"
 CONNECT_S = 30.0
-CALL_S = 5.0
+UPLOAD_S = 60.0  # of a working folder
 
 
 class RayCluster:
@@ -50,7 +48,7 @@ class RayCluster:
         self._is_ours = False  # the connection: not one that the program had before
         self._keepers: dict[str, Any] = {}  # by node; one that nobody holds would end
         self._places: dict[str, Any] = {}  # handles of actors
-        self._reached: dict[str, Future[Told]] = {}
+        self._reached: dict[str, Future[ray_calls.Told]] = {}
         self._joining: Future[bool] | None = None
 
     async def connect(self) -> None:
@@ -68,7 +66,7 @@ class RayCluster:
             self._joining is None
         ):  # else a try from before still hangs, and two at once never end well
             self._joining = _in_thread(
-                partial(_connect, self.address, is_ours=self._is_ours)
+                partial(ray_calls.connect, self.address, is_ours=self._is_ours)
             )
         try:
             async with asyncio.timeout(CONNECT_S):
@@ -81,7 +79,7 @@ class RayCluster:
             ) from None
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             self._joining = None
-            raise StartupError(f"Ray at {self.address!r}: {_first_line(error)}") from error
+            raise StartupError(f"Ray at {self.address!r}: {first_line(error)}") from error
 
     async def leave(self) -> None:
         """Close the connection, if `connect` made it."""
@@ -99,7 +97,7 @@ class RayCluster:
         Raises:
             PlacementUnavailable: Ray does not answer.
         """
-        return await self._ask(_nodes)
+        return await self._ask(ray_calls.nodes)
 
     # Places
 
@@ -109,21 +107,24 @@ class RayCluster:
         needs: Needs,
         labels: Mapping[str, str],
         node_id: str = "",
+        env: RuntimeEnv | None = None,
     ) -> None:
         """Ask for a place, or find the one of that id. It is there when `place` names a node; that may
         take for ever. It lasts until it is given back, whoever asked for it.
 
-        labels: that the node must have. node_id: this node and no other; "": any.
+        labels: that the node must have. node_id: this node and no other; "": any. env: an environment to
+            be made there; the place is gone when that cannot be done.
 
         Raises:
-            PlacementUnavailable: Ray does not answer.
+            PlacementUnavailable: Ray does not answer. BadRequest: Ray does not take what is asked for.
         """
-        name = self._name(place_id)
+        name, env = self._name(place_id), env or RuntimeEnv()
+        reserve = partial(ray_calls.reserve, name, needs, dict(labels), node_id, env)
         actor = await self._ask(
-            partial(_reserve, name, needs, dict(labels), node_id, self._lifetime)
+            partial(reserve, lifetime=self._lifetime), UPLOAD_S if env.working_dir else CALL_S
         )
         self._places[place_id] = actor
-        self._reached[place_id] = await self._ask(partial(_where, actor))
+        self._reached[place_id] = await self._ask(partial(ray_calls.where, actor))
 
     def place(self, place_id: str) -> PlaceView:
         """How a place stands, as far as Ray has said. Does not block."""
@@ -134,9 +135,10 @@ class RayCluster:
             return PlaceView(place_id=place_id)
         error = reached.exception()
         if error is not None:
-            return PlaceView(place_id=place_id, is_gone=True, why=_first_line(error))
-        node_id, gpus = reached.result()
-        return PlaceView(place_id=place_id, node_id=node_id, gpus=gpus)
+            cannot_be = type(error).__name__ == "RuntimeEnvSetupError"
+            why = what_failed(error)
+            return PlaceView(place_id=place_id, is_gone=True, cannot_be=cannot_be, why=why)
+        return PlaceView(place_id=place_id, **reached.result())
 
     async def look(self, place_id: str) -> PlaceView:
         """As `place`, once Ray was asked whether it is still there.
@@ -147,7 +149,7 @@ class RayCluster:
         seen, actor = self.place(place_id), self._places.get(place_id)
         if actor is None or seen.is_gone or not seen.node_id:
             return seen
-        self._reached[place_id] = again = await self._ask(partial(_where, actor))
+        self._reached[place_id] = again = await self._ask(partial(ray_calls.where, actor))
         try:
             await _call(partial(again.result, CALL_S), CALL_S + 1.0)
         except TimeoutError:
@@ -162,9 +164,7 @@ class RayCluster:
         Raises:
             PlacementUnavailable: Ray does not answer; ask again.
         """
-        actor = self._places.get(place_id)
-        end = partial(_end, self._name(place_id)) if actor is None else partial(_kill, actor)
-        await self._ask(end)
+        await self._ask(partial(ray_calls.end, self._name(place_id)))
         self._places.pop(place_id, None)
         self._reached.pop(place_id, None)
 
@@ -174,10 +174,10 @@ class RayCluster:
         Raises:
             PlacementUnavailable: Ray does not answer.
         """
-        for place_id in await self._ask(partial(_held, self._name(""))):
+        for place_id in await self._ask(partial(ray_calls.held_places, self._name(""))):
             if place_id not in known:
                 log.info("ray.place_left", place_id=place_id)
-                await self._ask(partial(_end, self._name(place_id)))
+                await self._ask(partial(ray_calls.end, self._name(place_id)))
 
     # Host processes
 
@@ -192,9 +192,9 @@ class RayCluster:
         keeper = self._keepers.get(node_id)
         if keeper is None:
             keeper = self._keepers[node_id] = await self._ask(
-                partial(_keeper, node_id, folder, self._lifetime)
+                partial(ray_calls.keeper, node_id, folder, self._lifetime)
             )
-        if not await self._ask(partial(_look, keeper, tuple(arguments), dict(env))):
+        if not await self._ask(partial(ray_calls.look, keeper, tuple(arguments), dict(env))):
             del self._keepers[node_id]
             raise PlacementUnavailable(f"the keeper of Ray node {node_id[:8]} has ended")
 
@@ -214,7 +214,7 @@ class RayCluster:
             PlacementUnavailable: Ray does not answer.
         """
         if (keeper := self._keepers.pop(node_id, None)) is not None:
-            await self._ask(partial(_dismiss, keeper), STOP_S + CALL_S)
+            await self._ask(partial(ray_calls.dismiss, keeper), STOP_S + CALL_S)
 
     # Private
 
@@ -235,7 +235,7 @@ class RayCluster:
         except HostlerError:
             raise
         except Exception as error:  # boundary: Ray's errors are of many kinds
-            raise PlacementUnavailable(f"Ray at {self.address!r}: {_first_line(error)}") from error
+            raise PlacementUnavailable(f"Ray at {self.address!r}: {first_line(error)}") from error
 
 
 # Private
@@ -261,127 +261,3 @@ def _in_thread(work: Callable[[], T]) -> Future[T]:
 async def _call(work: Callable[[], T], timeout_s: float) -> T:
     async with asyncio.timeout(timeout_s):
         return await asyncio.wrap_future(_in_thread(work))
-
-
-def _connect(address: str, *, is_ours: bool) -> bool:
-    """Return whether the connection is ours from now on: one that the program had is used as it is."""
-    ray = ray_module()
-    if ray.is_initialized():
-        if not is_ours:
-            return False
-        ray.shutdown()
-    ray.init(
-        address=address,
-        namespace=NAMESPACE,
-        log_to_driver=False,
-        logging_level="error",
-        configure_logging=False,
-    )
-    return True
-
-
-def _nodes() -> tuple[NodeView, ...]:
-    ray = ray_module()
-    free = ray._private.state.available_resources_per_node()
-    return tuple(
-        NodeView(
-            node_id=node["NodeID"],
-            address=node["NodeManagerAddress"],
-            is_alive=node["Alive"],
-            free=free.get(node["NodeID"], {}),
-        )
-        for node in ray.nodes()
-    )
-
-
-def _reserve(
-    name: str, needs: Needs, labels: dict[str, str], node_id: str, lifetime: str | None
-) -> Any:
-    options: dict[str, Any] = {
-        "num_cpus": needs.cpus,
-        "num_gpus": needs.gpus,
-        "resources": dict(needs.resources),
-        "name": name,
-        "lifetime": lifetime,  # a controller that starts again finds the same place, the same GPUs
-        "get_if_exists": True,
-        "max_restarts": 0,
-    }
-    if needs.memory_bytes:
-        options["memory"] = needs.memory_bytes
-    if node_id:
-        options["scheduling_strategy"] = only_on(node_id)
-    else:
-        options["scheduling_strategy"] = "SPREAD"  # copies of a model on as many nodes as there are
-        if labels:
-            options["label_selector"] = labels
-    return ray_module().remote(Place).options(**options).remote()
-
-
-def _where(actor: Any) -> Future[Told]:
-    found: Future[Told] = actor.tell.remote().future()
-    return found
-
-
-def _held(prefix: str) -> list[str]:
-    """The ids of the places whose names begin so."""
-    names = ray_module().util.list_named_actors()
-    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-
-
-def _kill(actor: Any) -> None:
-    ray_module().kill(actor)
-
-
-def _end(name: str) -> None:
-    try:
-        actor = ray_module().get_actor(name)
-    except ValueError:
-        return  # it has ended meanwhile
-    _kill(actor)
-
-
-def _keeper(
-    node_id: str,
-    folder: str,
-    lifetime: str | None,
-) -> Any:
-    return (
-        ray_module()
-        .remote(Keeper)
-        .options(
-            num_cpus=0,
-            name=f"keeper-{folder}-{node_id}",
-            lifetime=lifetime,
-            get_if_exists=True,
-            max_restarts=-1,
-            runtime_env={"env_vars": ALIVE_AFTER_KEEPER},
-            scheduling_strategy=only_on(node_id),
-        )
-        .remote(folder)
-    )
-
-
-def _look(keeper: Any, arguments: tuple[str, ...], env: dict[str, str]) -> bool:
-    """Have a keeper look at its host process, which it starts as is said now. False: it is no more."""
-    ray = ray_module()
-    try:
-        ray.get(keeper.look.remote(arguments, env), timeout=CALL_S)
-    except ray.exceptions.ActorDiedError:
-        return False
-    return True
-
-
-def _dismiss(keeper: Any) -> None:
-    ray = ray_module()
-    try:
-        ray.get(keeper.stop.remote(), timeout=CALL_S)
-        ends_s = time.monotonic() + STOP_S
-        while not ray.get(keeper.has_ended.remote(), timeout=CALL_S) and time.monotonic() < ends_s:
-            time.sleep(0.2)
-    finally:
-        ray.kill(keeper)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -71,6 +71,7 @@ async def ray_places(
         seated=lambda: _seated(manager),
         invite=invite,
         wake=lambda: manager.reconciler.wake(),
+        failed=manager.machines.hands.fail,
         lost=lambda instance_id, why: _lost(manager, instance_id, why),
         clock=manager.clock,
     )

@@ -23,9 +23,10 @@ from hostler.app.background import Background, begin
 from hostler.app.telemetry import logger
 from hostler.app.tokens import JOIN_VARIABLE
 from hostler.core.deployment import Deployment
-from hostler.core.errors import HostlerError
+from hostler.core.errors import BadRequest, HostlerError
 from hostler.core.hosts import Standing
-from hostler.core.placing import Held, Needs, NodeView, PlaceView, Seat
+from hostler.core.placing import Bundle, Held, Needs, NodeView, PlaceView, Seat
+from hostler.core.runtime_env import RuntimeEnv
 from hostler.manager.placement import Unplaced
 from hostler.registry.host import Host
 
@@ -39,6 +40,7 @@ RECONNECT_S = 8.0  # of no answer, until we join it anew
 KEEP_EVERY_S = 5.0  # one that ended is started again before its workers end (life.orphan_grace_s)
 INVITED_S = 300.0  # an invitation is good for so long, and longer by far
 _TOLD = 8  # nodes in a reason
+_NAMED = 80  # characters of requirements in it
 _AWAY = (Standing.LOST, Standing.LEFT)
 _WELL = (Standing.ALIVE, Standing.DRAINING)
 
@@ -51,7 +53,12 @@ class Cluster(Protocol):
     async def connect(self) -> None: ...
     async def nodes(self) -> tuple[NodeView, ...]: ...
     async def reserve(
-        self, place_id: str, needs: Needs, labels: Mapping[str, str], node_id: str = ""
+        self,
+        place_id: str,
+        needs: Needs,
+        labels: Mapping[str, str],
+        node_id: str = "",
+        env: RuntimeEnv | None = None,
     ) -> None: ...
     def place(self, place_id: str) -> PlaceView: ...
     async def look(self, place_id: str) -> PlaceView: ...
@@ -69,6 +76,7 @@ class Asked(msgspec.Struct):
 
     needs: Needs
     labels: Mapping[str, str]
+    env: RuntimeEnv = RuntimeEnv()
     node_id: str = ""
     uses: Held = Held()
     is_reserved: bool = False
@@ -104,12 +112,13 @@ class RaySeats:
         invite: Callable[[NodeView], Awaitable[Invitation]],
         wake: Callable[[], None],
         lost: Callable[[str, str], bool],
+        failed: Callable[[str, str], None],
         clock: Callable[[], float],
     ) -> None:
         """seated: the living instances on hosts.
 
         wake: something may be placed now. lost: an instance has its place no more, and why; False: ask
-            again, since its host is silent, and by that it is judged.
+            again, since its host is silent, and by that it is judged. failed: it cannot have one, and why.
         """
         self._cluster = cluster
         self._hosts = hosts
@@ -117,6 +126,7 @@ class RaySeats:
         self._invite = invite
         self._wake = wake
         self._lost = lost
+        self._failed = failed
         self._clock = clock
         self._asked: dict[str, Asked] = {}  # by instance
         self._left: set[str] = set()  # whose places are to be given back
@@ -134,7 +144,8 @@ class RaySeats:
         asked = self._asked.get(instance_id)
         if asked is None:
             labels = dict(deployment.labels)
-            self._asked[instance_id] = Asked(needs=deployment.resources, labels=labels)
+            env = deployment.runtime_env
+            self._asked[instance_id] = Asked(needs=deployment.resources, labels=labels, env=env)
             return Unplaced(reason=f"waits for Ray: {deployment.resources}")
         if self._trouble:
             return Unplaced(reason=f"waits for Ray (placement_unavailable): {self._trouble}")
@@ -144,7 +155,14 @@ class RaySeats:
         host = self._by_node().get(seen.node_id)
         if host is None:
             return Unplaced(reason=f"waits for the host process of Ray node {seen.node_id[:8]}")
-        return Seat(host_id=host.host_id, held=Held(gpus=seen.gpus))
+        held = Held(
+            gpus=None if seen.group else seen.gpus,  # its engine takes them, of all bundles
+            group=seen.group,
+            python=seen.python,
+            folder=seen.folder,
+            env_vars=deployment.runtime_env.env_vars,
+        )
+        return Seat(host_id=host.host_id, held=held)
 
     def leave(self, instance_id: str) -> None:
         """An instance needs its place no more."""
@@ -153,7 +171,9 @@ class RaySeats:
 
     def has_room(self, deployment: Deployment) -> bool:
         """Whether a node has a place for one instance more now. Ray's autoscaler may bring one later."""
-        return any(node.is_alive and not _lacks(node, deployment.resources) for node in self._nodes)
+        alive = [node for node in self._nodes if node.is_alive]
+        parts = deployment.resources.parts
+        return all(any(not _lacks(node, part) for node in alive) for part in parts)
 
     def view(self, instance_id: str) -> str:
         """How Ray sees the place of an instance: what is held, and whether the node lives."""
@@ -286,24 +306,43 @@ class RaySeats:
             node_id, instance_id = node_of.get(one.host_id, ""), one.instance_id
             if node_id and instance_id not in self._asked and instance_id not in self._left:
                 self._asked[instance_id] = Asked(
-                    needs=one.deployment.resources, labels={}, node_id=node_id, uses=one.held
+                    needs=one.deployment.resources,
+                    labels={},
+                    env=one.deployment.runtime_env,
+                    node_id=node_id,
+                    uses=one.held,
                 )
 
     async def _look_at(self, instance_id: str, asked: Asked) -> None:
         now_s = self._clock()
         if not asked.is_reserved:
-            await self._cluster.reserve(instance_id, asked.needs, asked.labels, asked.node_id)
             asked.is_reserved, asked.looked_s = True, now_s
+            try:
+                await self._cluster.reserve(
+                    instance_id, asked.needs, asked.labels, asked.node_id, asked.env
+                )
+            except BadRequest as error:  # this one's; the others' are looked at all the same
+                self._give_up(instance_id, error.message)
+            except HostlerError:
+                asked.is_reserved = False
+                raise
             return
         seen = self._cluster.place(instance_id)
         if seen.node_id and now_s - asked.looked_s > LOOK_AT_PLACES_S:
             asked.looked_s = now_s
             seen = await self._cluster.look(instance_id)
+        if seen.cannot_be:
+            return self._give_up(instance_id, f"Ray cannot make its environment: {seen.why}")
         why = f"its place on Ray is gone: {seen.why}" if seen.is_gone else ""
-        if seen.node_id and asked.uses.gpus not in (None, seen.gpus):
-            why = "Ray has lost its place, and holds other GPUs for it now"
+        if seen.node_id and _is_another(seen, asked):
+            why = "Ray has lost its place, and holds another one for it now"
         if why and instance_id in self._asked and self._lost(instance_id, why):
             self.leave(instance_id)
+
+    def _give_up(self, instance_id: str, why: str) -> None:
+        """What an instance asked for cannot be had, there or anywhere."""
+        self.leave(instance_id)
+        self._failed(instance_id, why)
 
     def _by_node(self) -> dict[str, Host]:
         """The host on each node; of several (it joined anew) the one heard last.
@@ -326,12 +365,17 @@ class RaySeats:
     def _why(self, asked: Asked) -> str:
         """What a place waits for, and what each node lacks of it now."""
         alive = [node for node in self._nodes if node.is_alive]
-        lacks = [(node.address, _lacks(node, asked.needs)) for node in alive]
+        parts = asked.needs.parts
+        part = next((p for p in parts if all(_lacks(node, p) for node in alive)), parts[0])
+        lacks = [(node.address, _lacks(node, part)) for node in alive]
         labels = "".join(f", {key}={value}" for key, value in sorted(asked.labels.items()))
         what = f"waits for Ray: {asked.needs}{labels}"
+        if alive and asked.env.pip and not all(lack for _, lack in lacks):
+            return f"{what}, and its environment ({', '.join(asked.env.pip)[:_NAMED]})"
         if not alive or not all(lack for _, lack in lacks):
             return what if alive else f"{what} (it has no node)"
         told = "; ".join(f"{address} lacks {lack}" for address, lack in lacks[:_TOLD])
+        told = f"for {part}: {told}" if asked.needs.bundles else told
         return f"{what} ({told}{'; ...' if len(lacks) > _TOLD else ''})"
 
 
@@ -342,8 +386,15 @@ def _node_of(host: Host) -> str:
     return host.facts.labels.get(NODE_LABEL, "")
 
 
-def _lacks(node: NodeView, needs: Needs) -> str:
+def _lacks(node: NodeView, part: Needs | Bundle) -> str:
     """What a node has too little of now, by name; empty when it has a place."""
-    asked = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": float(needs.memory_bytes)}
-    asked |= needs.resources
+    asked = part.by_name()
     return ", ".join(name for name, many in asked.items() if many > node.free.get(name, 0.0))
+
+
+def _is_another(seen: PlaceView, asked: Asked) -> bool:
+    """Whether a place is not the one whose instance runs already: its GPUs may be another one's by now."""
+    uses = asked.uses
+    gpus = uses.gpus is not None and uses.gpus != seen.gpus
+    node = bool(asked.node_id) and asked.node_id != seen.node_id
+    return gpus or node or bool(uses.group and uses.group != seen.group)

@@ -13,6 +13,7 @@ from hostler.core.errors import AlreadyRunning, BadRequest, Conflict, ModelNotFo
 from hostler.core.hosts import Offer
 from hostler.core.model import WorkerType
 from hostler.core.placing import read_needs
+from hostler.core.runtime_env import read_runtime_env
 from hostler.core.scaling import read_scaling
 from hostler.core.serving import RoutingRules, read_rules
 from hostler.core.worker import WorkerStartupRequest
@@ -90,6 +91,7 @@ def resolve(request: WorkerStartupRequest, catalog: Catalog, *, origin: str = "a
         host=host_of(request.host),
         labels=check_labels(request.labels or {}),
         resources=read_needs(request.resources),
+        runtime_env=read_runtime_env(request.runtime_env),
         origin=origin,
     )
     _check(deployment, kind)

@@ -17,6 +17,7 @@ from hostler.core.errors import ModelNotFound, NameTaken
 from hostler.core.hosts import Offer
 from hostler.core.model import WorkerType
 from hostler.core.placing import read_needs
+from hostler.core.runtime_env import read_runtime_env
 from hostler.core.scaling import read_scaling
 from hostler.core.serving import read_rules
 from hostler.core.snapshot import ModelView
@@ -207,6 +208,8 @@ class Wishes:
             changes["host"] = host_of(request.host)
         if request.resources is not None:
             changes["resources"] = read_needs(request.resources, old.resources)
+        if request.runtime_env is not None:
+            changes["runtime_env"] = read_runtime_env(request.runtime_env, old.runtime_env)
         if request.labels is not None:
             changes["labels"] = check_labels(request.labels)
         if request.replicas is not None:

@@ -151,8 +151,8 @@ class LocalWorkers:
     # Looks
 
     def command_args(self, instance_id: str) -> tuple[str, ...]:
-        known = instance_id in self._launches
-        return tuple(worker_argv(self._paths, instance_id)) if known else ()
+        launch = self._launches.get(instance_id)
+        return tuple(worker_argv(self._paths, launch.spec)) if launch else ()
 
     def pid(self, instance_id: str) -> int | None:
         handle = self._handles.get(instance_id)

@@ -40,6 +40,7 @@ class RayMachines:
         head: str,
         nodes: Mapping[str, str | None],
         gpus: Mapping[str, int] | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """nodes: machine -> JSON of custom resources, or None. gpus: machine -> what Ray believes."""
         self._gpus = dict(gpus or {})
@@ -61,6 +62,7 @@ class RayMachines:
                 "RAY_health_check_timeout_ms": "1000",
                 "RAY_health_check_failure_threshold": "2",
                 "RAY_health_check_initial_delay_ms": "1000",
+                **(env or {}),
             }
         )
 
@@ -141,8 +143,8 @@ class RayMachines:
             where = [f"--address={self.address}"]
             if self._nodes[name]:
                 where.append(f"--resources={self._nodes[name]}")
-            if name in self._gpus:
-                where.append(f"--num-gpus={self._gpus[name]}")
+        if name in self._gpus:
+            where.append(f"--num-gpus={self._gpus[name]}")
         argv = [sys.executable, "-m", "ray.scripts.scripts", "start", own, *where]
         argv += ["--num-cpus=2", "--block", "--disable-usage-stats"]
         log = (folder / "ray.log").open("wb")

@@ -331,6 +331,9 @@ def run_worker_file(path: Path) -> NoReturn:
     try:
         spec = msgspec.json.decode(path.read_bytes(), type=WorkerSpec)
         configure_logging(json_lines=spec.log_json)
+        if folder := spec.held.folder:
+            os.chdir(folder)
+            sys.path.insert(0, folder)
         run_worker(spec)
     except Exception as error:  # boundary: the process; its last words go to the log
         log.error("worker.crashed", error=error, spec=path)

@@ -1,5 +1,6 @@
 """What a host does about a list, what its operator allows, and what it remembers: without any process."""
 
+import sys
 from pathlib import Path
 
 import msgspec
@@ -152,6 +153,45 @@ def test_what_an_operator_does_not_allow_is_refused_with_the_words_for_it(tmp_pa
         accept(echo_order("a1", model_name="../etc"), HostRules())
     assert "openai" not in startable(HostRules())
     assert startable(HostRules(engines=("fake",))) == ("fake",)
+
+
+def test_environments_and_variables_are_those_that_an_operator_named(tmp_path: Path) -> None:
+    inside = tmp_path / "envs" / "e1" / "bin"
+    inside.mkdir(parents=True)
+    (inside / "python").symlink_to(sys.executable)
+    (tmp_path / "other" / "bin").mkdir(parents=True)
+    (tmp_path / "other" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / "envs" / "away").symlink_to(tmp_path / "other")
+    rules = HostRules(environments=(str(tmp_path / "envs"),), variables=("HF_*", "MINE"))
+
+    def held(**chosen: object) -> Order:
+        return echo_order("a1", held=chosen)
+
+    good = held(
+        python=str(inside / "python"), folder=str(inside), env_vars={"HF_HOME": "x", "MINE": "1"}
+    )
+    assert accept(good, rules).name == "echo"
+    for chosen in (
+        {"python": sys.executable},
+        {"python": str(tmp_path / "other" / "bin" / "python")},
+        {"python": str(tmp_path / "envs" / "away" / "bin" / "python")},
+        {"python": str(inside / "gone")},
+        {"python": "python"},
+        {"folder": "/"},
+        {"folder": str(inside / ".." / ".." / ".." / "other")},
+        {"env_vars": {"OTHER": "x"}},
+    ):
+        with pytest.raises(HostRefuses):
+            accept(held(**chosen), rules)
+    for chosen in ({"python": str(inside / "python")}, {"env_vars": {"MINE": "x"}}):
+        with pytest.raises(HostRefuses, match="none"):
+            accept(held(**chosen), HostRules())
+    everything = HostRules(variables=("*",))
+    for name in ("LD_PRELOAD", "PATH", "PYTHONPATH", "HOSTLER_STATE_DIR", "RAY_ADDRESS", "A=B"):
+        with pytest.raises(HostRefuses, match="cannot be"):
+            accept(held(env_vars={name: "x"}), everything)
+    with pytest.raises(HostRefuses, match="placement group"):
+        accept(held(group="../../x"), everything)
 
 
 def test_facts_are_told_again_when_they_are_news(tmp_path: Path) -> None:

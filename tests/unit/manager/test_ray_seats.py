@@ -11,6 +11,7 @@ from hostler.core.errors import BadRequest, PlacementUnavailable
 from hostler.core.hosts import HostFacts, Role
 from hostler.core.model import WorkerType
 from hostler.core.placing import Held, Needs, NodeView, PlaceView, Seat, read_needs
+from hostler.core.runtime_env import RuntimeEnv, read_runtime_env
 from hostler.manager.placement import Unplaced
 from hostler.manager.ray_seats import KEEP_EVERY_S, LOOK_AT_PLACES_S, Invitation, RaySeats, Seated
 from hostler.registry.host import Host
@@ -47,9 +48,16 @@ class PaperRay:
         )
 
     async def reserve(
-        self, place_id: str, needs: Needs, labels: Mapping[str, str], node_id: str = ""
+        self,
+        place_id: str,
+        needs: Needs,
+        labels: Mapping[str, str],
+        node_id: str = "",
+        env: RuntimeEnv | None = None,
     ) -> None:
         self._answer()
+        if env is not None and env.working_dir == "/nowhere":
+            raise BadRequest("there is no folder /nowhere")
         self.asked.append((place_id, node_id))
         self.held.setdefault(place_id, PlaceView(place_id=place_id))
 
@@ -83,6 +91,7 @@ class Story:
         self.seated: list[Seated] = []
         self.lost: list[str] = []
         self.is_silent = False  # the host of what is lost
+        self.failed: list[str] = []
         self.seats = RaySeats(
             self.ray,
             hosts=lambda: self.hosts,
@@ -90,6 +99,7 @@ class Story:
             invite=self.invite,
             wake=lambda: None,
             lost=self.lose,
+            failed=lambda instance_id, why: self.failed.append(why),
             clock=lambda: self.now_s,
         )
 
@@ -271,6 +281,80 @@ def test_the_gpus_that_ray_gave_go_to_the_host_with_the_order() -> None:
     assert Held().variables() == {}
 
 
+def test_an_environment_that_cannot_be_fails_its_instance_and_no_other() -> None:
+    story = Story()
+    pip = RuntimeEnv(pip=("no-such-thing",))
+    story.seats.seat("i1", model(runtime_env=pip))
+    story.seats.seat("i2", model(runtime_env=RuntimeEnv(working_dir="/nowhere")))
+    story.seats.seat("i3", model())
+    story.look()
+    assert story.failed == ["there is no folder /nowhere"]
+    assert [name for name, _ in story.ray.asked] == ["i1", "i3"]
+    found = story.seats.seat("i1", model(runtime_env=pip))
+    assert isinstance(found, Unplaced)
+    assert found.reason == "waits for Ray: 2 CPU, 1 box, and its environment (no-such-thing)"
+    told = "No matching distribution found for no-such-thing"
+    story.ray.held["i1"] = PlaceView(place_id="i1", is_gone=True, cannot_be=True, why=told)
+    story.look()
+    assert story.failed[1] == f"Ray cannot make its environment: {told}"
+    assert story.lost == []
+    story.look()
+    assert list(story.ray.held) == ["i3"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"pip": ["--index-url=x"]}, "options of pip"),
+        ({"pip": ["x --hash=y"]}, "options of pip"),
+        ({"pip": [""]}, "no requirement"),
+        ({"pip": ["x\n-r /etc/passwd"]}, "no requirement"),
+        ({"env_vars": {"LD_PRELOAD": "x"}}, "not for a model to set"),
+        ({"env_vars": {"PATH": "x"}}, "not for a model to set"),
+        ({"env_vars": {"A B": "x"}}, "no name of a variable"),
+        ({"env_vars": {"A": 1}}, "runtime_env.env_vars"),
+        ({"working_dir": "here"}, "an absolute folder"),
+        ({"working_dir": "file:///x.zip"}, "an absolute folder"),
+        ({"conda": ["x"]}, "there is no rule 'conda'"),
+    ],
+)
+def test_environments_that_cannot_be_are_refused(given: dict[str, object], told: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        read_runtime_env(given)
+    assert told in caught.value.message
+
+
+def test_an_environment_is_made_where_ray_chooses_alone() -> None:
+    env = RuntimeEnv(pip=("x==1",), env_vars={"A": "1"}, working_dir="https://h/x.zip")
+    assert model(runtime_env=env).runtime_env
+    with pytest.raises(BadRequest, match="Ray makes it"):
+        model(runtime_env=env, host="b")
+
+
+def test_bundles_say_which_of_them_finds_no_node() -> None:
+    story = Story()
+    story.join("n1")
+    given = {"bundles": [{"gpus": 1}, {"gpus": 4, "cpus": 1}], "strategy": "STRICT_SPREAD"}
+    wide = model(resources=read_needs(given))
+    story.ray.free = {"n1": {"CPU": 4, "GPU": 2}, "n2": {"CPU": 1}}
+    story.seats.seat("i1", wide)
+    story.look()
+    found = story.seats.seat("i1", wide)
+    assert isinstance(found, Unplaced)
+    assert found.reason == (
+        "waits for Ray: 2 bundles STRICT_SPREAD (1 GPU; 1 CPU, 4 GPU) (for 1 CPU, 4 GPU: 10.0.0.1 lacks GPU; "
+        "10.0.0.2 lacks GPU)"
+    )
+    assert not story.seats.has_room(wide)
+    story.ray.held["i1"] = PlaceView(place_id="i1", node_id="n1", group="ab12ab12", gpus=())
+    held = Held(group="ab12ab12")
+    assert story.seats.seat("i1", wide) == Seat(host_id="h1", held=held)
+    assert held.variables() == {"HOSTLER_RAY_PLACEMENT_GROUP": "ab12ab12"}, (
+        "its engine takes the GPUs"
+    )
+    assert "placement group" in Held(group="../x").problem()
+
+
 @pytest.mark.parametrize("gpu", ["", "0,1", "-1", "0\n1", "0" * 81, "$(x)"])
 def test_what_is_no_gpu_is_told(gpu: str) -> None:
     assert "GPUs" in Held(gpus=("0", gpu)).problem()
@@ -296,6 +380,10 @@ def test_each_node_has_a_host_process_and_one_that_is_well_is_left_alone() -> No
         ({"cpu": 1}, "did you mean 'cpus'?"),
         ({"resources": {"box": 0}}, "more than 0 of each"),
         ({"cpus": "two"}, "resources.cpus"),
+        ({"bundles": [{"gpus": 1}], "gpus": 1}, "nothing beside them"),
+        ({"bundles": [{}]}, "something in each"),
+        ({"bundles": [{"gpu": 1}]}, "gpu"),
+        ({"bundles": [{"gpus": 1}], "strategy": "WIDE"}, "resources.strategy"),
     ],
 )
 def test_resources_that_cannot_be_are_refused(given: dict[str, object], told: str) -> None:

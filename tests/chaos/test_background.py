@@ -32,6 +32,7 @@ GATEWAY = (
     Background.ACCOUNTS,
     Background.DOUBT,
     Background.DEMAND,
+    Background.LOADS,
 )
 # Of a server with machines or a Ray cluster around it.
 BETWEEN_MACHINES = (Background.CERTIFICATE, Background.GATEWAY_RENEWAL, Background.PLACES)

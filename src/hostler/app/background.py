@@ -54,6 +54,7 @@ class Background(StrEnum):
     DOUBT = "gateway.doubt"  # asks engines that say nothing
     GATEWAY_RENEWAL = "gateway.renewal"  # of the certificate of one on another machine
     DEMAND = "gateway.demand"  # tells the controller of load
+    LOADS = "gateway.loads"  # counts slots with gateways of other machines
     # worker
     LIFE = "agent.live"  # holds the engine and the three below
     REPORT = "agent.report"  # registers and beats

@@ -33,6 +33,7 @@ class Standing(StrEnum):
     """How a host is, for the controller."""
 
     ALIVE = "alive"
+    UNKNOWN = "unknown"  # silent here, but it answers gateways: what it has serves, nothing new goes there
     SUSPECT = "suspect"  # silent: no new requests go there
     LOST = "lost"  # silent for so long that its instances are replaced
     DRAINING = "draining"  # it gets nothing new, and what it has moves away

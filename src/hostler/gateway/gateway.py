@@ -31,6 +31,8 @@ from hostler.gateway.doubt import Doubts, Teller
 from hostler.gateway.flights import Flights
 from hostler.gateway.front import Front, known
 from hostler.gateway.lanes import Lanes
+from hostler.gateway.loads import LoadTeller
+from hostler.gateway.loads import Tell as TellLoads
 from hostler.gateway.metrics import CONTENT_TYPE, OTHER, GatewayMetrics
 from hostler.gateway.neighbours import Neighbours
 from hostler.gateway.probes import Prober, identity_proof
@@ -82,11 +84,13 @@ class Gateway(BaseComponent):
         send_usage: Send | None = None,
         siblings: Siblings = tuple,
         tell_demand: Tell | None = None,
+        tell_loads: TellLoads | None = None,
         tls: ClientContexts | None = None,
     ) -> None:
         """send_usage: how counts of usage get to who keeps them. siblings: sockets of other gateways.
 
         tell_demand: how the load of models that are scaled gets to who scales them.
+        tell_loads: how gateways of other machines hear what we have, and we of them.
         tls: who we are, for instances on other hosts; None: there are none that we can reach.
         """
         settings = config.gateway
@@ -123,6 +127,7 @@ class Gateway(BaseComponent):
         self._doubts = Doubts(settings, self.router, self.relays, tell_doubt)
         self._prober = Prober(settings, self.router, self.relays.note_silence, self._lanes.pool)
         self._demand = DemandTeller(self.router, self.relays, tell_demand, clock)
+        self._loads = LoadTeller(self.router, self._prober, tell_loads, clock)
         self._tasks: asyncio.TaskGroup | None = None
         self._questions = 0
         self._sweep_s = min(SWEEP_S, settings.keep_alive_s or SWEEP_S)
@@ -146,6 +151,7 @@ class Gateway(BaseComponent):
                 begin(group, Background.DOUBT, self._doubts.run()),
                 begin(group, Background.ACCOUNTS, self.accounts.run()),
                 begin(group, Background.DEMAND, self._demand.run()),
+                begin(group, Background.LOADS, self._loads.run()),
             ]
             try:
                 yield
@@ -154,6 +160,7 @@ class Gateway(BaseComponent):
                 self._flights.close()
                 for task in work:
                     task.cancel()
+                await self._loads.close()
                 await self.accounts.close()
                 await self._lanes.close()
                 await self._controller.close()

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from hostler.core.change import Change
+from hostler.core.loads import waiting_for
 from hostler.gateway.board import COLUMNS, Bells, Board, bell_path
 from hostler.routing.router import Router
 
@@ -71,7 +72,7 @@ class Neighbours:
     def take(self, change: Change) -> None:
         """Who is no more leaves its row to others."""
         if change.gone or change.models_gone:
-            self._board.forget([*change.gone, *map(_waiting, change.models_gone)])
+            self._board.forget([*change.gone, *map(waiting_for, change.models_gone)])
 
     # Peers
 
@@ -82,7 +83,7 @@ class Neighbours:
         return self._board.total(instance_id, self._others)
 
     def note_waiting(self, model: str, waiting: int) -> None:
-        self._board.write(_waiting(model), self._column, waiting)
+        self._board.write(waiting_for(model), self._column, waiting)
 
     def go_first(self, model: str, instance_ids: Iterable[str], *, ties: bool) -> bool:
         waiting = self._who_waits(model)
@@ -106,7 +107,7 @@ class Neighbours:
     # Private
 
     def _who_waits(self, model: str) -> list[int]:
-        read, row = self._board.read, _waiting(model)
+        read, row = self._board.read, waiting_for(model)
         return [column for column in self._others if read(row, column)]
 
     def _held(self, instance_ids: Iterable[str], column: int) -> int:
@@ -115,8 +116,3 @@ class Neighbours:
     def _serve_late(self) -> None:
         self._late = None
         self._router.serve_all(is_late=True)
-
-
-def _waiting(model: str) -> str:
-    """The subject of a model's row of waiters; no instance's id looks like it."""
-    return f"waiting for {model}"

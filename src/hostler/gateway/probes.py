@@ -4,7 +4,7 @@ A hung process accepts requests and never answers: nothing but asking tells it f
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import msgspec
 
@@ -17,6 +17,7 @@ from hostler.routing.router import Router
 from hostler.wire.client import Pool, Proof, UpstreamLost, build_request, fetch, host_header
 
 AT_ONCE = 32  # probes under way at the same time
+ASKED = 2  # instances of a host, to know whether it answers
 LIST_BYTES = 1024 * 1024  # of a list of models
 
 
@@ -84,6 +85,31 @@ class Prober:
                 for instance in self._doubted():
                     tasks.create_task(self._probe(instance, slots), name="probe")
                 await asyncio.sleep(self._config.probe_interval_s)
+
+    async def hosts_that_answer(self, host_ids: Set[str], since_s: float) -> tuple[str, ...]:
+        """Those of these hosts of which an instance has answered us since then, or does so now."""
+        there: dict[str, list[InstanceView]] = {}
+        for one in self._router.known.picture.instances.values():
+            if one.endpoint.host_id in host_ids and one.state in _PROBED:
+                there.setdefault(one.endpoint.host_id, []).append(one)
+        answered_s = self._router.answered_s
+        heard = {
+            host_id
+            for host_id, its in there.items()
+            if any(answered_s.get(one.instance_id, since_s) > since_s for one in its)
+        }
+        slots = asyncio.Semaphore(AT_ONCE)
+
+        async def ask(host_id: str, instance: InstanceView) -> None:
+            async with slots:
+                if host_id not in heard and await self._is_good(instance, self._pool(instance)):
+                    heard.add(host_id)
+
+        async with asyncio.TaskGroup() as tasks:
+            for host_id in there.keys() - heard:
+                for instance in there[host_id][:ASKED]:
+                    tasks.create_task(ask(host_id, instance), name="probe.host")
+        return tuple(sorted(heard))
 
     # Private
 

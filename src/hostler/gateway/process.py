@@ -70,6 +70,7 @@ async def run_gateway(
         tell_doubt=reporter.doubt,
         send_usage=reporter.report_usage,
         tell_demand=reporter.demand,
+        tell_loads=reporter.loads,
         siblings=lambda: paths.other_gateway_sockets(place.number),
         tls=tls,
     )

@@ -36,7 +36,7 @@ class GatewayTable(msgspec.Struct, frozen=True, kw_only=True):
     """One gateway's table. (incarnation, version): of the controller's snapshot it holds.
 
     number: which one of this machine's gateways it is. gateways: how many lend slots now, those that
-        leave included; each counts its own requests here.
+        leave included; each counts its own requests here. machines: how many have such gateways.
     """
 
     incarnation: int
@@ -44,6 +44,7 @@ class GatewayTable(msgspec.Struct, frozen=True, kw_only=True):
     connected: bool  # it hears the controller
     number: int = 1
     gateways: int = 1
+    machines: int = 1
     instances: tuple[InstanceRow, ...]
     policies: tuple[PolicyRow, ...] = ()
 
@@ -60,6 +61,7 @@ def gateway_table(
         connected=connected,
         number=number,
         gateways=gateways,
+        machines=router.known.afar.machines,
         instances=tuple(
             InstanceRow(
                 instance_id=one.instance_id,

@@ -1,6 +1,7 @@
 """HostSilence: goes and asks a host that has stopped beating, before its silence counts for anything.
 
 Its relay is asked for the same beat. It is on another path than the beats, so one of the two may be cut.
+Gateways are asked too, in the answers to what they report: their lines to it are others than ours.
 """
 
 import asyncio
@@ -65,13 +66,23 @@ class HostSilence:
             return False
         return True
 
+    def late(self) -> list[str]:
+        """The hosts whose beats are late: gateways are asked whether they hear them."""
+        now_s = self._clock()
+        return [host.host_id for host in self._hosts.hosts() if host.is_late(now_s)]
+
+    def vouch(self, host_id: str) -> None:
+        """One of its instances has answered a gateway just now: the line that is cut is ours (F23)."""
+        host = self._hosts.known(host_id)
+        if host is not None:
+            host.vouched_at_s = self._clock()
+
     # Private
 
     async def _loop(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             while True:
-                late = [host for host in self._hosts.hosts() if host.is_late(self._clock())]
-                for host in late:
+                for host in filter(None, map(self._hosts.known, self.late())):
                     if host.host_id not in self._asking and len(self._asking) < _AT_ONCE:
                         self._asking.add(host.host_id)
                         tasks.create_task(self._ask_once(host), name="hosts.ask")

@@ -50,6 +50,7 @@ from hostler.manager.views import check_own_name
 from hostler.manager.waiting import Waiting
 from hostler.manager.wishes import Wishes
 from hostler.manager.workers import LocalWorkers, is_hopeless
+from hostler.registry.loads import LoadSum
 from hostler.registry.members import Members
 from hostler.registry.registry import Registry
 from hostler.registry.server import RegistryServer
@@ -334,7 +335,11 @@ class LocalWorkerManager(Joinable):
             self._wished(self.servers.places(self.wishes.all()))
             # Only now may gateways look: what they see from the first moment is whole.
             self.registry_server = RegistryServer(
-                self.registry, self.paths.registry_socket, self.usage.take, self.scaling.take
+                self.registry,
+                self.paths.registry_socket,
+                self.usage.take,
+                self.scaling.take,
+                LoadSum(self.clock, self.machines.silence.late, self.machines.silence.vouch),
             )
             self.machines.watching = self.registry_server.is_watching
             for part in (self.registry_server, self.reconciler, self.renewals, self.scaling):

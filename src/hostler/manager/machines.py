@@ -99,7 +99,7 @@ class Machines:
         self.files = HeadFiles(self.distant.launch, paths.state_dir, paths.models_dir)
         members.joined.append(self._joined)
         members.removed.append(self._removed)
-        self._silence = HostSilence(self.book, clock, self.tls)
+        self.silence = HostSilence(self.book, clock, self.tls)
         self._tls_dir = paths.tls_dir
         self._tls: ClientContexts | None = None
 
@@ -110,7 +110,7 @@ class Machines:
             self._joined(stored)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.distant.running())
-            silence = self._silence.running
+            silence = self.silence.running
             for part in (self.book.running, self.routes.running, self.files.running, silence):
                 await stack.enter_async_context(part())
             yield

@@ -80,7 +80,7 @@ def place(need: Need, machines: Sequence[Machine]) -> Machine | Unplaced:
 def what_lacks(need: Need, machine: Machine) -> str:
     """Say what a machine lacks for this need, as the end of a sentence about it; "": nothing."""
     match machine.standing:
-        case Standing.SUSPECT | Standing.LOST:
+        case Standing.UNKNOWN | Standing.SUSPECT | Standing.LOST:
             return "is silent"
         case Standing.DRAINING:
             return "is being drained"

@@ -15,6 +15,7 @@ from hostler.core.errors import (
     UnknownInstance,
 )
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Doubt, Registration
+from hostler.core.loads import LoadAnswer, LoadReport
 from hostler.core.scaling import DemandReport
 from hostler.core.snapshot import Endpoint
 from hostler.core.usage import UsageBatch
@@ -70,6 +71,20 @@ class RegistryClient:
     async def demand(self, report: DemandReport) -> None:
         """Say what there is to do of models that are scaled. Raises as `register`."""
         await self._post("/demand", report)
+
+    async def loads(self, report: LoadReport) -> LoadAnswer:
+        """Say what we have in instances; hear what gateways of other machines have.
+
+        Raises:
+            ControllerUnavailable: nobody answers, or one of the version before.
+        """
+        answer = await self._send("/loads", report)
+        if answer.status != 200:
+            raise ControllerUnavailable(_error_of(answer.body)[0])
+        try:
+            return msgspec.json.decode(answer.body, type=LoadAnswer)
+        except msgspec.MsgspecError as error:
+            raise ControllerUnavailable(f"its answer cannot be read: {error}") from error
 
     async def report_usage(self, batch: UsageBatch) -> None:
         """Say what was used; when this returns it is kept.

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from math import inf
 
 import msgspec
 
@@ -31,6 +32,9 @@ class Host:
         self.has_left = False
         self.silence = Standing.ALIVE
         self.heard_at_s = 0.0
+        self.vouched_at_s = (
+            -inf
+        )  # when one of its instances answered a gateway last, while it was silent
         self.is_heard = False  # by this controller
         self.interval_s = 0.0  # told at its last beat
         self.due_s = 0.0  # when the next is

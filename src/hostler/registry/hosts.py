@@ -37,6 +37,7 @@ log = logger(__name__)
 FIRST_S = 5.0  # a controller that has just started waits so long for its hosts before it counts
 LOOK_EVERY_S = 0.25
 _GONE = frozenset({State.FAILED, State.STOPPED})
+_UNHEARD = frozenset({Standing.UNKNOWN, Standing.SUSPECT, Standing.LOST, Standing.LEFT})
 _SILENT = {Signal.LATE: Standing.SUSPECT, Signal.LOST: Standing.LOST, Signal.SEEN: Standing.ALIVE}
 
 
@@ -213,7 +214,10 @@ class HostBook:
     # Silence
 
     def judge(self, paused_s: float = 0.0) -> None:
-        """Judge every host's silence now. paused_s: how long nobody listened here."""
+        """Judge every host's silence now. paused_s: how long nobody listened here.
+
+        While a host's instances answer gateways it is not silent, whatever becomes of its beats (F23).
+        """
         now_s = self._clock()
         silent: list[tuple[Host, float]] = []
         for host in self._hosts.values():
@@ -228,11 +232,14 @@ class HostBook:
             self._in_mass = in_mass
             log.warning("hosts.mass_loss", is_on=in_mass, hosts=len(silent))
         for host, seconds in silent:
-            signal = judge_heartbeat(
-                seconds, patience(self._heartbeat, host.interval_s), in_mass=in_mass
-            )
-            if _SILENT[signal] is not host.silence and signal is not Signal.SEEN:
-                self._fall_silent(host, _SILENT[signal], seconds)
+            told = patience(self._heartbeat, host.interval_s)
+            unheard_s = min(seconds, now_s - host.vouched_at_s)
+            signal = judge_heartbeat(unheard_s, told, in_mass=in_mass)
+            standing = _SILENT[signal]
+            if unheard_s < told.suspect_after_s <= seconds:
+                standing = Standing.UNKNOWN
+            if standing not in (host.silence, Standing.ALIVE):
+                self._fall_silent(host, standing, unheard_s)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -274,7 +281,7 @@ class HostBook:
                 endpoint = host.endpoint(instance.instance_id)
                 expected = msgspec.structs.replace(record.expected, endpoint=endpoint)
                 self._registry.expect(instance.instance_id, expected, epoch=instance.epoch)
-        if before in (Standing.SUSPECT, Standing.LOST, Standing.LEFT):
+        if before in _UNHEARD:
             self._say(host, "host.back", f"it was {before.value}")
         if host.standing is not before or host.facts != facts or not was_heard:
             self._moved(host)
@@ -294,13 +301,21 @@ class HostBook:
         if host.silence is Standing.LOST:
             return
         host.silence = standing
-        why = f"its host {host.name} has been silent for {seconds:.1f} s"
-        self._say(host, f"host.{standing.value}", f"silent for {seconds:.1f} s")
+        why = f"{_why_silent(host)} for {seconds:.1f} s"
+        message = f"silent for {seconds:.1f} s"
+        if standing is Standing.UNKNOWN:
+            message = "it is not heard here, but what runs there answers gateways"
+        self._say(host, f"host.{standing.value}", message)
         if standing is Standing.LOST:
             self._give_up(host, why)
-        else:
-            for record in self._records(host):
-                self._registry.post(record.instance.instance_id, Signal.LATE, why)
+            self._moved(host)
+            return
+        for record in self._records(host):
+            instance = record.instance
+            if standing is Standing.SUSPECT:
+                self._registry.post(instance.instance_id, Signal.LATE, why)
+            elif instance.reason.startswith(_why_silent(host)):
+                self._registry.post(instance.instance_id, Signal.SEEN)
         self._moved(host)
 
     def _give_up(self, host: Host, reason: str) -> None:
@@ -315,3 +330,10 @@ class HostBook:
                 fields={"host_id": host.host_id, "host": host.name},
             )
         )
+
+
+# Private
+
+
+def _why_silent(host: Host) -> str:
+    return f"its host {host.name} has been silent"

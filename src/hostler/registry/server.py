@@ -1,4 +1,4 @@
-"""The routes of registry.sock: register, beat, deregister, doubt, watch, usage.
+"""The routes of registry.sock: register, beat, deregister, doubt, watch, usage, demand, loads.
 
 Only its user reaches it.
 """
@@ -20,15 +20,18 @@ from hostler.core.errors import (
     NotFound,
 )
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Doubt, Registration
+from hostler.core.loads import LoadReport
 from hostler.core.scaling import DemandReport
 from hostler.core.snapshot import Spoken
 from hostler.core.usage import UsageBatch
+from hostler.registry.loads import LoadSum
 from hostler.registry.registry import Registry
 from hostler.registry.watch import watch
 from hostler.wire.server import Exchange, HttpServer
 
 JSON = ((b"content-type", b"application/json"),)
 
+LOADS = ("POST", "/loads")
 _OF_GATEWAYS = frozenset({("POST", "/doubt"), ("POST", "/usage"), ("POST", "/demand")})
 
 T = TypeVar("T")
@@ -45,13 +48,15 @@ class RegistryServer:
         socket_path: Path,
         take_usage: Callable[[UsageBatch], Awaitable[object]] | None = None,
         take_demand: Callable[[DemandReport], None] | None = None,
+        loads: LoadSum | None = None,
     ) -> None:
         """take_usage: keeps what a gateway has counted. take_demand: hears what it has to do now.
-        None: nobody does.
+        loads: adds up what all gateways have. None: nobody does.
         """
         self._registry = registry
         self._take_usage = take_usage
         self._take_demand = take_demand
+        self._loads = loads
         self._socket_path = socket_path
         self._server = HttpServer(self._handle, limits=HttpLimits(), name="registry")
         self._tasks: asyncio.TaskGroup | None = None
@@ -92,6 +97,8 @@ class RegistryServer:
             watch(self._registry, exchange, self._tasks, relay_port)
             self._watches = {one for one in self._watches if not one[1].is_over}
             self._watches.add((gateway_id, exchange))
+        elif asked == LOADS:
+            self._answer_loads(exchange, gateway_id)
         elif asked in _OF_GATEWAYS:
             self._handle(exchange)
         else:
@@ -104,6 +111,9 @@ class RegistryServer:
         request = exchange.request
         if request.method == "GET" and request.path == "/watch":
             watch(self._registry, exchange, self._tasks)
+            return
+        if (request.method, request.path) == LOADS:
+            self._answer_loads(exchange, "")
             return
         if (request.method, request.path) == ("POST", "/usage") and self._tasks is not None:
             self._tasks.create_task(self._usage(exchange), name="registry.usage")
@@ -142,6 +152,15 @@ class RegistryServer:
         if self._take_demand is not None:
             self._take_demand(report)
         return msgspec.json.encode(BeatAnswer(next_beat_s=0.0))
+
+    def _answer_loads(self, exchange: Exchange, machine: str) -> None:
+        try:
+            report = decode(exchange.request.body, LoadReport)
+            if self._loads is None:
+                raise NotFound("nobody adds up loads here")
+            exchange.send(200, msgspec.json.encode(self._loads.take(machine, report)), JSON)
+        except HostlerError as error:
+            exchange.send_error(error)
 
     async def _usage(self, exchange: Exchange) -> None:
         """Answer when it is kept; a gateway sends a batch again until then."""

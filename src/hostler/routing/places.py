@@ -18,6 +18,7 @@ class Places:
 
     ready: those in state ready. free: those of them with a free slot. count: how many are ready.
     slots: of all the ready ones. turn: the place that was chosen last, of those that take turns.
+    limit, elsewhere: by place: how many requests of ours it may have; how many other machines have there.
     """
 
     __slots__ = (
@@ -31,7 +32,9 @@ class Places:
         "_sizes",
         "_steps",
         "count",
+        "elsewhere",
         "free",
+        "limit",
         "ready",
         "slots",
         "turn",
@@ -46,6 +49,8 @@ class Places:
         self._at: list[InstanceView | None] = []
         self._place: dict[str, int] = {}
         self._load: list[int] = []  # requests in flight, by place
+        self.elsewhere: list[int] = []  # of them, those of other machines
+        self.limit: list[int] = []  # how many may be ours
         self._reusable: list[int] = []
         self._levels: list[int] = [0]  # masks of the ready ones, the least busy first
         self._lowest = 0  # there is none below
@@ -69,8 +74,11 @@ class Places:
         assert found is not None
         return found
 
-    def put(self, instance: InstanceView, load: int) -> int:
-        """Take in an instance, or what is new of it. load: requests it has in flight, as far as we know."""
+    def put(self, instance: InstanceView, load: int, elsewhere: int = 0, limit: int = -1) -> int:
+        """Take in an instance, or what is new of it. load: requests of ours that it has in flight.
+
+        elsewhere: of other machines. limit: how many may be ours; -1: as many as it has slots.
+        """
         place = self._place.get(instance.instance_id, -1)
         if place < 0:
             place = self._new_place()
@@ -78,7 +86,9 @@ class Places:
         else:
             self._take_out(place)
         self._at[place] = instance
-        self._load[place] = load
+        self.elsewhere[place] = elsewhere
+        self._load[place] = load + elsewhere
+        self.limit[place] = limit if limit >= 0 else instance.concurrency
         if instance.state is State.READY:
             self._take_in(place, instance)
         return place
@@ -101,31 +111,34 @@ class Places:
     # How busy they are
 
     def note(self, place: int, load: int, slots: int) -> None:
-        """So many requests are in flight there now. slots: of this instance, as `put` was told."""
+        """So many requests of ours are in flight there now. slots: of this instance, as `put` was told."""
         bit, before = 1 << place, self._load[place]
-        self._load[place] = load
+        self._load[place] = after = load + self.elsewhere[place]
         if not self.ready & bit:
             return
-        levels, after = self._levels, load
+        levels = self._levels
         if self._is_uneven:
-            before, after = self._level(slots, before), self._level(slots, load)
+            before, after = self._level(slots, before), self._level(slots, after)
         elif after >= len(levels):
-            self._level(slots, load)
+            self._level(slots, after)
         levels[before] ^= bit
         levels[after] |= bit
         if after < self._lowest:
             self._lowest = after
-        if load < slots:
+        if load < self.limit[place]:
             self.free |= bit
         elif self.free & bit:
             self.free ^= bit
 
-    def load(self, place: int) -> int:
-        return self._load[place]
+    def share_out(self, place: int, elsewhere: int, limit: int) -> None:
+        """Other machines have so many requests there, and so many may be ours."""
+        ours = self._load[place] - self.elsewhere[place]
+        self.elsewhere[place], self.limit[place] = elsewhere, limit
+        self.note(place, ours, self.at(place).concurrency)
 
-    def close(self, place: int) -> None:
-        """It has no slot left, whoever took them: until `note` or `put` says something else."""
-        self.free &= ~(1 << place)
+    def load(self, place: int) -> int:
+        """Requests in flight there, ours and those of other machines."""
+        return self._load[place]
 
     def share(self, place: int) -> float:
         """The share of its slots that are in use."""
@@ -183,6 +196,8 @@ class Places:
             return self._reusable.pop()
         self._at.append(None)
         self._load.append(0)
+        self.elsewhere.append(0)
+        self.limit.append(0)
         return len(self._at) - 1
 
     def _take_in(self, place: int, instance: InstanceView) -> None:
@@ -199,7 +214,7 @@ class Places:
             level = self._level(slots, self._load[place])
             self._levels[level] |= bit
             self._lowest = min(self._lowest, level)
-        if self._load[place] < slots:
+        if self._load[place] - self.elsewhere[place] < self.limit[place]:
             self.free |= 1 << place
 
     def _take_out(self, place: int) -> None:

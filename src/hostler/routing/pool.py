@@ -11,6 +11,7 @@ from hostler.core.errors import (
     RateLimitExceeded,
 )
 from hostler.core.snapshot import InstanceView, ModelView
+from hostler.routing.afar import Afar
 from hostler.routing.ask import ANYBODY, Ask
 from hostler.routing.health import Health
 from hostler.routing.peers import Peers
@@ -30,7 +31,8 @@ class ModelPool:
     """One model.
 
     places: its instances. service_s: moving average of how long a slot is held. limits: slots of the
-    ready ones by instance id. shared_by: how many routers lend these slots.
+    ready ones by instance id. shared_by: how many routers of this machine lend these slots.
+    afar: what those of other machines have of them. is_wanted: requests wait there, too.
     """
 
     __slots__ = (
@@ -39,7 +41,9 @@ class ModelPool:
         "_make_policy",
         "_out",
         "_ready",
+        "afar",
         "in_flight",
+        "is_wanted",
         "limits",
         "model",
         "places",
@@ -49,8 +53,12 @@ class ModelPool:
         "shared_by",
     )
 
-    def __init__(self, model: ModelView, make_policy: Callable[[ModelView], Policy]) -> None:
+    def __init__(
+        self, model: ModelView, make_policy: Callable[[ModelView], Policy], afar: Afar
+    ) -> None:
         self.model = model
+        self.afar = afar
+        self.is_wanted = False
         self.places = Places()
         self._make_policy = make_policy
         self.policy = self._new_policy()
@@ -75,8 +83,13 @@ class ModelPool:
 
     def put(self, instance: InstanceView, loads: Loads) -> None:
         """An instance is new, or other than before. loads: what we have in flight."""
-        instance_id = instance.instance_id
-        place = self.places.put(instance, loads.in_flight.get(instance_id, 0))
+        instance_id, afar = instance.instance_id, self.afar
+        place = self.places.put(
+            instance,
+            loads.in_flight.get(instance_id, 0),
+            afar.theirs.get(instance_id, 0),
+            afar.limit(instance_id, instance.concurrency, is_wanted=self.is_wanted),
+        )
         if self.places.ready >> place & 1:
             self.limits[instance_id] = instance.concurrency
         else:
@@ -85,6 +98,15 @@ class ModelPool:
             self.policy.noted(place, loads.prompt_tokens.get(instance_id, 0))
         self.policy.changed(place)
         self._ready, self._health_seen = None, (-1, 0.0)
+
+    def share_out(self, instance: InstanceView) -> bool:
+        """Go by what is known now of other machines there; True: we may have more than before."""
+        instance_id, places = instance.instance_id, self.places
+        place = places.place(instance_id)
+        before, slots = places.limit[place], instance.concurrency
+        limit = self.afar.limit(instance_id, slots, is_wanted=self.is_wanted)
+        places.share_out(place, self.afar.theirs.get(instance_id, 0), limit)
+        return limit > before
 
     def drop(self, instance_id: str) -> None:
         """An instance is no more."""
@@ -157,8 +179,8 @@ class ModelPool:
             ours = load.get(instance_id, 0)
             place = places.place(instance_id)
             places.note(place, ours, slots)
-            if peers is not None and ours + peers.elsewhere(instance_id) >= slots:
-                places.close(place)
+            if peers is not None and ours + peers.elsewhere(instance_id) >= places.limit[place]:
+                places.free &= ~(1 << place)  # until the next look
 
     def note_service(self, held_s: float) -> None:
         """A slot was held so long by a request that was answered."""
@@ -196,9 +218,8 @@ class ModelPool:
 
     def retry_after_s(self, ask: Ask = ANYBODY) -> int:
         """When one more of this key should find a slot, by measured service times."""
-        expected_s = (
-            (self.queue.ahead(ask) + 1) * self.service_s * self.shared_by / max(1, self.slots)
-        )
+        shared_by = self.shared_by * self.afar.machines
+        expected_s = (self.queue.ahead(ask) + 1) * self.service_s * shared_by / max(1, self.slots)
         return min(RETRY_AFTER_MAX_S, max(1, ceil(expected_s)))
 
     def explain(self, exclude: Set[str], is_down: Callable[[str], bool]) -> HostlerError:

@@ -1,10 +1,11 @@
 """Pools: one for each model a router knows, kept up with snapshots at the cost of what they change."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hostler.core.change import Change, Picture
 from hostler.core.errors import ModelNotFound
 from hostler.core.snapshot import InstanceView, ModelView, Snapshot
+from hostler.routing.afar import Afar
 from hostler.routing.health import Health
 from hostler.routing.policies import Loads, Policy
 from hostler.routing.pool import ModelPool
@@ -13,7 +14,8 @@ from hostler.routing.pool import ModelPool
 class Pools:
     """The pools of one router.
 
-    by_model: each once. named: with aliases. shared_by: how many routers lend the same slots.
+    by_model: each once. named: with aliases. shared_by: how many routers of this machine lend the
+    same slots. afar: what those of other machines have.
     """
 
     __slots__ = (
@@ -23,6 +25,7 @@ class Pools:
         "_homes",
         "_loads",
         "_make_policy",
+        "afar",
         "by_model",
         "named",
         "picture",
@@ -41,6 +44,7 @@ class Pools:
         self.by_model: dict[str, ModelPool] = {}
         self.named: dict[str, ModelPool] = {}
         self.shared_by = 1
+        self.afar = Afar()
         self._make_policy = make_policy
         self._loads = loads
         self._health = health
@@ -60,6 +64,32 @@ class Pools:
     def instance(self, instance_id: str) -> InstanceView | None:
         """The instance of this id, in whatever state."""
         return self.picture.instances.get(instance_id)
+
+    def hear(
+        self,
+        machines: int,
+        theirs: Mapping[str, int],
+        ours: Mapping[str, int],
+        changed: Iterable[str],
+    ) -> bool:
+        """Go by what gateways of other machines have now; True: there is more for this one than before.
+
+        ours: what they were told of this machine. changed: instances of which either is other than before.
+        """
+        afar = self.afar
+        is_other, afar.machines = afar.machines != machines, machines
+        afar.theirs, afar.ours = theirs, ours
+        is_more = False
+        ids = set(self._homes) if is_other else set(changed)
+        for pool in self.by_model.values():
+            if pool.is_wanted is not afar.is_wanted(pool.model.name):
+                pool.is_wanted = not pool.is_wanted
+                ids.update(pool.limits)
+        for instance_id in ids:
+            home = self._homes.get(instance_id)
+            if home is not None and home.share_out(self.picture.instances[instance_id]):
+                is_more = True
+        return is_more
 
     def count_usable(self, name: str) -> int:
         """How many ready instances probes have not found dead, without a walk over them."""
@@ -126,7 +156,7 @@ class Pools:
         return removed
 
     def _open(self, model: ModelView) -> ModelPool:
-        pool = ModelPool(model, self._make_policy)
+        pool = ModelPool(model, self._make_policy, self.afar)
         pool.shared_by = self.shared_by
         for one in [one for one in self._homeless.values() if one.model_name == model.name]:
             pool.put(self._homeless.pop(one.instance_id), self._loads)

@@ -361,6 +361,8 @@ class Router:
             peers.note_waiting(pool.model.name, len(queue) if can_wait else 0)
             if not queue and pool.has_slot:
                 peers.wake(pool.model.name)
+        if queue and pool.afar.machines > 1:
+            pool.afar.on_want()
 
     def _note(self, claim: Claim, pool: ModelPool, outcome: Outcome, witness: bytes) -> None:
         instance_id = claim.instance.instance_id

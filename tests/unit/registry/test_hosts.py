@@ -332,6 +332,40 @@ def test_what_drains_on_a_lost_host_is_stopped(serving: Room) -> None:
     assert serving.state() is State.STOPPED
 
 
+def test_F23_a_host_that_answers_gateways_is_neither_suspect_nor_replaced(room: Room) -> None:
+    room.ordered("b", "i1")
+    room.say("b", ready("i1"))
+    for _ in range(400):
+        room.clock.advance(1.0)
+        room.book.host("b").vouched_at_s = room.clock()
+        room.book.judge()
+        assert room.state() is State.READY
+    assert room.standing("b") is Standing.UNKNOWN
+    assert room.kinds()[-1] == "host.unknown"
+    room.say("b", ready("i1"))
+    assert (room.standing("b"), room.kinds()[-1]) == (Standing.ALIVE, "host.back")
+
+
+def test_F23_a_gateway_s_word_brings_a_suspect_host_back_and_its_end_counts_as_silence(
+    room: Room,
+) -> None:
+    room.ordered("b", "i1", "i2")
+    room.say("b", ready("i1"), ready("i2", engine_ok=False))
+    room.pass_s(4)
+    assert (room.standing("b"), room.state()) == (Standing.SUSPECT, State.SUSPECT)
+    room.book.host("b").vouched_at_s = room.clock()
+    room.book.judge()
+    assert (room.standing("b"), room.state()) == (Standing.UNKNOWN, State.READY)
+    assert room.state("i2") is State.SUSPECT  # for its own engine
+    room.pass_s(10)
+    assert (room.standing("b"), room.state()) == (Standing.SUSPECT, State.SUSPECT)
+    room.pass_s(25)
+    assert (room.standing("b"), room.state()) == (Standing.LOST, State.FAILED)
+    room.book.host("b").vouched_at_s = room.clock()
+    room.book.judge()
+    assert room.standing("b") is Standing.LOST  # what was given up stays so
+
+
 def test_F23_most_hosts_silent_at_once_speaks_of_the_controller(serving: Room) -> None:
     serving.join("c")
     serving.join("d")

@@ -41,7 +41,8 @@ class Stable(CountedMachine):
         self.places, self.policy = Places(), LeastTokens()
         self.policy.places = self.places
         self.known: dict[str, InstanceView] = {}
-        self.load: dict[str, int] = {}
+        self.load: dict[str, int] = {}  # ours
+        self.far: dict[str, tuple[int, int]] = {}  # of other machines, and our limit
         self.tokens: dict[str, int] = {}
         for name, count in zip(NAMES, slots, strict=False):
             self.put(name, count, State.READY)
@@ -54,7 +55,8 @@ class Stable(CountedMachine):
     def put(self, name: str, slots: int, state: State) -> None:
         self.known[name] = instance(name, concurrency=slots, state=state)
         before = self.places.place(name)
-        place = self.places.put(self.known[name], self.load.setdefault(name, 0))
+        load = self.load.setdefault(name, 0)
+        place = self.places.put(self.known[name], load, *self.far.setdefault(name, (0, slots)))
         assert before in (-1, place)
         self.policy.noted(place, self.tokens.setdefault(name, 0))
 
@@ -73,6 +75,13 @@ class Stable(CountedMachine):
         place = self.places.place(name)
         self.places.note(place, load, self.known[name].concurrency)
         self.policy.noted(place, tokens)
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data(), elsewhere=st.integers(0, 3), limit=st.integers(0, 4))
+    def share_out(self, data: st.DataObject, elsewhere: int, limit: int) -> None:
+        name = data.draw(st.sampled_from(sorted(self.known)))
+        self.far[name] = elsewhere, limit
+        self.places.share_out(self.places.place(name), elsewhere, limit)
 
     @precondition(lambda self: self.ready())
     @rule(data=st.data())
@@ -107,7 +116,7 @@ class Stable(CountedMachine):
         assert {i.instance_id for i in self.places.each(self.places.ready)} == set(ready)
         assert (self.places.count, len(self.places)) == (len(ready), len(self.known))
         assert self.places.slots == sum(self.known[one].concurrency for one in ready)
-        free = {one for one in ready if self.load[one] < self.known[one].concurrency}
+        free = {one for one in ready if self.load[one] < self.far[one][1]}
         assert {i.instance_id for i in self.places.each(self.places.free)} == free
 
     def ready(self) -> list[str]:
@@ -115,10 +124,10 @@ class Stable(CountedMachine):
 
     def share(self, name: str) -> float:
         """Beyond all slots nobody is busier than full, when slots differ."""
-        slots = self.known[name].concurrency
+        slots, load = self.known[name].concurrency, self.load[name] + self.far[name][0]
         if len({self.known[one].concurrency for one in self.ready()}) > 1:
-            return min(1.0, self.load[name] / slots)
-        return self.load[name] / slots
+            return min(1.0, load / slots)
+        return load / slots
 
 
 Stable.TestCase.settings = machine_settings(100, 40)

@@ -1,0 +1,165 @@
+"""A server, hosts and gateways, each on a machine of its own (a network namespace); a model on the hosts."""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hostler.testing.cluster import Cluster, fake_model
+from hostler.testing.host_run import HostRun
+from hostler.testing.netns import Network
+from tests.integration.server.test_distant_gateway import Elsewhere
+
+SERVER = """
+[server]
+tls = true
+host = "{address}"
+[control]
+host = "{address}"
+port = 0
+names = ["{address}"]
+[life]
+drain_timeout_s = 3.0
+kill_grace_s = 1.0
+hung_after_s = 120.0
+"""
+QUICK = "[heartbeat]\ninterval_s = 0.5\nsuspect_after_s = 1.25\nlost_after_s = 3.0\n"
+
+
+class Wide:
+    """control: where `hostler up` is. Machines of hosts and gateways have the names given."""
+
+    def __init__(
+        self, net: Network, folder: Path, hosts: Sequence[str], gateways: Sequence[str], beats: str
+    ) -> None:
+        self.net = net
+        config = SERVER.format(address=net.address("control")) + beats + fake_model("local")
+        self.server = Cluster(config, around=partial(net.command, "control"))
+        self.server.ca = str(self.server.state_dir / "tls" / "ca.pem")
+        self.hosts = {name: HostRun(around=partial(net.command, name)) for name in hosts}
+        self.server.truth.others += [host.state_dir for host in self.hosts.values()]
+        self.gateways: dict[str, Elsewhere] = {}
+        for name in gateways:
+            (folder / name).mkdir()
+            self.gateways[name] = Elsewhere(self.server, folder / name, net.address(name))
+
+    @contextmanager
+    def running(self) -> Iterator["Wide"]:
+        with ExitStack() as stack:
+            for host in self.hosts.values():
+                stack.enter_context(host)
+            stack.enter_context(self.server)
+            for name, gateway in self.gateways.items():
+                with self.net.inside(name):
+                    gateway.start(f"--token={self.token('gateway')}")
+                stack.callback(gateway.end)
+            yield self
+            self.net.heal()
+            self.server.json("DELETE", "/api/v1/models/far?delete=true")
+
+    def join(self, name: str, *words: str) -> None:
+        """Start a host's process on its machine."""
+        url = json.loads((self.server.state_dir / "up.json").read_bytes())["control_url"]
+        told = (f"--controller={url}", f"--token={self.token('host')}", f"--name={name}")
+        self.hosts[name].start("host", "join", *told, "--labels=far=yes", *words)
+
+    def begin(self, replicas: int, concurrency: int = 8, **params: object) -> None:
+        """Start `far` on the hosts, and wait until all gateways serve."""
+        for name in self.hosts:
+            self.join(name, "--port=8102")
+        self.until(lambda: len(self.standings()) == len(self.hosts), "all have joined")
+        self.start_model(replicas, concurrency, **params)
+
+    def start_model(self, replicas: int, concurrency: int = 8, **params: object) -> None:
+        body = {
+            "model": "far",
+            "worker_type": "llm",
+            "engine": "fake",
+            "replicas": replicas,
+            "concurrency": concurrency,
+            "params": params,
+            "labels": {"far": "yes"},
+        }
+        self.server.json("POST", "/api/v1/models", body)
+        self.until(lambda: len(self.where()) == replicas, "every copy is ready")
+        for gateway in self.gateways.values():
+            gateway.wait_ready()
+            self.until(lambda g=gateway: g.chat("hello", "far")[0] == 200, "it serves")  # type: ignore[misc]
+
+    def token(self, role: str) -> str:
+        return str(self.server.json("POST", "/api/v1/tokens", {"role": role})["token"])
+
+    def standings(self) -> dict[str, str]:
+        hosts = self.server.json("GET", "/api/v1/hosts")["hosts"]
+        return {
+            one["facts"]["name"]: one["standing"]
+            for one in hosts
+            if one["role"] == "host" and one["heard_s"] is not None
+        }
+
+    def where(self) -> dict[str, str]:
+        """The host of each ready copy, by instance."""
+        return {one["instance_id"]: one["host_name"] for one in self.server.ready("far")}
+
+    def copies(self) -> set[str]:
+        """Every copy there is, in whatever state."""
+        return {one["instance_id"] for one in self.server.instances() if one["model_name"] == "far"}
+
+    def until(self, is_true: Callable[[], bool], what: str, within_s: float = 25.0) -> float:
+        return self.server.wait_for(is_true, within_s, what)
+
+    def cut(self, name: str, *others: str) -> None:
+        for other in others:
+            self.net.cut(name, other)
+
+
+class Asking:
+    """Threads that ask gateways, one request after the other; what was no answer is kept."""
+
+    def __init__(
+        self, gateways: Sequence[Elsewhere], threads: int = 2, pause_s: float = 0.02
+    ) -> None:
+        self._gateways = gateways
+        self._count = threads
+        self._pause_s = pause_s
+        self._over = threading.Event()
+        self.answered: Counter[str] = Counter()  # by address of the gateway
+        self.served: Counter[str] = Counter()  # by instance
+        self.failed: list[Any] = []
+        self.slowest_s = 0.0
+
+    def __enter__(self) -> "Asking":
+        self._threads = [
+            threading.Thread(target=self._ask, args=(gateway,))
+            for gateway in self._gateways
+            for _ in range(self._count)
+        ]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(40)
+
+    def _ask(self, gateway: Elsewhere) -> None:
+        while not self._over.is_set():
+            began_s = time.monotonic()
+            try:
+                status, headers, body = gateway.chat(f"hello {began_s}", "far")
+            except OSError as error:
+                self.failed.append(repr(error))
+                continue
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began_s)
+            if status == 200:
+                self.answered[gateway.address] += 1
+                self.served[headers["x-hostler-instance"]] += 1
+            else:
+                self.failed.append((status, body[:200]))
+            self._over.wait(self._pause_s)

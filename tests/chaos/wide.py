@@ -28,7 +28,7 @@ drain_timeout_s = 3.0
 kill_grace_s = 1.0
 hung_after_s = 120.0
 """
-QUICK = "[heartbeat]\ninterval_s = 0.5\nsuspect_after_s = 1.25\nlost_after_s = 3.0\n"
+QUICK = "[heartbeat]\ninterval_s = 0.8\nsuspect_after_s = 2.0\nlost_after_s = 4.0\n"
 
 
 class Wide:

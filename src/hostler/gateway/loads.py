@@ -15,8 +15,8 @@ from hostler.gateway.probes import Prober
 from hostler.routing.router import Router
 
 EVERY_S = 0.5
-ALONE_S = 1.0  # as long as there is no other machine
-GAP_S = 0.02  # between two reports at least; doubled while they change nothing
+GAP_S = 0.02  # between two reports at least
+HURRIED_MOST = 10.0  # reports out of turn in a row; two a second are forgiven
 FAREWELL_S = 0.5
 
 Tell = Callable[[LoadReport], Awaitable[LoadAnswer]]
@@ -51,21 +51,24 @@ class LoadTeller:
         """Tell until cancelled."""
         if self._tell is None:
             return
-        gap_s = GAP_S
+        hurried, told_at_s = 0.0, self._clock()
         while True:
             self._wanted.clear()
-            is_news = await self.tell_once()
-            gap_s = GAP_S if is_news else min(2 * gap_s, EVERY_S)
+            if await self.tell_once():
+                self._wanted.set()
+            before_s, told_at_s = told_at_s, self._clock()
+            hurried = max(0.0, hurried - (told_at_s - before_s) / EVERY_S)
+            gap_s = GAP_S if hurried < HURRIED_MOST else EVERY_S
             await asyncio.sleep(gap_s)
-            every_s = EVERY_S if self._router.known.afar.machines > 1 else ALONE_S
             try:
-                async with asyncio.timeout(max(0.0, every_s - gap_s)):
+                async with asyncio.timeout(EVERY_S - gap_s):
                     await self._wanted.wait()
+                hurried += 1
             except TimeoutError:
-                gap_s = GAP_S
+                continue
 
     async def tell_once(self) -> bool:
-        """Tell what is other than before; True: what was heard changes something, so ask again soon."""
+        """Tell what is other than before; True: it should be told again soon."""
         assert self._tell is not None
         counts, ours = self._news(), self._of_machine()
         self._seq += 1
@@ -85,8 +88,9 @@ class LoadTeller:
                 self._be_alone()
             return False
         if answer.is_lost:
+            was_first = self._is_first
             self._begin_anew()
-            return True
+            return not was_first
         self._is_first = False
         _patch(self._told, counts)
         self._heard_at_s = self._clock()
@@ -94,7 +98,8 @@ class LoadTeller:
         before, self._heard = self._heard, await self._ask(answer.silent)
         if is_more:
             self._router.serve_all()
-        return is_more or self._heard != before or len(counts) == ENTRIES_MOST
+        is_short = is_more and any(one.queue for one in self._router.known.by_model.values())
+        return is_short or self._heard != before or len(counts) == ENTRIES_MOST
 
     async def close(self) -> None:
         """Say goodbye, if somebody listens: what we had counts no more."""

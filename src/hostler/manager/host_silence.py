@@ -7,6 +7,7 @@ Gateways are asked too, in the answers to what they report: their lines to it ar
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from math import inf
 
 import msgspec
 
@@ -66,23 +67,29 @@ class HostSilence:
             return False
         return True
 
-    def late(self) -> list[str]:
-        """The hosts whose beats are late: gateways are asked whether they hear them."""
-        now_s = self._clock()
-        return [host.host_id for host in self._hosts.hosts() if host.is_late(now_s)]
+    def ask_gateways(self) -> list[str]:
+        """The hosts that a gateway is asked for now: does it hear them?"""
+        late, now_s = self._late(), self._clock()
+        for host in late:
+            host.asked_at_s = now_s if host.asked_at_s == -inf else host.asked_at_s
+        return [host.host_id for host in late]
 
     def vouch(self, host_id: str) -> None:
         """One of its instances has answered a gateway just now: the line that is cut is ours (F23)."""
         host = self._hosts.known(host_id)
         if host is not None:
-            host.vouched_at_s = self._clock()
+            host.vouched_at_s, host.asked_at_s = self._clock(), -inf
 
     # Private
+
+    def _late(self) -> list[Host]:
+        now_s = self._clock()
+        return [host for host in self._hosts.hosts() if host.is_late(now_s)]
 
     async def _loop(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             while True:
-                for host in filter(None, map(self._hosts.known, self.late())):
+                for host in self._late():
                     if host.host_id not in self._asking and len(self._asking) < _AT_ONCE:
                         self._asking.add(host.host_id)
                         tasks.create_task(self._ask_once(host), name="hosts.ask")

@@ -339,7 +339,9 @@ class LocalWorkerManager(Joinable):
                 self.paths.registry_socket,
                 self.usage.take,
                 self.scaling.take,
-                LoadSum(self.clock, self.machines.silence.late, self.machines.silence.vouch),
+                LoadSum(
+                    self.clock, self.machines.silence.ask_gateways, self.machines.silence.vouch
+                ),
             )
             self.machines.watching = self.registry_server.is_watching
             for part in (self.registry_server, self.reconciler, self.renewals, self.scaling):

@@ -35,6 +35,9 @@ class Host:
         self.vouched_at_s = (
             -inf
         )  # when one of its instances answered a gateway last, while it was silent
+        self.asked_at_s = (
+            -inf
+        )  # when gateways were first asked whether they hear it, since it was heard
         self.is_heard = False  # by this controller
         self.interval_s = 0.0  # told at its last beat
         self.due_s = 0.0  # when the next is

@@ -7,6 +7,7 @@ It places nothing and computes no orders (manager/hosts.py does); it speaks no H
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from math import inf
 
 import msgspec
 
@@ -36,6 +37,7 @@ log = logger(__name__)
 
 FIRST_S = 5.0  # a controller that has just started waits so long for its hosts before it counts
 LOOK_EVERY_S = 0.25
+GATEWAYS_ANSWER_S = 1.0  # whether they hear a host, once they were asked
 _GONE = frozenset({State.FAILED, State.STOPPED})
 _UNHEARD = frozenset({Standing.UNKNOWN, Standing.SUSPECT, Standing.LOST, Standing.LEFT})
 _SILENT = {Signal.LATE: Standing.SUSPECT, Signal.LOST: Standing.LOST, Signal.SEEN: Standing.ALIVE}
@@ -236,6 +238,8 @@ class HostBook:
             unheard_s = min(seconds, now_s - host.vouched_at_s)
             signal = judge_heartbeat(unheard_s, told, in_mass=in_mass)
             standing = _SILENT[signal]
+            if standing is Standing.SUSPECT and now_s < host.asked_at_s + GATEWAYS_ANSWER_S:
+                continue
             if unheard_s < told.suspect_after_s <= seconds:
                 standing = Standing.UNKNOWN
             if standing not in (host.silence, Standing.ALIVE):
@@ -267,7 +271,7 @@ class HostBook:
     def _hear(self, host: Host, beat: HostBeat, address: str) -> None:
         before, facts = host.standing, host.facts
         was_heard, host.is_heard = host.is_heard, True
-        host.heard_at_s = self._clock()
+        host.heard_at_s, host.asked_at_s = self._clock(), -inf
         host.has_left = False
         host.silence = Standing.ALIVE
         host.says_draining = beat.draining

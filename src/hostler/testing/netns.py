@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -76,6 +76,29 @@ class Network:
 
     def address(self, name: str) -> str:
         return self._addresses[name]
+
+    def put_behind(self, router: str, ports: Mapping[str, int]) -> None:
+        """Let machines be reached by another one's address alone, each at one port, and seem to be there.
+
+        ports: by name of a machine; its own port is the same.
+        """
+        public, inner = self._addresses[router], self._addresses[router].rpartition(".")[2]
+        net = f"192.168.{inner}"
+        self._ip(router, "addr", "add", f"{net}.1/24", "dev", "eth0")
+        for where in ("all", "eth0"):
+            self._inside(router, "sysctl", "-qw", f"net.ipv4.conf.{where}.send_redirects=0")
+        self._inside(router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        nat = ("iptables", "-t", "nat", "-A")
+        seems = ("-j", "SNAT", "--to-source", public)
+        self._inside(router, *nat, "POSTROUTING", "-s", f"{net}.0/24", *seems)
+        for number, (name, port) in enumerate(ports.items(), 2):
+            self._ip(name, "addr", "flush", "dev", "eth0")
+            self._addresses[name] = f"{net}.{number}"
+            self._ip(name, "addr", "add", f"{net}.{number}/24", "dev", "eth0")
+            self._ip(name, "route", "add", "default", "via", f"{net}.1")
+            leads = ("-j", "DNAT", "--to-destination", f"{net}.{number}:{port}")
+            at = ("-d", public, "-p", "tcp", "--dport", str(port))
+            self._inside(router, *nat, "PREROUTING", *at, *leads)
 
     # Work there
 
@@ -150,6 +173,9 @@ class Network:
         """Lose what comes from `source` at `target`."""
         address = self._addresses[source]
         self._inside(target, "iptables", "-A", "INPUT", "-s", address, *how, "-j", "DROP")
+
+    def _ip(self, name: str, *argv: str) -> None:
+        _run("ip", "-n", self._names[name], *argv)
 
     def _inside(self, name: str, *argv: str) -> None:
         _run(*self.command(name, argv))

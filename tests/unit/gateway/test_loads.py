@@ -52,9 +52,11 @@ class Machine:
 
     def borrow_all(self) -> int:
         """The same, and tell until there is nothing more to be had."""
-        had = self.take_all()
-        while self.tell():
-            had = self.take_all()
+        had = 0
+        while had != self.take_all():
+            had = len(self.claims)
+            self.tell()
+            self.tell()  # the first one may have found a controller that does not know it
         return had
 
     def give_back(self, count: int = 1) -> None:
@@ -101,7 +103,8 @@ def test_one_that_is_alone_has_all_slots_and_two_have_half_each() -> None:
 def test_what_the_others_do_not_use_is_borrowed_step_by_step() -> None:
     _, (a, _) = fleet(2)
     had = [a.take_all()]
-    while a.tell():
+    for _ in range(3):
+        a.tell()
         had.append(a.take_all())
     assert had == [4, 6, 7, 8]
 

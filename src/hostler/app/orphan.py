@@ -10,6 +10,8 @@ from hostler.app.config import environment
 
 STDIN_VARIABLE = "HOSTLER_KEPT_BY_STDIN"  # set by who holds the other end of our standard input
 
+ENDS_WITH_IT = "ends"  # its value for what must end then, however needed it is
+
 
 def when_stdin_ends(asked: Callable[[], None]) -> None:
     """Call `asked` when who started this process is gone, if it wished that: our standard input ends."""

@@ -13,8 +13,9 @@ import msgspec
 
 from hostler.app.background import Background, begin
 from hostler.app.config import Config, HttpLimits
+from hostler.app.environment import environment
 from hostler.app.notify import notifying
-from hostler.app.orphan import when_stdin_ends
+from hostler.app.orphan import ENDS_WITH_IT, STDIN_VARIABLE, when_stdin_ends
 from hostler.app.paths import StatePaths
 from hostler.app.tasks import first_of
 from hostler.app.telemetry import logger
@@ -139,6 +140,10 @@ async def _not_needed(host: Host) -> None:
     when_stdin_ends(is_unkept.set)
     await is_unkept.wait()
     log.warning("host.unkept")
+    if (
+        environment(STDIN_VARIABLE) == ENDS_WITH_IT
+    ):  # its program is gone, and comes back as another
+        return
     idle_s = 0.0
     while idle_s < _UNKEPT_IDLE_S and host.link.silence_s < _UNKEPT_SILENT_S:
         await asyncio.sleep(_LOOK_S)

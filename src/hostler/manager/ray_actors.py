@@ -88,7 +88,7 @@ class Keeper:
             with Path(self._state, "host.log").open("ab") as output:
                 self._handle = spawn(
                     [sys.executable, "-m", "hostler", *arguments, *self._own],
-                    env=child_environment({**env, **self._env}),
+                    env=child_environment({**self._env, **env}),
                     stdout=output.fileno(),
                     stdin=reads,
                 )

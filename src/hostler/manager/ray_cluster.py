@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from hostler.app.orphan import ENDS_WITH_IT, STDIN_VARIABLE
 from hostler.app.telemetry import logger
 from hostler.core.errors import HostlerError, PlacementUnavailable, StartupError
 from hostler.core.placing import Needs, NodeView, PlaceView
@@ -45,6 +46,7 @@ class RayCluster:
         self.address = address
         self._mark = mark
         self._lifetime = "detached" if is_lasting else None
+        self._ends = {} if is_lasting else {STDIN_VARIABLE: ENDS_WITH_IT}  # of the host processes
         self._is_ours = False  # the connection: not one that the program had before
         self._keepers: dict[str, Any] = {}  # by node; one that nobody holds would end
         self._places: dict[str, Any] = {}  # handles of actors
@@ -194,7 +196,9 @@ class RayCluster:
             keeper = self._keepers[node_id] = await self._ask(
                 partial(ray_calls.keeper, node_id, folder, self._lifetime)
             )
-        if not await self._ask(partial(ray_calls.look, keeper, tuple(arguments), dict(env))):
+        if not await self._ask(
+            partial(ray_calls.look, keeper, tuple(arguments), {**env, **self._ends})
+        ):
             del self._keepers[node_id]
             raise PlacementUnavailable(f"the keeper of Ray node {node_id[:8]} has ended")
 

@@ -9,7 +9,7 @@ from hostler.admin.operation import Call
 from hostler.app.tokens import StoredToken, TokenStore, new_token
 from hostler.core.errors import Conflict, NotFound
 from hostler.core.worker import OperatorEvent
-from hostler.manager.joinable import NO_PORT, join_command
+from hostler.manager.joinable import NO_PORT, join_command, token_event
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,4 @@ def _desk(call: Call) -> TokenDesk:
 
 def _tell(call: Call, kind: str, token: StoredToken) -> None:
     """For the audit: what was done, with which token, by which key."""
-    fields = {"token_id": token.token_id, "role": token.role.value, "key_id": call.key.key_id}
-    text = f"for a {token.role}{f' ({token.name})' if token.name else ''}"
-    _desk(call).tell(OperatorEvent(kind=kind, message=text, fields=fields))
+    _desk(call).tell(token_event(kind, token, key_id=call.key.key_id))

@@ -1,4 +1,4 @@
-"""The options that say on which machines a model may run: `--host` and `--label`."""
+"""The options that say where a model may run, and in which environment."""
 
 import os
 from dataclasses import dataclass

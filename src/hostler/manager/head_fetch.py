@@ -40,7 +40,8 @@ from hostler.core.errors import (
     ModelSourceError,
 )
 from hostler.core.hosts import FILES_PATH, FileFacts, FileList
-from hostler.manager.host_link import Controllers, error_in
+from hostler.core.refusal import refusal_in
+from hostler.manager.host_link import Controllers
 from hostler.wire.client import UpstreamLost, UpstreamStatus, stream
 
 log = logger(__name__)
@@ -259,7 +260,7 @@ class HeadFetch:
                 yield part
 
     def _refused(self, what: str, error: UpstreamStatus) -> ModelSourceError:
-        code, text = error_in(error.body)
+        code, text = refusal_in(error.body)
         return ModelSourceError(f"{what}: not on this machine; from the controller: {text or code}")
 
 

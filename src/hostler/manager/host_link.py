@@ -18,6 +18,7 @@ from hostler.app.tasks import first_of
 from hostler.app.telemetry import logger
 from hostler.core.errors import Conflict, ControllerUnavailable, HostlerError, StaleEpoch
 from hostler.core.hosts import HostBeat, HostBeatAnswer, HostOrders, Offer, OfferAnswer
+from hostler.core.refusal import refusal_in
 from hostler.core.snapshot import Endpoint, Spoken
 from hostler.manager.host_orders import rank
 from hostler.manager.host_voice import Voice
@@ -331,7 +332,7 @@ class Link:
         """What an answer of 400 or more means. A host that is told for a while that it is not known has
         been removed; one whose place another process has taken ends at once.
         """
-        code, text = error_in(body)
+        code, text = refusal_in(body)
         if code == StaleEpoch.code:
             self._dismissed(text)
         elif status in (403, 404):
@@ -367,15 +368,6 @@ class Link:
         if self._told.get(by) != error.code:
             self._told[by] = error.code
             log.warning("host.controller_away", by=by, code=error.code, why=error.message)
-
-
-def error_in(body: bytes) -> tuple[str, str]:
-    """The code and the text of an error object."""
-    try:
-        error = msgspec.json.decode(body, type=dict[str, dict[str, object]])["error"]
-        return str(error.get("code", "")), str(error.get("message", ""))
-    except (msgspec.MsgspecError, KeyError):
-        return "", "the controller's answer cannot be read"
 
 
 # Private

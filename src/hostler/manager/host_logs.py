@@ -14,6 +14,7 @@ from hostler.app.paths import StatePaths
 from hostler.app.telemetry import redact
 from hostler.core.errors import BadRequest, NotFound
 from hostler.core.hosts import LOG_LINES, HostLog, LogQuestion
+from hostler.core.refusal import refusal_in
 from hostler.core.snapshot import Endpoint
 from hostler.core.trust import LogUnavailable
 from hostler.registry.host import Host
@@ -143,8 +144,4 @@ def _lacks(tls: ClientContexts | None) -> str:
 
 
 def _said(body: bytes) -> str:
-    try:
-        told = msgspec.json.decode(body, type=dict[str, dict[str, object]])
-        return redact(str(told["error"]["message"]))[:500]
-    except (msgspec.MsgspecError, KeyError):
-        return "its answer cannot be read"
+    return redact(refusal_in(body, "its answer cannot be read")[1])[:500]

@@ -65,7 +65,7 @@ class Joinable(InstanceLooks):
             clock=_now_at_s,
         )
         await self.writer.do(self.store.save_token, made.stored)
-        self._tell_token("token.created", made.stored)
+        self.journal.tell(token_event("token.created", made.stored))
         return CreatedToken(
             token=made.plain,
             url=port.url,
@@ -113,13 +113,6 @@ class Joinable(InstanceLooks):
     sync_drain_host = twin(drain_host)
     sync_remove_host = twin(remove_host)
 
-    # Private
-
-    def _tell_token(self, kind: str, token: StoredToken) -> None:
-        fields = {"token_id": token.token_id, "role": token.role.value}
-        text = f"for a {token.role}{f' ({token.name})' if token.name else ''}"
-        self.journal.tell(OperatorEvent(kind=kind, message=text, fields=fields))
-
 
 def join_command(role: Role, url: str, token: str) -> str:
     """The command for the machine that is to join."""
@@ -131,6 +124,13 @@ def join_command(role: Role, url: str, token: str) -> str:
             return f"hostler worker {where} --name MODEL --source SOURCE"
         case Role.GATEWAY:
             return f"hostler gateway run {where}"
+
+
+def token_event(kind: str, token: StoredToken, **by: str) -> OperatorEvent:
+    """What is told of a token. by: who did it, for the audit."""
+    fields = {"token_id": token.token_id, "role": token.role.value, **by}
+    text = f"for a {token.role}{f' ({token.name})' if token.name else ''}"
+    return OperatorEvent(kind=kind, message=text, fields=fields)
 
 
 # Private

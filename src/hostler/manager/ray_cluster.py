@@ -64,9 +64,8 @@ class RayCluster:
         self._places.clear()  # what is ours is found again by its name
         self._reached.clear()
         self._keepers.clear()
-        if (
-            self._joining is None
-        ):  # else a try from before still hangs, and two at once never end well
+        # a try from before that still hangs is waited for: two at once never end well
+        if self._joining is None:
             self._joining = _in_thread(
                 partial(ray_calls.connect, self.address, is_ours=self._is_ours)
             )

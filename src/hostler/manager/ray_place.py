@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logger(__name__)
 
+NO_PORT = "ray.address needs a control port for its nodes: `hostler up --tls`, or [control]"
+
 TOKEN_S = 600.0  # a host process joins within this, or is given another
 
 
@@ -38,9 +40,7 @@ async def ray_places(
         yield
         return
     if not url:
-        raise ConfigError(
-            "ray.address needs a control port: `hostler up --tls`, or a [control] section"
-        )
+        raise ConfigError(NO_PORT)
     mark = fingerprint[:12]  # whoever has our authority goes on with what we left on the nodes
     cluster = RayCluster(config.ray.address, mark, is_lasting=manager.is_lasting)
 
@@ -93,9 +93,7 @@ def check_ray(config: Config) -> None:
     """
     if config.ray.address:
         if config.control is None:
-            raise ConfigError(
-                "ray.address needs a control port for its nodes: `hostler up --tls`, or [control]"
-            )
+            raise ConfigError(NO_PORT)
         check_installed()
         check_token()
 

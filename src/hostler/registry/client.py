@@ -3,7 +3,6 @@
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -16,6 +15,7 @@ from hostler.core.errors import (
 )
 from hostler.core.fleet import Beat, BeatAnswer, Departure, Doubt, Registration
 from hostler.core.loads import LoadAnswer, LoadReport
+from hostler.core.refusal import refusal_in
 from hostler.core.scaling import DemandReport
 from hostler.core.snapshot import Endpoint
 from hostler.core.usage import UsageBatch
@@ -80,7 +80,7 @@ class RegistryClient:
         """
         answer = await self._send("/loads", report)
         if answer.status != 200:
-            raise ControllerUnavailable(_error_of(answer.body)[0])
+            raise ControllerUnavailable(refusal_in(answer.body)[1])
         try:
             return msgspec.json.decode(answer.body, type=LoadAnswer)
         except msgspec.MsgspecError as error:
@@ -94,7 +94,7 @@ class RegistryClient:
         """
         answer = await self._send("/usage", batch)
         if answer.status != 200:
-            raise ControllerUnavailable(_error_of(answer.body)[0])
+            raise ControllerUnavailable(refusal_in(answer.body)[1])
 
     def is_held(self) -> bool:
         """Whether a process holds the registry's socket, answering or not. Does not block."""
@@ -119,7 +119,7 @@ class RegistryClient:
         answer = await self._send(path, message)
         if answer.status == 200:
             return msgspec.json.decode(answer.body, type=BeatAnswer)
-        text, code = _error_of(answer.body)
+        code, text = refusal_in(answer.body)
         if code == Conflict.code:
             raise UnknownInstance(text)
         raise _RAISED.get(answer.status, ControllerUnavailable)(text)
@@ -153,11 +153,3 @@ class RegistryClient:
 
 def endpoint_of(where: str | Path | Endpoint) -> Endpoint:
     return where if isinstance(where, Endpoint) else Endpoint(socket=str(where))
-
-
-def _error_of(body: bytes) -> tuple[str, str]:
-    try:
-        error: Any = msgspec.json.decode(body)["error"]
-        return str(error["message"]), str(error["code"])
-    except (msgspec.MsgspecError, KeyError, TypeError):
-        return "the controller's answer cannot be read", ""

@@ -26,6 +26,7 @@ from hostler.core.errors import (
     StartupError,
 )
 from hostler.core.hosts import HostFacts, JoinAnswer, JoinRequest, RenewRequest, Role
+from hostler.core.refusal import refusal_in
 from hostler.core.trust import IdentityRefused, JoinRefused, WrongController
 from hostler.wire.csr import ends_at_s, is_due, make_request, request_for
 from hostler.wire.identity import (
@@ -306,11 +307,7 @@ def _lost(url: str, error: Exception) -> HostlerError:
 
 
 def _refusal(url: str, status: int, body: bytes) -> HostlerError:
-    try:
-        error = msgspec.json.decode(body, type=dict[str, dict[str, object]])["error"]
-        code, text = str(error.get("code", "")), str(error.get("message", ""))
-    except (msgspec.MsgspecError, KeyError):
-        code, text = "", f"status {status}"
+    code, text = refusal_in(body, f"status {status}")
     if code == JoinRefused.code:
         return JoinRefused(
             f"{url} does not take this token: it has expired, was revoked, is used up, or is for another "

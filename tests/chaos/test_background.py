@@ -14,7 +14,7 @@ from hostler.app.background import FAULTS_VARIABLE, Background
 from hostler.app.environment import child_environment
 from hostler.app.process import sweep
 from hostler.manager.workers import ROLE_TAG, STATE_TAG
-from hostler.testing.cluster import Cluster, fake_model
+from hostler.testing.cluster import Cluster, fake_model, own_tls
 from tests.chaos.figures import IS_LONG, tell
 from tests.chaos.pressure import Pressure
 
@@ -35,7 +35,10 @@ GATEWAY = (
     Background.LOADS,
 )
 # Of a server with machines or a Ray cluster around it.
-BETWEEN_MACHINES = (Background.CERTIFICATE, Background.GATEWAY_RENEWAL, Background.PLACES)
+AT_CONTROL_PORT = (Background.CERTIFICATE, Background.REFUSALS)
+RELAY = (Background.REFUSED,)
+BETWEEN_MACHINES = (*AT_CONTROL_PORT, *RELAY, Background.GATEWAY_RENEWAL, Background.PLACES)
+CONTROL = '[control]\nhost = "127.0.0.1"\nport = 0\n'
 HOST = (
     Background.HOST_ORDERS,
     Background.HOST_BEATS,
@@ -60,7 +63,7 @@ def alone(name: Background) -> str:
         state, log, orders = Path(root, "s"), Path(root, "log"), Path(root, "faults")
         orders.mkdir()
         config = Path(root, "c.toml")
-        config.write_text("models = []\n" + CONFIG)
+        config.write_text("models = []\n" + CONFIG + (CONTROL if name in AT_CONTROL_PORT else ""))
         tags = {STATE_TAG: str(state), ROLE_TAG: "controller", FAULTS_VARIABLE: str(orders)}
         argv = [sys.executable, "-m", "hostler", "controller", f"--config={config}"]
         with log.open("wb") as output:
@@ -91,7 +94,7 @@ def alone(name: Background) -> str:
 @pytest.mark.slow
 def test_F83_a_controller_with_a_dead_task_ends_with_a_clear_line() -> None:
     with ThreadPoolExecutor(2) as pool:
-        tell(*pool.map(alone, CONTROLLER))
+        tell(*pool.map(alone, (*CONTROLLER, *AT_CONTROL_PORT)))
 
 
 def broken(cluster: Cluster, orders: Path, role: str, names: Iterable[Background]) -> list[str]:
@@ -133,3 +136,14 @@ def test_F83_a_process_with_a_dead_task_is_replaced_and_the_others_go_on(tmp_pat
         )
         for name in (*controller, *WORKER, *GATEWAY):
             assert f"background.died task={name.value}" in logs, name
+
+
+@pytest.mark.slow
+def test_F83_a_relay_with_a_dead_task_is_replaced(tmp_path: Path) -> None:
+    config = own_tls() + CONFIG + fake_model("echo", replicas=2)
+    cluster = Cluster(config, env={FAULTS_VARIABLE: str(tmp_path)})
+    cluster.ca = str(cluster.state_dir / "tls" / "ca.pem")
+    with cluster:
+        tell(*broken(cluster, tmp_path, "relay", RELAY))
+        log = (cluster.state_dir / "logs" / "relay.log").read_text(errors="replace")
+        assert f"background.died task={Background.REFUSED.value}" in log

@@ -29,6 +29,16 @@ from hostler.testing.watch import CLUSTER_TAG
 START_S = 60.0
 STOP_S = 60.0
 
+_OWN_TLS = """
+[server]
+tls = true
+host = "{address}"
+[control]
+host = "{address}"
+port = 0
+names = ["{address}"]
+"""
+
 Answer = tuple[int, dict[str, str], bytes]
 
 
@@ -271,6 +281,11 @@ class Cluster:
             if path.exists()
         ]
         return "\n".join(parts) + "\n"
+
+
+def own_tls(address: str = "127.0.0.1") -> str:
+    """Return the settings of a server that other machines join, for a cluster's config."""
+    return _OWN_TLS.format(address=address)
 
 
 def fake_model(

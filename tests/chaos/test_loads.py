@@ -11,8 +11,9 @@ from hostler.core.loads import EXPIRE_S
 from hostler.testing import netns
 from hostler.testing.executions import read_executions
 from hostler.testing.netns import Network
+from tests.asking import Asking
 from tests.chaos.figures import tell
-from tests.chaos.wide import Asking, Wide
+from tests.chaos.wide import Wide, ask_far
 
 WHY_NOT = netns.missing()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
@@ -62,9 +63,9 @@ def test_F54_gateways_of_several_machines_lend_an_instances_slots_together(tmp_p
         with wide.running():
             wide.begin(1, SLOTS, tokens=4, delay_ms=50, ledger=str(ledger))
             one, two = wide.gateways.values()
-            most = phase("one is asked", Asking([one], THREADS, 0.0), ledger, 4)
+            most = phase("one is asked", ask_far([one], THREADS, 0.0), ledger, 4)
             assert SHARE < most <= MOST, "what the others do not use is lent"
-            both = Asking([one, two], THREADS, 0.0)
+            both = ask_far([one, two], THREADS, 0.0)
             assert phase("both are", both, ledger, 6) <= MOST
             assert len(both.answered) == 2
             assert 4 * min(both.answered.values()) > max(both.answered.values())
@@ -72,7 +73,7 @@ def test_F54_gateways_of_several_machines_lend_an_instances_slots_together(tmp_p
             os.kill(controller, signal.SIGSTOP)
             try:
                 time.sleep(EXPIRE_S + 2.5)  # until nobody's word counts any more
-                both = Asking([one, two], THREADS, 0.0)
+                both = ask_far([one, two], THREADS, 0.0)
                 assert phase("no controller", both, ledger, 4) > SLOTS, "each has all of them"
             finally:
                 os.kill(controller, signal.SIGCONT)

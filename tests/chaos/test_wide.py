@@ -11,7 +11,7 @@ import pytest
 from hostler.testing import netns
 from hostler.testing.netns import Network
 from tests.chaos.figures import IS_LONG, tell
-from tests.chaos.wide import QUICK, Asking, Wide
+from tests.chaos.wide import QUICK, Wide, ask_far
 
 WHY_NOT = netns.missing()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
@@ -38,7 +38,7 @@ def test_F23_a_host_cut_from_its_controller_alone_is_not_replaced(tmp_path: Path
     with world(tmp_path, 1) as wide:
         ((copy, host),) = wide.where().items()
         other = next(name for name in HOSTS if name != host)
-        with Asking(list(wide.gateways.values())) as asking:
+        with ask_far(list(wide.gateways.values())) as asking:
             wide.net.cut(host, "control", one_way=not IS_LONG)
             wide.until(lambda: wide.standings()[host] == "unknown", "it is known to serve")
             time.sleep(30 if IS_LONG else 10)  # more than twice lost_after_s
@@ -60,7 +60,7 @@ def test_F24_a_controller_cut_from_everybody_places_nothing_anew(tmp_path: Path)
     with world(tmp_path, 2) as wide:
         before = wide.where()
         assert sorted(before.values()) == list(HOSTS)
-        with Asking(list(wide.gateways.values())) as asking:
+        with ask_far(list(wide.gateways.values())) as asking:
             for name in (*HOSTS, "gateway"):  # which may not speak for the hosts
                 wide.net.cut("control", name)
             time.sleep(30 if IS_LONG else 10)  # more than twice lost_after_s
@@ -82,7 +82,7 @@ def test_F32_a_controller_that_was_stopped_for_half_a_minute_gives_up_nobody(
         workers = {name: host.workers() for name, host in wide.hosts.items()}
         local = wide.server.pids("worker")
         seen = len(events(wide))
-        with Asking(list(wide.gateways.values()), pause_s=0.2) as asking:
+        with ask_far(list(wide.gateways.values()), pause_s=0.2) as asking:
             wide.server.kill("controller", signal.SIGSTOP)
             time.sleep(30)  # many times lost_after_s
             wide.server.kill("controller", signal.SIGCONT)
@@ -112,7 +112,7 @@ def test_F40_two_hosts_behind_one_address_are_two_hosts(tmp_path: Path) -> None:
             assert places == {name: (seen, port) for name, port in ports.items()}
             where = wide.where()
             assert sorted(where.values()) == list(HOSTS)
-            with Asking(list(wide.gateways.values())) as asking:
+            with ask_far(list(wide.gateways.values())) as asking:
                 wide.until(lambda: set(asking.served) == set(where), "both answer")
                 for name in ("control", "gateway"):
                     net.cut(name, "hosta", one_way=True)

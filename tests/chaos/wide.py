@@ -1,28 +1,18 @@
 """A server, hosts and gateways, each on a machine of its own (a network namespace); a model on the hosts."""
 
 import json
-import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from hostler.testing.cluster import Cluster, fake_model
+from hostler.testing.cluster import Cluster, fake_model, own_tls
 from hostler.testing.host_run import HostRun
 from hostler.testing.netns import Network
+from tests.asking import Asking
 from tests.integration.server.test_distant_gateway import Elsewhere
 
 SERVER = """
-[server]
-tls = true
-host = "{address}"
-[control]
-host = "{address}"
-port = 0
-names = ["{address}"]
 [life]
 drain_timeout_s = 3.0
 kill_grace_s = 1.0
@@ -38,7 +28,7 @@ class Wide:
         self, net: Network, folder: Path, hosts: Sequence[str], gateways: Sequence[str], beats: str
     ) -> None:
         self.net = net
-        config = SERVER.format(address=net.address("control")) + beats + fake_model("local")
+        config = own_tls(net.address("control")) + SERVER + beats + fake_model("local")
         self.server = Cluster(config, around=partial(net.command, "control"))
         self.server.ca = str(self.server.state_dir / "tls" / "ca.pem")
         self.hosts = {name: HostRun(around=partial(net.command, name)) for name in hosts}
@@ -118,48 +108,8 @@ class Wide:
             self.net.cut(name, other)
 
 
-class Asking:
-    """Threads that ask gateways, one request after the other; what was no answer is kept."""
-
-    def __init__(
-        self, gateways: Sequence[Elsewhere], threads: int = 2, pause_s: float = 0.02
-    ) -> None:
-        self._gateways = gateways
-        self._count = threads
-        self._pause_s = pause_s
-        self._over = threading.Event()
-        self.answered: Counter[str] = Counter()  # by address of the gateway
-        self.served: Counter[str] = Counter()  # by instance
-        self.failed: list[Any] = []
-        self.slowest_s = 0.0
-
-    def __enter__(self) -> "Asking":
-        self._threads = [
-            threading.Thread(target=self._ask, args=(gateway,))
-            for gateway in self._gateways
-            for _ in range(self._count)
-        ]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(40)
-
-    def _ask(self, gateway: Elsewhere) -> None:
-        while not self._over.is_set():
-            began_s = time.monotonic()
-            try:
-                status, headers, body = gateway.chat(f"hello {began_s}", "far")
-            except OSError as error:
-                self.failed.append(repr(error))
-                continue
-            self.slowest_s = max(self.slowest_s, time.monotonic() - began_s)
-            if status == 200:
-                self.answered[gateway.address] += 1
-                self.served[headers["x-hostler-instance"]] += 1
-            else:
-                self.failed.append((status, body[:200]))
-            self._over.wait(self._pause_s)
+def ask_far(gateways: Sequence[Elsewhere], threads: int = 2, pause_s: float = 0.02) -> Asking:
+    """Ask gateways for the model on the hosts."""
+    return Asking(
+        {one.address: partial(one.chat, model="far") for one in gateways}, threads, pause_s
+    )

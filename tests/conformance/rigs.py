@@ -31,10 +31,11 @@ from hostler.catalog.catalog import Catalog
 from hostler.core.snapshot import Endpoint
 from hostler.core.worker import WorkerRunData, WorkerStartupRequest
 from hostler.manager.workers import STATE_TAG
-from hostler.testing.cluster import Cluster
+from hostler.testing.cluster import Cluster, own_tls
 from hostler.testing.embedded import assert_manager_truth
 from hostler.testing.host_run import HostRun
-from hostler.testing.ray_here import ADDRESS, RayHere, missing
+from hostler.testing.ray_here import ADDRESS, RayHere
+from hostler.testing.ray_start import missing
 from tests.models import models_dir
 
 T = TypeVar("T")
@@ -192,7 +193,7 @@ class HostsRig(RemoteRig):
 
     @asynccontextmanager
     async def started(self) -> AsyncIterator[WorkerManager]:
-        self.cluster = Cluster(f"{TLS}{LIFE}{_placed(self.models)}")
+        self.cluster = Cluster(f"{own_tls()}{LIFE}{_placed(self.models)}")
         self.cluster.ca = str(self.cluster.state_dir / "tls" / "ca.pem")
         self.host = HostRun(config=LIFE)
         self.host.paths.models_dir.rmdir()
@@ -300,7 +301,6 @@ class PlacedManager(RemoteWorkerManager):
 
 AT = {"at": "b"}
 LITTLE = {"cpus": 0.01}
-TLS = '[server]\ntls = true\n[control]\nhost = "127.0.0.1"\nport = 0\nnames = ["127.0.0.1"]\n'
 
 
 def _placed(models: str) -> str:

@@ -1,27 +1,18 @@
 """RayHere: a Ray of one node on the loopback, with a token, for tests that need no other machine."""
 
-import os
-import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import time
-from contextlib import ExitStack, suppress
-from importlib.util import find_spec
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from hostler.app.config import child_environment
+from hostler.testing.ray_start import kill_session, ray_environment, wait_until_up
 
-START_S = 120.0  # it is a dozen processes, and the machine may be busy
 ADDRESS = "127.0.0.2"  # for 127.0.0.1 Ray would take the machine's own address, which others reach
-
-
-def missing() -> str:
-    """Say why there can be no Ray here; empty when there can."""
-    return "" if find_spec("ray") is not None else "ray is not installed"
 
 
 class RayHere:
@@ -35,16 +26,7 @@ class RayHere:
         self.root = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
         self.address = ""
         self._process: subprocess.Popen[bytes] | None = None
-        self.env = {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_TMPDIR": str(self.root),
-            "RAY_raylet_start_wait_time_s": "90",  # a busy machine
-            "XDG_DATA_HOME": str(
-                self.root / "d"
-            ),  # where host processes of its node keep their files
-        }
+        self.env = ray_environment(self.root)
 
     def __enter__(self) -> "RayHere":
         port, *others = _free_ports(1 + len(_WAITED_FOR))
@@ -63,7 +45,7 @@ class RayHere:
                     argv, env=child_environment(self.env), stdin=subprocess.DEVNULL,
                     stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
                 )  # fmt: skip
-            self._wait_for(log)
+            wait_until_up(self._process, log)
         except BaseException:  # boundary: nothing may be left of one that did not start
             self.close()
             raise
@@ -88,24 +70,8 @@ class RayHere:
         """Kill everything of it at once."""
         process, self._process = self._process, None
         if process is not None:
-            told = subprocess.run(
-                ["pgrep", "-s", str(process.pid)], capture_output=True, text=True, check=False
-            )
-            for pid in told.stdout.split():
-                with suppress(ProcessLookupError):
-                    os.kill(int(pid), 9)
-            process.wait(10)
+            kill_session(process)
         shutil.rmtree(self.root, ignore_errors=True)
-
-    # Private
-
-    def _wait_for(self, log: Path) -> None:
-        assert self._process is not None
-        ends_s = time.monotonic() + START_S
-        while "Ray runtime started" not in (text := log.read_text(errors="replace")):
-            if self._process.poll() is not None or time.monotonic() > ends_s:
-                raise OSError(f"Ray did not start: {text[-2000:]}")
-            time.sleep(0.1)
 
 
 # Private

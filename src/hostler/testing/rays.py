@@ -1,31 +1,24 @@
 """RayCluster under test: a head and nodes on machines of a test's own network (netns.py), with a token."""
 
-import os
-import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
 from hostler.app.config import child_environment
-from hostler.testing import netns
+from hostler.testing import netns, ray_start
+from hostler.testing.ray_start import kill_session, ray_environment, wait_until_up
 
 PORT = 6379
-START_S = 120.0
 TRIES = 3
 
 
 def missing() -> str:
     """Say why there can be no Ray cluster here; empty when there can."""
-    if find_spec("ray") is None:
-        return "ray is not installed"
-    return netns.missing()
+    return ray_start.missing() or netns.missing()
 
 
 class RayMachines:
@@ -52,12 +45,7 @@ class RayMachines:
         # a quick notice of lost nodes, as the docs say one may set it (docs/design/ray.md)
         self.env = child_environment(
             {
-                "RAY_AUTH_MODE": "token",
-                "RAY_AUTH_TOKEN": secrets.token_hex(32),
-                "RAY_USAGE_STATS_ENABLED": "0",
-                "RAY_raylet_start_wait_time_s": "120",
-                "RAY_TMPDIR": str(self.root),
-                "XDG_DATA_HOME": str(self.root / "d"),  # of the host processes
+                **ray_environment(self.root),
                 "RAY_health_check_period_ms": "1000",
                 "RAY_health_check_timeout_ms": "1000",
                 "RAY_health_check_failure_threshold": "2",
@@ -103,16 +91,7 @@ class RayMachines:
 
     def kill(self, name: str) -> None:
         """Kill everything of Ray on a machine at once, and all that it started."""
-        pids = subprocess.run(
-            ["pgrep", "-s", str(self._processes[name].pid)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        for pid in pids.stdout.split():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), 9)
-        self._processes[name].wait(10)
+        kill_session(self._processes[name])
 
     def run(
         self, argv: Sequence[str], timeout_s: float = 60.0
@@ -153,11 +132,4 @@ class RayMachines:
                 name, argv, env={**self.env, "RAY_TMPDIR": str(folder)}, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-        self._wait_for(name, folder / "ray.log")
-
-    def _wait_for(self, name: str, log: Path) -> None:
-        ends_s = time.monotonic() + START_S
-        while "Ray runtime started" not in (text := log.read_text(errors="replace")):
-            if self._processes[name].poll() is not None or time.monotonic() > ends_s:
-                raise OSError(f"Ray did not start on {name}: {text[-2000:]}")
-            time.sleep(0.1)
+        wait_until_up(self._processes[name], folder / "ray.log")

@@ -18,7 +18,8 @@ from hostler.app.config import child_environment
 from hostler.app.process import tagged
 from hostler.core.errors import StartupError
 from hostler.manager.workers import STATE_TAG
-from hostler.testing.ray_here import ADDRESS, RayHere, missing
+from hostler.testing.ray_here import ADDRESS, RayHere
+from hostler.testing.ray_start import missing
 
 PROGRAM = Path(__file__).with_name("program.py")
 RUN_S, GONE_S = 240.0, 90.0

@@ -15,16 +15,10 @@ from typing import Any
 import pytest
 
 from hostler.app.config import child_environment
-from hostler.testing.cluster import Cluster, fake_model
+from hostler.testing.cluster import Cluster, fake_model, own_tls
 from tests.integration.gateway.test_identity import free_port
 
 CONFIG = """
-[server]
-tls = true
-[control]
-host = "127.0.0.1"
-port = 0
-names = ["127.0.0.1"]
 [life]
 hung_after_s = 60.0
 """
@@ -104,7 +98,7 @@ class Elsewhere:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    made = Cluster(CONFIG + fake_model("echo"))
+    made = Cluster(own_tls() + CONFIG + fake_model("echo"))
     made.ca = str(made.state_dir / "tls" / "ca.pem")
     with made:
         yield made

@@ -16,17 +16,11 @@ import pytest
 
 from hostler.app.config import child_environment
 from hostler.core.snapshot import Endpoint
-from hostler.testing.cluster import Cluster, fake_model
+from hostler.testing.cluster import Cluster, fake_model, own_tls
 from hostler.testing.host_run import HostRun
 from hostler.wire.client import UpstreamLost, fetch
 
 CONFIG = """
-[server]
-tls = true
-[control]
-host = "127.0.0.1"
-port = 0
-names = ["127.0.0.1"]
 [heartbeat]
 interval_s = 0.3
 suspect_after_s = 1.0
@@ -41,7 +35,7 @@ class Machines:
     """The controller's machine, and one more."""
 
     def __init__(self) -> None:
-        self.a = Cluster(CONFIG + fake_model("local"))
+        self.a = Cluster(own_tls() + CONFIG + fake_model("local"))
         self.a.ca = str(self.a.state_dir / "tls" / "ca.pem")
         self.b = HostRun()
         self.a.truth.others.append(self.b.state_dir)

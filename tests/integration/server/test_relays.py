@@ -17,19 +17,13 @@ import pytest
 from hostler.core.hosts import HostFacts, Role
 from hostler.core.snapshot import Endpoint
 from hostler.registry.joining import join
-from hostler.testing.cluster import Cluster, fake_model
+from hostler.testing.cluster import Cluster, fake_model, own_tls
 from hostler.testing.host_run import HostRun
 from hostler.wire.client import Pool, UpstreamLost, fetch, stream
 from hostler.wire.identity import ClientContexts
 from hostler.wire.refused import REFUSED_FILE
 
 CONFIG = """
-[server]
-tls = true
-[control]
-host = "127.0.0.1"
-port = 0
-names = ["127.0.0.1"]
 [life]
 hung_after_s = 60.0
 """
@@ -98,7 +92,7 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    cluster = Cluster(CONFIG + fake_model("echo"))
+    cluster = Cluster(own_tls() + CONFIG + fake_model("echo"))
     cluster.ca = str(cluster.state_dir / "tls" / "ca.pem")
     with cluster, HostRun() as host, tempfile.TemporaryDirectory(dir="/tmp") as folder:
         cluster.truth.others.append(host.state_dir)

@@ -3,32 +3,23 @@
 import json
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import pytest
 
 from hostler.app.config import child_environment
 from hostler.testing import netns
-from hostler.testing.cluster import Cluster, fake_model
+from hostler.testing.cluster import Cluster, fake_model, own_tls
 from hostler.testing.host_run import HostRun
 from hostler.testing.netns import Network
+from tests.asking import Asking
 from tests.chaos.figures import IS_LONG
 
 WHY_NOT = netns.missing()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
 
 CONFIG = """
-[server]
-tls = true
-host = "{address}"
-[control]
-host = "{address}"
-port = 0
-names = ["{address}"]
 [heartbeat]
 interval_s = 0.3
 suspect_after_s = 0.9
@@ -45,7 +36,7 @@ class World:
 
     def __init__(self, net: Network) -> None:
         self.net = net
-        config = CONFIG.format(address=net.address("a")) + fake_model("local")
+        config = own_tls(net.address("a")) + CONFIG + fake_model("local")
         self.server = Cluster(config, around=partial(net.command, "a"))
         self.server.ca = str(self.server.state_dir / "tls" / "ca.pem")
         self.hosts = {name: HostRun(around=partial(net.command, name)) for name in "bc"}
@@ -91,39 +82,6 @@ class World:
         return self.server.wait_for(is_true, within_s, what)
 
 
-class Load:
-    """Two clients that ask one after the other; what was no answer is kept."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._over = threading.Event()
-        self.answered = 0
-        self.failed: list[Any] = []
-        self.slowest_s = 0.0
-
-    def __enter__(self) -> "Load":
-        self._threads = [threading.Thread(target=self._ask) for _ in range(2)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(30)
-
-    def _ask(self) -> None:
-        while not self._over.is_set():
-            time.sleep(0.02)
-            began_s = time.monotonic()
-            status, _, body = self._world.server.chat("far", "hello")
-            self.slowest_s = max(self.slowest_s, time.monotonic() - began_s)
-            if status == 200:
-                self.answered += 1
-            else:
-                self.failed.append((status, body[:200]))
-
-
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     with Network("a", "b", "c") as net:
@@ -144,7 +102,7 @@ def test_F19_F20_a_host_that_is_cut_off_is_replaced_and_ends_what_was_given_up(
     world: World, one_way: bool
 ) -> None:
     (before,) = world.hosts["b"].workers()
-    with Load(world) as load:
+    with Asking({"server": lambda text: world.server.chat("far", text)}) as load:
         world.net.cut("b", "a", one_way=one_way)
         world.until(lambda: world.standings()["b"] == "lost", "it is missed")
         world.until(lambda: world.where() == ["c", "c"], "its copy is on the other one")
@@ -153,7 +111,7 @@ def test_F19_F20_a_host_that_is_cut_off_is_replaced_and_ends_what_was_given_up(
         world.until(lambda: world.standings()["b"] == "alive", "it is back")
         world.until(lambda: before not in world.hosts["b"].workers(), "what was given up is ended")
     assert load.failed == []
-    assert load.answered > 50
+    assert load.answered.total() > 50
     # a copy goes back, so that the next test finds one on each
     update = {"model": "far", "apply_type": "restart"}
     assert world.server.json("POST", "/api/v1/apply", update)["success"]

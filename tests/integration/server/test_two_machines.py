@@ -11,16 +11,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hostler.app.config import child_environment
-from hostler.testing.cluster import Cluster, fake_model
+from hostler.testing.cluster import Cluster, fake_model, own_tls
 from hostler.testing.host_run import HostRun
 
 CONFIG = """
-[server]
-tls = true
-[control]
-host = "127.0.0.1"
-port = 0
-names = ["127.0.0.1"]
 [heartbeat]
 interval_s = 0.3
 suspect_after_s = 0.9
@@ -107,7 +101,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
-    cluster = Cluster(CONFIG + fake_model("echo"))
+    cluster = Cluster(own_tls() + CONFIG + fake_model("echo"))
     cluster.ca = str(cluster.state_dir / "tls" / "ca.pem")
     with cluster, HostRun() as host:
         made = Pair(cluster, host)

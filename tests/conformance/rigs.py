@@ -35,7 +35,6 @@ from hostler.testing.cluster import Cluster, own_tls
 from hostler.testing.embedded import assert_manager_truth
 from hostler.testing.host_run import HostRun
 from hostler.testing.ray_here import ADDRESS, RayHere
-from hostler.testing.ray_start import missing
 from tests.models import models_dir
 
 T = TypeVar("T")
@@ -155,11 +154,15 @@ class LocalRig(Rig):
                 for deployment in manager.wishes.all():
                     await manager.model_startup(WorkerStartupRequest(model=deployment.name))
                 yield manager
-                await assert_manager_truth(manager)
+                await assert_manager_truth(manager, others=self.others())
             assert tagged(STATE_TAG, folder) == {}, "a process outlived its manager"
 
     def manage(self, config: Config, models: Sequence[ModelConfig]) -> LocalWorkerManager:
         return LocalWorkerManager(config, models=models)
+
+    def others(self) -> list[Path]:
+        """State folders of machines that joined the manager."""
+        return []
 
     @asynccontextmanager
     async def another(self) -> AsyncIterator[WorkerManager]:
@@ -241,6 +244,9 @@ class RayRig(LocalRig):
 
     start_s = 3 * START_S
 
+    def __init__(self, models: str) -> None:
+        super().__init__(_or_defaults(models))
+
     @asynccontextmanager
     async def started(self) -> AsyncIterator[WorkerManager]:
         self.ray = RayHere()
@@ -267,8 +273,11 @@ class RayRig(LocalRig):
     def engine(self, data: WorkerRunData) -> Endpoint:
         """Its relay takes no test's word; its socket is on this machine, too."""
         assert data.host_name == f"ray-{ADDRESS}"
-        (state_dir,) = self.ray.host_folders()
-        return Endpoint(socket=str(StatePaths(state_dir).engine_socket(data.instance_id)))
+        paths = (StatePaths(folder).engine_socket(data.instance_id) for folder in self.others())
+        return Endpoint(socket=str(next(path for path in paths if path.exists())))
+
+    def others(self) -> list[Path]:
+        return self.ray.host_folders()
 
     # Private
 
@@ -303,12 +312,16 @@ AT = {"at": "b"}
 LITTLE = {"cpus": 0.01}
 
 
-def _placed(models: str) -> str:
-    """The same models, which only the host may run. models: TOML; "" for the default ones."""
-    given = models or "".join(
+def _or_defaults(models: str) -> str:
+    """The same models, or the default ones, by their names. models: TOML; "" for these."""
+    return models or "".join(
         f'[[models]]\nname = "{entry.name}"\n' for entry in Catalog().default_models()
     )
-    return given.replace("[[models]]\n", '[[models]]\nlabels = {at = "b"}\n')
+
+
+def _placed(models: str) -> str:
+    """The same models, which only the host may run. models: TOML; "" for the default ones."""
+    return _or_defaults(models).replace("[[models]]\n", '[[models]]\nlabels = {at = "b"}\n')
 
 
 RIGS: dict[str, type[Rig]] = {
@@ -318,10 +331,13 @@ RIGS: dict[str, type[Rig]] = {
     "ray": RayRig,
 }
 SLOW = frozenset({"hosts", "ray"})  # the rigs whose part of the suite takes over 45 s
+# Ray is one a process, and takes that process for its own: its part of the suite runs in one where nothing
+# else does (integration/ray/test_contract.py), which sets this.
+ONLY_RIG = "HOSTLER_TEST_RIG"
 
 
 def rigs() -> list[Any]:
     """The parameters of a fixture that is there for each rig."""
-    marks = {name: [pytest.mark.slow] if name in SLOW else [] for name in RIGS}
-    marks["ray"].append(pytest.mark.skipif(bool(missing()), reason=missing()))
-    return [pytest.param(name, marks=marks[name]) for name in RIGS]
+    only = os.environ.get(ONLY_RIG, "")
+    names = [only] if only else [name for name in RIGS if name != "ray"]
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in names]

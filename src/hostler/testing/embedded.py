@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -15,14 +17,18 @@ from hostler.testing.facts import live_instances, moves_of, zombies_of
 from hostler.testing.truth import APART, CONVERGED_S
 
 
-async def assert_manager_truth(manager: LocalWorkerManager, within_s: float = CONVERGED_S) -> None:
+async def assert_manager_truth(
+    manager: LocalWorkerManager, within_s: float = CONVERGED_S, others: Sequence[Path] = ()
+) -> None:
     """Wait until a running manager's tables and processes agree (I16, I20, I21, I27, I28, I30).
+
+    others: state folders of machines that joined it, whose processes are here, too.
 
     Raises:
         AssertionError: they do not in time; with every breach of the last look.
     """
     ends_s = time.monotonic() + within_s
-    while breaches := await _look(manager):
+    while breaches := await _look(manager, others):
         if time.monotonic() > ends_s:
             raise AssertionError("\n".join(["the oracle:", *breaches]))
         await asyncio.sleep(0.05)
@@ -31,10 +37,12 @@ async def assert_manager_truth(manager: LocalWorkerManager, within_s: float = CO
 # Private
 
 
-async def _look(manager: LocalWorkerManager) -> list[str]:
-    state = manager.paths.state_dir
-    processes = await asyncio.to_thread(live_instances, state)
-    ours = await asyncio.to_thread(tagged, STATE_TAG, str(state))
+async def _look(manager: LocalWorkerManager, others: Sequence[Path]) -> list[str]:
+    processes: dict[str, set[int]] = {}
+    ours: dict[int, str] = {}
+    for state in (manager.paths.state_dir, *others):
+        processes |= await asyncio.to_thread(live_instances, state)
+        ours |= await asyncio.to_thread(tagged, STATE_TAG, str(state))
     zombies = await asyncio.to_thread(zombies_of, ours)
     rows = [msgspec.to_builtins(data) for data in manager.run_data()]
     models = [

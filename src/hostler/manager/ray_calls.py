@@ -1,5 +1,6 @@
 """Ray's calls that block: each is run in a thread of its own, by ray_cluster.RayCluster."""
 
+import socket
 import tempfile
 import time
 from concurrent.futures import Future
@@ -30,10 +31,20 @@ _TOLD = 500  # characters of what Ray says
 
 
 def connect(address: str, *, is_ours: bool) -> bool:
-    """Return whether the connection is ours from now on: one that the program had is used as it is."""
+    """Return whether the connection is ours from now on: one that the program had is used as it is.
+
+    Raises:
+        ValueError: the program is connected to another cluster than this.
+    """
     ray = ray_module()
     if ray.is_initialized():
         if not is_ours:
+            has = ray.get_runtime_context().gcs_address
+            if not is_same(address, has):
+                raise ValueError(
+                    f"this program is connected to the Ray at {has}; a process has one at a time: name that "
+                    "one, or call ray.shutdown() before"
+                )
             return False
         ray.shutdown()
     ray.init(
@@ -44,6 +55,15 @@ def connect(address: str, *, is_ours: bool) -> bool:
         configure_logging=False,
     )
     return True
+
+
+def is_same(address: str, other: str) -> bool:
+    """Are these of one cluster's head? `auto` may be any, as may what is no HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    other_host, _, other_port = other.rpartition(":")
+    if not port.isdigit() or "/" in host:
+        return True
+    return port == other_port and bool(_addresses(host) & _addresses(other_host))
 
 
 def nodes() -> tuple[NodeView, ...]:
@@ -203,6 +223,13 @@ def _environment(env: RuntimeEnv) -> dict[str, Any]:
             )
     with tempfile.TemporaryDirectory(prefix="hostler-") as scratch:
         return environment_of(env, Path(scratch))
+
+
+def _addresses(host: str) -> frozenset[str]:
+    try:
+        return frozenset(str(one[4][0]) for one in socket.getaddrinfo(host, None))
+    except OSError:
+        return frozenset({host})
 
 
 def _size(path: Path) -> int:

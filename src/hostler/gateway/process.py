@@ -70,7 +70,9 @@ async def run_gateway(
         tell_doubt=reporter.doubt,
         send_usage=reporter.report_usage,
         tell_demand=reporter.demand,
-        tell_loads=reporter.loads if tls is not None else None,  # without one no other machine joins
+        tell_loads=reporter.loads
+        if tls is not None
+        else None,  # without one no other machine joins
         siblings=lambda: paths.other_gateway_sockets(place.number),
         tls=tls,
     )

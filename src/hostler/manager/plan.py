@@ -24,10 +24,11 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Drain(msgspec.Struct, frozen=True, kw_only=True):
-    """Let this instance finish, then end its process."""
+    """Let this instance finish, then end its process. is_followed: another one serves in its place."""
 
     instance_id: str
     reason: str
+    is_followed: bool = False
 
 
 class Forget(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +111,8 @@ def after_crash(crashes: Crashes, now_s: float, life: LifeConfig, jitter: float)
 
 # Private
 
+_NEWER = "a newer process has its place"
+
 
 class _Machine(msgspec.Struct, frozen=True, kw_only=True):
     """How it is with the processes of one model, beyond their states."""
@@ -150,7 +153,7 @@ def _plan_deployment(
         best = max((i for i in old if i.state is State.READY), key=_age, default=None)
         if best is not None:
             passed = [i for i in old if i is not best and i.epoch <= best.epoch]
-            yield from _drains(passed, "a newer process has its place")
+            yield from _drains(passed, _NEWER, is_followed=True)
             old = [i for i in old if i not in passed]
         failed = max(
             (i for i in gone if i.state is State.FAILED), key=lambda i: i.epoch, default=None
@@ -158,9 +161,9 @@ def _plan_deployment(
         yield from (Forget(instance_id=i.instance_id) for i in gone if i is not failed)
         if right:
             keep = max(right, key=_age)
-            yield from _drains(_passed(right, keep, serving), "a newer process has its place")
+            yield from _drains(_passed(right, keep, serving), _NEWER, is_followed=True)
             if _serves(right):
-                yield from _drains(old, "replaced by a newer process")
+                yield from _drains(old, "replaced by a newer process", is_followed=True)
             if failed is not None:
                 yield Forget(instance_id=failed.instance_id)
             continue
@@ -206,8 +209,12 @@ def _serves(instances: Sequence[Instance]) -> bool:
     return any(i.state is State.READY for i in instances)
 
 
-def _drains(instances: Sequence[Instance], reason: str) -> Iterator[Action]:
-    return (Drain(instance_id=i.instance_id, reason=reason) for i in instances)
+def _drains(
+    instances: Sequence[Instance], reason: str, *, is_followed: bool = False
+) -> Iterator[Action]:
+    return (
+        Drain(instance_id=i.instance_id, reason=reason, is_followed=is_followed) for i in instances
+    )
 
 
 def _away(instance: Instance, reason: str) -> Iterator[Action]:

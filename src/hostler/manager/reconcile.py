@@ -27,6 +27,9 @@ from hostler.manager.plan import (
 
 log = logger(__name__)
 
+# After a start gateways come back within so long. Before, they know nothing of who serves in the place of
+# another: that one stays.
+GATEWAYS_BACK_S = 1.0
 _LOOK_EVERY_S = 1.0  # a crash's next try is found out by looking; everything else wakes the loop
 
 
@@ -72,6 +75,7 @@ class Reconciler:
         self._look_first = look_first
         self._crashes: dict[Place, Crashes] = {}
         self._wake = asyncio.Event()
+        self._gateways_back_s = clock()
 
     def wake(self) -> None:
         """Look again soon: a wish or a state has changed."""
@@ -126,6 +130,7 @@ class Reconciler:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
+        self._gateways_back_s = self._clock() + GATEWAYS_BACK_S
         async with asyncio.TaskGroup() as tasks:
             loop = begin(tasks, Background.RECONCILE, self._loop())
             yield
@@ -148,6 +153,8 @@ class Reconciler:
             leaving=self._leaving(),
             pinned=self._pinned(),
         )
+        if self._clock() < self._gateways_back_s:
+            actions = [a for a in actions if not (isinstance(a, Drain) and a.is_followed)]
         for action in actions:
             try:
                 self._carry_out(action, by_key)

@@ -133,11 +133,13 @@ class Town:
         """Have everything as a test may find it: Ray on all machines, a replica on each node."""
         up = self.up
         self.network.heal()
-        for name in self._stopped():
+        stopped = self._stopped()
+        for name in stopped:
             if name == up.ray.head:  # the server is there as well
                 up.ray.kill(name)
             else:
                 self.kill_machine(name)
+        for name in stopped:  # a head does not start where it sees one of its nodes still run
             up.ray.start(name)
         self.hurt.clear()
         for model in {one["name"] for one in up.told("model", "list") or ()} - {*MODELS}:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 
 from hostler import Config, RayWorkerManager
 from hostler.app.config import child_environment
+from hostler.app.paths import StatePaths
 from hostler.app.process import tagged
 from hostler.core.errors import StartupError
 from hostler.manager.workers import STATE_TAG
@@ -100,6 +102,9 @@ def test_F15_a_program_that_is_killed_leaves_nothing_on_the_nodes(
         program.kill()
         program.communicate(timeout=10)
     until(lambda: not left_on_nodes(ray), lambda: left_on_nodes(ray))
+    shutil.rmtree(
+        StatePaths(tmp_path / "s").run_dir
+    )  # it waits for the next one of this state folder
 
 
 def refusal(folder: Path) -> str:

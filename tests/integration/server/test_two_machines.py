@@ -237,7 +237,7 @@ def test_the_load_brings_a_replica_to_the_other_machine_and_takes_it_back(pair: 
             stop.set()
     assert statuses == {200}
     pair.until(lambda: len(where()) == 1, "one is enough")
-    pair.command("model", "stop", "grow", "--delete")
+    pair.cluster.json("DELETE", "/api/v1/models/grow")
 
 
 def test_a_machine_is_drained_and_removed(pair: Pair) -> None:

@@ -123,7 +123,11 @@ def test_changes_in_a_row_never_make_a_third_process_for_a_place() -> None:
     third = wish(process_generation=3)
     first, second = seen(State.READY), seen(State.READY, generation=2, epoch=2)
     assert plan([third], [first, second], 0.0, NOBODY) == [
-        Drain(instance_id=first.instance_id, reason="a newer process has its place"),
+        Drain(
+            instance_id=first.instance_id,
+            reason="a newer process has its place",
+            is_followed=True,
+        ),
         Launch(worker_key="qwen@llm", replica=0),
     ]
 
@@ -230,7 +234,9 @@ def test_an_instance_whose_machine_is_emptied_serves_until_another_one_does() ->
     assert plan([wish()], [old, new], 0.0, NOBODY, leaving=leaving) == []
     ready = msgspec.structs.replace(new, state=State.READY)
     (drain,) = plan([wish()], [old, ready], 0.0, NOBODY, leaving=leaving)
-    assert drain == Drain(instance_id=old.instance_id, reason="replaced by a newer process")
+    assert drain == Drain(
+        instance_id=old.instance_id, reason="replaced by a newer process", is_followed=True
+    )
 
 
 def test_an_instance_that_never_served_leaves_its_machine_at_once() -> None:

@@ -7,7 +7,7 @@ from hostler.core.deployment import Deployment
 from hostler.core.lifecycle import Instance, State
 from hostler.core.model import WorkerType
 from hostler.manager.plan import Launch
-from hostler.manager.reconcile import Reconciler
+from hostler.manager.reconcile import GATEWAYS_BACK_S, Reconciler
 
 NOW_S = 100.0
 WISHED = Deployment(
@@ -43,6 +43,29 @@ def reconciler(seen: list[Instance]) -> Reconciler:
         life=LifeConfig(),
         clock=lambda: NOW_S,
     )
+
+
+def test_who_is_followed_stays_until_gateways_are_back_from_a_restart() -> None:
+    async def main() -> None:
+        now_s, drained = NOW_S, []
+        hands = Hands()
+        hands.drain = lambda instance_id, reason: drained.append(instance_id)  # type: ignore[method-assign]
+        seen = [instance("old", 3, State.READY), instance("new", 4, State.READY)]
+        ours = Reconciler(
+            wishes=lambda: [WISHED],
+            instances=lambda: seen,
+            hands=hands,
+            life=LifeConfig(),
+            clock=lambda: now_s,
+        )
+        async with ours.running():
+            ours.look()
+            assert drained == []
+            now_s += GATEWAYS_BACK_S
+            ours.look()
+            assert drained == ["old"]
+
+    asyncio.run(main())
 
 
 def test_a_look_that_wakes_itself_takes_nobody_s_turn() -> None:

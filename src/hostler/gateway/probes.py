@@ -5,6 +5,7 @@ A hung process accepts requests and never answers: nothing but asking tells it f
 
 import asyncio
 from collections.abc import Callable, Set
+from math import inf
 
 import msgspec
 
@@ -17,6 +18,7 @@ from hostler.routing.router import Router
 from hostler.wire.client import Pool, Proof, UpstreamLost, build_request, fetch, host_header
 
 AT_ONCE = 32  # probes under way at the same time
+LAST_SILENT_S = 3.0  # the last that is left goes out only when no request was answered for so long
 ASKED = 2  # instances of a host, to know whether it answers
 LIST_BYTES = 1024 * 1024  # of a list of models
 
@@ -102,7 +104,7 @@ class Prober:
 
         async def ask(host_id: str, instance: InstanceView) -> None:
             async with slots:
-                if host_id not in heard and await self._is_good(instance, self._pool(instance)):
+                if host_id not in heard and await self._ask(instance, self._pool(instance)):
                     heard.add(host_id)
 
         async with asyncio.TaskGroup() as tasks:
@@ -122,18 +124,26 @@ class Prober:
         pool = self._pool(instance)
         async with slots:
             began_s = self._router.clock()
-            is_good = await self._is_good(instance, pool)
-        if pool is not None and self._router.answered_s.get(instance.instance_id, 0.0) > began_s:
-            is_good = (
-                True  # the line loses packets, the probe's among them; others come through (F21)
-            )
-        self._router.note_probe(instance.instance_id, is_good)
+            is_good = await self._ask(instance, pool)
+        if is_good is None and not instance.endpoint.socket:  # over a network
+            answered_s = self._router.answered_s.get(instance.instance_id, -inf)
+            if answered_s > began_s:
+                is_good = True  # the line loses packets, the probe's among them (F21)
+            elif answered_s > self._router.clock() - LAST_SILENT_S and self._is_last(instance):
+                return
+        self._router.note_probe(instance.instance_id, is_good is True)
         if not is_good:
             self._on_silence(instance.instance_id)
             if pool is not None:
                 pool.drop_idle()
 
-    async def _is_good(self, instance: InstanceView, pool: Pool | None) -> bool:
+    def _is_last(self, instance: InstanceView) -> bool:
+        """Would its model have nobody without it?"""
+        name, is_down = instance.model_name, self._router.health.is_down(instance.instance_id)
+        return not is_down and self._router.known.count_usable(name) <= 1
+
+    async def _ask(self, instance: InstanceView, pool: Pool | None) -> bool | None:
+        """Is it well? None: it does not say."""
         endpoint = instance.endpoint
         by_url = not endpoint.is_ours
         try:
@@ -146,8 +156,8 @@ class Prober:
                 most_bytes=LIST_BYTES,
                 pool=pool,
             )
-        except UpstreamLost:
-            return False
+        except UpstreamLost as error:
+            return False if error.refused and not error.timed_out else None
         if by_url:
             name = instance.upstream_model or instance.model_name
             return answer.status == 200 and lists(answer.body, name)

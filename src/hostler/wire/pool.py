@@ -176,7 +176,8 @@ class Pool:
         except (OSError, TimeoutError) as error:
             if self._distant is not None:
                 self._distant.note_failure(error)
-            call.lose(f"{type(error).__name__}: {error}", refused=True)
+            is_late = isinstance(error, TimeoutError)
+            call.lose(f"{type(error).__name__}: {error}", refused=True, timed_out=is_late)
             return
         except UpstreamLost as error:
             call.lose(str(error), refused=True)

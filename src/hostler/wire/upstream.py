@@ -78,7 +78,14 @@ class Call:
             if self.connection is not None:
                 self.connection.transport.resume_reading()
 
-    def lose(self, message: str, *, refused: bool = False, got_bytes: bool = False) -> None:
+    def lose(
+        self,
+        message: str,
+        *,
+        refused: bool = False,
+        got_bytes: bool = False,
+        timed_out: bool = False,
+    ) -> None:
         """For the pool: end the call as lost. Once sent, it is not `refused` whatever follows."""
         if self.is_over:
             return
@@ -90,6 +97,7 @@ class Call:
                 refused=refused and not self.sent,
                 sent_bytes=self.sent,
                 got_bytes=got_bytes,
+                timed_out=timed_out,
             )
         )
 

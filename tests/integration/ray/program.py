@@ -5,6 +5,8 @@ import json
 import sys
 from typing import Any
 
+import pytest
+
 from hostler import Config, ControlConfig, ModelConfig, RayWorkerManager, WorkerType
 from hostler.core.errors import StartupError
 from hostler.core.worker import WorkerStartupRequest
@@ -51,10 +53,6 @@ if __name__ == "__main__":
     asyncio.run(main(*sys.argv[1:4]))
     if sys.argv[3] == "own":
         assert ray.is_initialized(), "the program's own connection is its own"
-        try:
+        with pytest.raises(StartupError, match=f"is connected to the Ray at {sys.argv[1]}"):
             asyncio.run(main(f"{ADDRESS}:1", sys.argv[2], "ask"))
-        except StartupError as error:
-            assert f"is connected to the Ray at {sys.argv[1]}" in error.message, error.message
-        else:
-            raise AssertionError("a process has one Ray; the other that was named is not it")
         ray.shutdown()

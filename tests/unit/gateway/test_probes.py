@@ -1,12 +1,16 @@
 """Who is probed: servers given by URL always, instances of ours when something speaks for it."""
 
+import asyncio
+import socket
+
 import msgspec
 
 from hostler.app.config import GatewayConfig
 from hostler.core.change import Change
 from hostler.core.lifecycle import State
 from hostler.core.snapshot import Endpoint
-from hostler.gateway.probes import Prober
+from hostler.gateway.probes import LAST_SILENT_S, Prober
+from hostler.routing.health import FALL
 from hostler.routing.router import Router
 from tests.unit.routing.fleet import instance, model
 
@@ -33,3 +37,36 @@ def test_one_of_ours_that_has_no_endpoint_yet_is_no_server_given_by_url() -> Non
     router.take(gone)
     prober.take(gone)
     assert prober._doubted() == []
+
+
+def test_F21_the_last_server_behind_a_lossy_line_stays_while_requests_are_answered() -> None:
+    """And goes out when it says nothing at all, or is refused."""
+
+    async def main() -> None:
+        now_s = 100.0
+        silent = socket.create_server(("127.0.0.1", 0), backlog=100)  # nobody accepts
+        port = silent.getsockname()[1]
+        router = Router(clock=lambda: now_s)
+        config = GatewayConfig(probe_timeout_s=0.05)
+        prober = Prober(config, router, lambda one: None, lambda one: None)
+        ids = ("one", "two")
+        servers = [instance(name, endpoint=Endpoint(host="127.0.0.1", port=port)) for name in ids]
+        router.take(Change(version=1, models=(model("m"),), instances=tuple(servers)))
+        router.answered_s.update(dict.fromkeys(ids, now_s))
+
+        async def probe() -> list[str]:
+            for server in servers * FALL:
+                await prober._probe(server, asyncio.Semaphore(1))
+            return [name for name in ids if router.health.is_down(name)]
+
+        assert await probe() == ["one"]
+        now_s += LAST_SILENT_S
+        assert await probe() == ["one", "two"]
+        router.note_probe("two", True)
+        router.note_probe("two", True)
+        router.answered_s["two"] = now_s
+        assert await probe() == ["one"]
+        silent.close()
+        assert await probe() == ["one", "two"]
+
+    asyncio.run(main())

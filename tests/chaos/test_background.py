@@ -32,12 +32,18 @@ GATEWAY = (
     Background.ACCOUNTS,
     Background.DOUBT,
     Background.DEMAND,
-    Background.LOADS,
 )
 # Of a server with machines or a Ray cluster around it.
 AT_CONTROL_PORT = (Background.CERTIFICATE, Background.REFUSALS)
 RELAY = (Background.REFUSED,)
-BETWEEN_MACHINES = (*AT_CONTROL_PORT, *RELAY, Background.GATEWAY_RENEWAL, Background.PLACES)
+BETWEEN_GATEWAYS = (Background.LOADS,)
+BETWEEN_MACHINES = (
+    *AT_CONTROL_PORT,
+    *RELAY,
+    *BETWEEN_GATEWAYS,
+    Background.GATEWAY_RENEWAL,
+    Background.PLACES,
+)
 CONTROL = '[control]\nhost = "127.0.0.1"\nport = 0\n'
 HOST = (
     Background.HOST_ORDERS,
@@ -139,11 +145,14 @@ def test_F83_a_process_with_a_dead_task_is_replaced_and_the_others_go_on(tmp_pat
 
 
 @pytest.mark.slow
-def test_F83_a_relay_with_a_dead_task_is_replaced(tmp_path: Path) -> None:
+def test_F83_a_relay_or_gateway_with_a_dead_task_between_machines_is_replaced(
+    tmp_path: Path,
+) -> None:
     config = own_tls() + CONFIG + fake_model("echo", replicas=2)
     cluster = Cluster(config, env={FAULTS_VARIABLE: str(tmp_path)})
     cluster.ca = str(cluster.state_dir / "tls" / "ca.pem")
     with cluster:
-        tell(*broken(cluster, tmp_path, "relay", RELAY))
-        log = (cluster.state_dir / "logs" / "relay.log").read_text(errors="replace")
-        assert f"background.died task={Background.REFUSED.value}" in log
+        for role, names in (("relay", RELAY), ("gateway", BETWEEN_GATEWAYS)):
+            tell(*broken(cluster, tmp_path, role, names))
+            log = (cluster.state_dir / "logs" / f"{role}.log").read_text(errors="replace")
+            assert f"background.died task={names[0].value}" in log

@@ -70,9 +70,8 @@ async def run_gateway(
         tell_doubt=reporter.doubt,
         send_usage=reporter.report_usage,
         tell_demand=reporter.demand,
-        tell_loads=reporter.loads
-        if tls is not None
-        else None,  # without one no other machine joins
+        # without a certificate no other machine's gateway can be there
+        tell_loads=None if tls is None else reporter.loads,
         siblings=lambda: paths.other_gateway_sockets(place.number),
         tls=tls,
     )

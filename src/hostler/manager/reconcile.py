@@ -75,7 +75,7 @@ class Reconciler:
         self._look_first = look_first
         self._crashes: dict[Place, Crashes] = {}
         self._wake = asyncio.Event()
-        self._gateways_back_s = clock()
+        self._gateways_back_at_s = clock()
 
     def wake(self) -> None:
         """Look again soon: a wish or a state has changed."""
@@ -130,7 +130,7 @@ class Reconciler:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        self._gateways_back_s = self._clock() + GATEWAYS_BACK_S
+        self._gateways_back_at_s = self._clock() + GATEWAYS_BACK_S
         async with asyncio.TaskGroup() as tasks:
             loop = begin(tasks, Background.RECONCILE, self._loop())
             yield
@@ -153,7 +153,7 @@ class Reconciler:
             leaving=self._leaving(),
             pinned=self._pinned(),
         )
-        if self._clock() < self._gateways_back_s:
+        if self._clock() < self._gateways_back_at_s:
             actions = [a for a in actions if not (isinstance(a, Drain) and a.is_followed)]
         for action in actions:
             try:

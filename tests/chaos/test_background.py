@@ -14,7 +14,7 @@ from hostler.app.background import FAULTS_VARIABLE, Background
 from hostler.app.environment import child_environment
 from hostler.app.process import sweep
 from hostler.manager.workers import ROLE_TAG, STATE_TAG
-from hostler.testing.cluster import Cluster, fake_model, own_tls
+from hostler.testing.cluster import LOOPBACK, Cluster, fake_model
 from tests.chaos.figures import IS_LONG, tell
 from tests.chaos.pressure import Pressure
 
@@ -148,10 +148,8 @@ def test_F83_a_process_with_a_dead_task_is_replaced_and_the_others_go_on(tmp_pat
 def test_F83_a_relay_or_gateway_with_a_dead_task_between_machines_is_replaced(
     tmp_path: Path,
 ) -> None:
-    config = own_tls() + CONFIG + fake_model("echo", replicas=2)
-    cluster = Cluster(config, env={FAULTS_VARIABLE: str(tmp_path)})
-    cluster.ca = str(cluster.state_dir / "tls" / "ca.pem")
-    with cluster:
+    config, env = CONFIG + fake_model("echo", replicas=2), {FAULTS_VARIABLE: str(tmp_path)}
+    with Cluster(config, env=env, joined_at=LOOPBACK) as cluster:
         for role, names in (("relay", RELAY), ("gateway", BETWEEN_GATEWAYS)):
             tell(*broken(cluster, tmp_path, role, names))
             log = (cluster.state_dir / "logs" / f"{role}.log").read_text(errors="replace")

@@ -16,7 +16,7 @@ from hostler.app.config import child_environment
 from hostler.app.process import sweep
 from hostler.manager.workers import STATE_TAG
 from hostler.testing import netns
-from hostler.testing.cluster import Cluster, fake_model, own_tls
+from hostler.testing.cluster import Cluster, fake_model
 from hostler.testing.host_run import HostRun
 from hostler.testing.netns import Network
 from tests.chaos.figures import IS_LONG, tell
@@ -119,8 +119,7 @@ def test_F19_F20_F21_F22_lines_and_machines_fail_and_no_request_does(tmp_path: P
     with ExitStack() as stack:
         net = stack.enter_context(Network(*names))
         stack.enter_context(net.inside("control"))
-        made = Cluster(own_tls(net.address("control")) + CONFIG + fake_model("echo"))
-        made.ca = str(made.state_dir / "tls" / "ca.pem")
+        made = Cluster(CONFIG + fake_model("echo"), joined_at=net.address("control"))
         cluster = stack.enter_context(made)
         hosts = {name: stack.enter_context(join(cluster, net, name)) for name in names[1:3]}
         cluster.wait_for(

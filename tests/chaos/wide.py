@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from hostler.testing.cluster import Cluster, fake_model, own_tls
+from hostler.testing.cluster import Cluster, fake_model
 from hostler.testing.host_run import HostRun
 from hostler.testing.netns import Network
 from tests.asking import Asking
@@ -28,9 +28,11 @@ class Wide:
         self, net: Network, folder: Path, hosts: Sequence[str], gateways: Sequence[str], beats: str
     ) -> None:
         self.net = net
-        config = own_tls(net.address("control")) + SERVER + beats + fake_model("local")
-        self.server = Cluster(config, around=partial(net.command, "control"))
-        self.server.ca = str(self.server.state_dir / "tls" / "ca.pem")
+        self.server = Cluster(
+            SERVER + beats + fake_model("local"),
+            around=partial(net.command, "control"),
+            joined_at=net.address("control"),
+        )
         self.hosts = {name: HostRun(around=partial(net.command, name)) for name in hosts}
         self.server.truth.others += [host.state_dir for host in self.hosts.values()]
         self.gateways: dict[str, Elsewhere] = {}

@@ -31,7 +31,7 @@ from hostler.catalog.catalog import Catalog
 from hostler.core.snapshot import Endpoint
 from hostler.core.worker import WorkerRunData, WorkerStartupRequest
 from hostler.manager.workers import STATE_TAG
-from hostler.testing.cluster import Cluster, own_tls
+from hostler.testing.cluster import LOOPBACK, Cluster
 from hostler.testing.embedded import assert_manager_truth
 from hostler.testing.host_run import HostRun
 from hostler.testing.ray_here import ADDRESS, RayHere
@@ -196,8 +196,7 @@ class HostsRig(RemoteRig):
 
     @asynccontextmanager
     async def started(self) -> AsyncIterator[WorkerManager]:
-        self.cluster = Cluster(f"{own_tls()}{LIFE}{_placed(self.models)}")
-        self.cluster.ca = str(self.cluster.state_dir / "tls" / "ca.pem")
+        self.cluster = Cluster(f"{LIFE}{_placed(self.models)}", joined_at=LOOPBACK)
         self.host = HostRun(config=LIFE)
         self.host.paths.models_dir.rmdir()
         os.symlink(models_dir(), self.host.paths.models_dir)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from hostler.app.version import is_compiled
+from tests.apart import ROOT, own_environment, run_apart
 
-ROOT = Path(__file__).parents[2]
 HAS_COMPILER = shutil.which(os.environ.get("CC", "cc")) is not None and (
     Path(sysconfig.get_path("include"), "Python.h").exists()
 )
@@ -34,33 +34,13 @@ def test_compiled_modules_do_what_their_sources_do(tmp_path: Path) -> None:
     script = [sys.executable, str(ROOT / "scripts" / "compiled.py"), str(tmp_path), "0"]
     made = subprocess.run(script, capture_output=True, text=True, timeout=400, check=False)
     assert made.returncode == 0, made.stderr
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-    ]
-    command += ["-o", f"pythonpath={tmp_path} {ROOT}"]
-    command += [str(ROOT / "tests" / name) for name in TESTED]
-    plain = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=plain | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    env = {"PYTHONPATH": str(tmp_path)}
+    where = [str(ROOT / "tests" / name) for name in TESTED]
+    done = run_apart("-x", "-o", f"pythonpath={tmp_path} {ROOT}", *where, env=env, timeout_s=300)
     assert done.returncode == 0, done.stdout[-4000:]
     again = [sys.executable, "-m", "hostler", "version"]
     told = subprocess.run(
-        again, env=plain | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True,
+        again, env=own_environment(env), cwd=tmp_path, capture_output=True, text=True,
         timeout=30, check=True,
     )  # fmt: skip
     assert "data plane compiled" in told.stdout

@@ -28,8 +28,9 @@ from hostler.testing.watch import CLUSTER_TAG
 
 START_S = 60.0
 STOP_S = 60.0
+LOOPBACK = "127.0.0.1"
 
-_OWN_TLS = """
+_JOINED = """
 [server]
 tls = true
 host = "{address}"
@@ -51,18 +52,22 @@ class Cluster:
         *,
         env: Mapping[str, str] | None = None,
         around: Callable[[list[str]], list[str]] = lambda argv: argv,
+        joined_at: str = "",
     ) -> None:
-        """around: what makes its command line one of another machine (`Network.command`).
+        """joined_at: the address where other machines join it, with TLS of its own; "": none do.
+
+        around: what makes its command line one of another machine (`Network.command`).
 
         config: TOML settings and models; no models at all when it names none is `models = []`."""
         self.root = Path(tempfile.mkdtemp(prefix="hst", dir="/tmp"))  # short: Unix socket paths
         self.state_dir = self.root / "s"
         self.config = self.root / "hostler.toml"
-        self.config.write_text(config)
+        self.config.write_text((_JOINED.format(address=joined_at) if joined_at else "") + config)
         self.env = dict(env or {})
         self._around = around
         self.output = self.root / "up.log"
-        self.ca = ""  # PEM file of who vouches for a server with TLS
+        # PEM file of who vouches for a server with TLS
+        self.ca = str(self.state_dir / "tls" / "ca.pem") if joined_at else ""
         self.up: subprocess.Popen[bytes] | None = None
         self.truth = Truth(self.root, self.state_dir, self.request)
 
@@ -281,11 +286,6 @@ class Cluster:
             if path.exists()
         ]
         return "\n".join(parts) + "\n"
-
-
-def own_tls(address: str = "127.0.0.1") -> str:
-    """Return the settings of a server that other machines join, for a cluster's config."""
-    return _OWN_TLS.format(address=address)
 
 
 def fake_model(

@@ -102,9 +102,8 @@ def test_F15_a_program_that_is_killed_leaves_nothing_on_the_nodes(
         program.kill()
         program.communicate(timeout=10)
     until(lambda: not left_on_nodes(ray), lambda: left_on_nodes(ray))
-    shutil.rmtree(
-        StatePaths(tmp_path / "s").run_dir
-    )  # it waits for the next one of this state folder
+    # what waits for the next one of this state folder, which does not come
+    shutil.rmtree(StatePaths(tmp_path / "s").run_dir)
 
 
 def refusal(folder: Path) -> str:

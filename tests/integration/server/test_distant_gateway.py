@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hostler.app.config import child_environment
-from hostler.testing.cluster import Cluster, fake_model, own_tls
+from hostler.testing.cluster import LOOPBACK, Cluster, fake_model
 from tests.integration.gateway.test_identity import free_port
 
 CONFIG = """
@@ -98,9 +98,7 @@ class Elsewhere:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    made = Cluster(own_tls() + CONFIG + fake_model("echo"))
-    made.ca = str(made.state_dir / "tls" / "ca.pem")
-    with made:
+    with Cluster(CONFIG + fake_model("echo"), joined_at=LOOPBACK) as made:
         yield made
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from hostler.app.config import child_environment
 from hostler.core.snapshot import Endpoint
-from hostler.testing.cluster import Cluster, fake_model, own_tls
+from hostler.testing.cluster import LOOPBACK, Cluster, fake_model
 from hostler.testing.host_run import HostRun
 from hostler.wire.client import UpstreamLost, fetch
 
@@ -35,8 +35,7 @@ class Machines:
     """The controller's machine, and one more."""
 
     def __init__(self) -> None:
-        self.a = Cluster(own_tls() + CONFIG + fake_model("local"))
-        self.a.ca = str(self.a.state_dir / "tls" / "ca.pem")
+        self.a = Cluster(CONFIG + fake_model("local"), joined_at=LOOPBACK)
         self.b = HostRun()
         self.a.truth.others.append(self.b.state_dir)
 

@@ -12,7 +12,7 @@ import pytest
 
 from hostler.app.config import child_environment
 from hostler.catalog.store import list_files
-from hostler.testing.cluster import Cluster, fake_model, own_tls
+from hostler.testing.cluster import LOOPBACK, Cluster, fake_model
 from hostler.testing.host_run import HostRun
 from tests.integration.server.test_two_machines import CONFIG, Pair
 from tests.models import model_path
@@ -25,8 +25,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     home = tmp_path_factory.mktemp("home")
     (home / "models").mkdir()
     os.link(model_path("chat"), home / "models" / "chat.gguf")
-    cluster = Cluster(own_tls() + CONFIG + fake_model("echo"), env={"HOME": str(home)})
-    cluster.ca = str(cluster.state_dir / "tls" / "ca.pem")
+    cluster = Cluster(CONFIG + fake_model("echo"), env={"HOME": str(home)}, joined_at=LOOPBACK)
     with cluster, HostRun() as host:
         host.env["HOME"] = str(tmp_path_factory.mktemp("other"))
         made = Pair(cluster, host)

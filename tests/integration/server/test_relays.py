@@ -17,7 +17,7 @@ import pytest
 from hostler.core.hosts import HostFacts, Role
 from hostler.core.snapshot import Endpoint
 from hostler.registry.joining import join
-from hostler.testing.cluster import Cluster, fake_model, own_tls
+from hostler.testing.cluster import LOOPBACK, Cluster, fake_model
 from hostler.testing.host_run import HostRun
 from hostler.wire.client import Pool, UpstreamLost, fetch, stream
 from hostler.wire.identity import ClientContexts
@@ -92,8 +92,7 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    cluster = Cluster(own_tls() + CONFIG + fake_model("echo"))
-    cluster.ca = str(cluster.state_dir / "tls" / "ca.pem")
+    cluster = Cluster(CONFIG + fake_model("echo"), joined_at=LOOPBACK)
     with cluster, HostRun() as host, tempfile.TemporaryDirectory(dir="/tmp") as folder:
         cluster.truth.others.append(host.state_dir)
         made = Fleet(cluster, host, Path(folder))

@@ -10,7 +10,7 @@ import pytest
 
 from hostler.app.config import child_environment
 from hostler.testing import netns
-from hostler.testing.cluster import Cluster, fake_model, own_tls
+from hostler.testing.cluster import Cluster, fake_model
 from hostler.testing.host_run import HostRun
 from hostler.testing.netns import Network
 from tests.asking import Asking
@@ -36,9 +36,11 @@ class World:
 
     def __init__(self, net: Network) -> None:
         self.net = net
-        config = own_tls(net.address("a")) + CONFIG + fake_model("local")
-        self.server = Cluster(config, around=partial(net.command, "a"))
-        self.server.ca = str(self.server.state_dir / "tls" / "ca.pem")
+        self.server = Cluster(
+            CONFIG + fake_model("local"),
+            around=partial(net.command, "a"),
+            joined_at=net.address("a"),
+        )
         self.hosts = {name: HostRun(around=partial(net.command, name)) for name in "bc"}
         self.server.truth.others += [host.state_dir for host in self.hosts.values()]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hostler.app.config import child_environment
-from hostler.testing.cluster import Cluster, fake_model, own_tls
+from hostler.testing.cluster import LOOPBACK, Cluster, fake_model
 from hostler.testing.host_run import HostRun
 
 CONFIG = """
@@ -101,8 +101,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
-    cluster = Cluster(own_tls() + CONFIG + fake_model("echo"))
-    cluster.ca = str(cluster.state_dir / "tls" / "ca.pem")
+    cluster = Cluster(CONFIG + fake_model("echo"), joined_at=LOOPBACK)
     with cluster, HostRun() as host:
         made = Pair(cluster, host)
         made.join()

@@ -268,13 +268,13 @@ class RaySeats:
 
     async def _keep(self, node: NodeView, host: Host | None) -> None:
         """See that a node has a host process. A new one gets a token of its own."""
+        if host is not None and host.standing in _WELL:
+            self._invited.pop(node.node_id, None)  # its token is used up
+            return
         now_s = self._clock()
         if now_s - self._kept_s.get(node.node_id, -KEEP_EVERY_S) < KEEP_EVERY_S:
             return
         self._kept_s[node.node_id] = now_s
-        if host is not None and host.standing in _WELL:
-            self._invited.pop(node.node_id, None)  # its token is used up
-            return
         try:
             told = await self._invitation(node, now_s)
             await self._cluster.keep(

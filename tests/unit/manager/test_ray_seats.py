@@ -92,6 +92,7 @@ class Story:
         self.lost: list[str] = []
         self.is_silent = False  # the host of what is lost
         self.failed: list[str] = []
+        self.invited: list[str] = []
         self.seats = RaySeats(
             self.ray,
             hosts=lambda: self.hosts,
@@ -109,6 +110,7 @@ class Story:
         return not self.is_silent
 
     async def invite(self, node: NodeView) -> Invitation:
+        self.invited.append(node.node_id)
         return Invitation(("host", "join"), "folder", "token")
 
     def join(self, node_id: str, host_id: str = "h1") -> None:
@@ -371,6 +373,11 @@ def test_each_node_has_a_host_process_and_one_that_is_well_is_left_alone() -> No
     assert story.ray.kept == ["n1"]
     story.look(KEEP_EVERY_S + 1)
     assert story.ray.kept == ["n1", "n1"], "it has not joined yet: it is looked at again"
+    story.join("n1")
+    story.look(1)
+    story.hosts.clear()  # removed at once
+    story.look(KEEP_EVERY_S)
+    assert story.invited == ["n1", "n1", "n2"], "with a token of its own, each time"
 
 
 @pytest.mark.parametrize(

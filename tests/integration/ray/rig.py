@@ -73,7 +73,7 @@ class Town:
 
     def standing(self, machine: str) -> str:
         """How the newest host on a machine is: alive, suspect, lost..."""
-        found = [one for one in self.up.told("host", "list") or () if self._is_on(one, machine)]
+        found = [one for one in self.up.told("hosts") if self._is_on(one, machine)]
         newest = sorted(found, key=lambda one: float(one["joined_at_s"]))[-1:]
         return str(newest[0]["standing"]) if newest else ""
 
@@ -142,7 +142,7 @@ class Town:
         for name in stopped:  # a head does not start where it sees one of its nodes still run
             up.ray.start(name)
         self.hurt.clear()
-        for model in {one["name"] for one in up.told("model", "list") or ()} - {*MODELS}:
+        for model in {one["name"] for one in up.told("models")} - {*MODELS}:
             assert up.run("model", "stop", model, "--delete").returncode == 0
         up.until(lambda: all(self.standing(name) == "alive" for name in NODES), "hosts", 180)
         if self.nodes_of("chat") != {self.host(name) for name in NODES}:
@@ -171,10 +171,9 @@ class Town:
         assert order.returncode == 0, order.stderr
 
     def _all(self, model: str) -> list[dict[str, Any]]:
-        found = self.up.told("ps") or {"instances": []}
         return [
             one
-            for one in found["instances"]
+            for one in self.up.told("instances")
             if one["model_name"] == model and one["state"] not in ("failed", "stopped")
         ]
 

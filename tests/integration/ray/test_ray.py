@@ -120,7 +120,7 @@ def test_a_controller_that_is_killed_finds_its_places_and_workers_again(town: To
         load.until_good(3)
         town.kill_controller()
         up.until(lambda: len(up.instances("chat")) == 2, "the replicas are known again", 40)
-        up.until(lambda: "box: alive" in up.run("ps").stdout, "places are held again", 60)
+        up.until(lambda: up.held("box: alive"), "places are held again", 60)
         load.until_good(3)
     assert load.errors == []
     assert {one["instance_id"]: one["pid"] for one in up.instances("chat")} == before
@@ -195,7 +195,7 @@ def test_the_load_brings_a_replica_to_the_other_node_and_takes_it_back(town: Tow
         load.until_good(5)
     assert load.errors == []
     up.until(lambda: len(up.instances("grow")) == 1, "one is enough", 90)
-    up.until(lambda: up.run("ps").stdout.count("1.2 CPU: alive") == 1, "its place is given back")
+    up.until(lambda: up.held("1.2 CPU: alive") == 1, "its place is given back")
     assert up.run("model", "stop", "grow", "--delete").returncode == 0
 
 
@@ -228,7 +228,7 @@ def test_F43_a_ray_that_is_started_anew_is_joined_anew_and_costs_no_request(town
             up.ray.start(name)
         began_s = time.monotonic()
         up.until(lambda: up.instances("late"), "what waited has found a place", 120)
-        held = lambda: up.run("ps").stdout.count("1 box: alive") >= 4  # noqa: E731
+        held = lambda: up.held("1 box: alive") >= 4  # noqa: E731
         up.until(held, "the places of the others are held again", 120)
         took_s = time.monotonic() - began_s
         load.until_good(10)

@@ -111,9 +111,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayUp]:
         ) as ray,
         RayUp(ray, CONFIG) as up,
     ):
-        up.until(
-            lambda: len(up.told("host", "list") or ()) == 2, "every node is a host", PATIENCE_S
-        )
+        up.until(lambda: len(up.told("hosts")) == 2, "every node is a host", PATIENCE_S)
         yield up
 
 
@@ -164,7 +162,7 @@ def test_the_gpus_that_ray_gave_are_those_that_a_worker_sees_also_after_a_restar
     before = {one["instance_id"]: one["pid"] for one in (two, *ones, none)}
     drop(up, "none")
     kill_controller(up)
-    up.until(lambda: up.run("ps").stdout.count("GPU: alive") == 3, "their places are held", 60)
+    up.until(lambda: up.held("GPU: alive") == 3, "their places are held", 60)
     start_late = up.run("model", "start", "late", "--engine=fake", "--gpus=1", "--no-wait")
     assert start_late.returncode == 0, start_late.stderr
     up.until(lambda: "lacks GPU" in up.run("model", "show", "late").stdout, "all GPUs are taken")
@@ -257,7 +255,7 @@ def test_a_model_over_two_nodes_has_its_bundles_until_it_is_gone(
     drop(up, "wider")
     (before,) = up.instances("wide")
     kill_controller(up)
-    up.until(lambda: "STRICT_SPREAD (1 GPU; 1 GPU): alive" in up.run("ps").stdout, "it is held", 60)
+    up.until(lambda: up.held("STRICT_SPREAD (1 GPU; 1 GPU): alive"), "it is held", 60)
     (after,) = up.instances("wide")
     assert (after["instance_id"], after["pid"]) == (before["instance_id"], before["pid"])
     drop(up, "wide")

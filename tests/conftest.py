@@ -20,13 +20,25 @@ PROFILE = os.environ.get("HOSTLER_HYPOTHESIS", "ci")
 settings.load_profile(PROFILE)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups after us
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """By rooms of the suite; files with something `slow` after the others, it last in them.
+    """By rooms of the suite; what is slow after the others, the longest first; a file's quick tests first.
 
-    With several processes (xdist) a file is one process's, since its tests share servers.
+    With several processes (xdist) a group is one process's, since its tests share servers: a file, where
+    nothing else is said. A long one that starts last would run alone at the end, so it starts first.
     """
-    slow = {item.path for item in items if _is_slow(item)}
-    items.sort(key=lambda item: (item.path in slow, _room(item), str(item.path), _is_slow(item)))
+    slow_s: dict[str, float] = {}
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+        if (mark := item.get_closest_marker("slow")) is not None:
+            slow_s[_group(item)] = max(slow_s.get(_group(item), 0.0), *mark.args, 0.0)
+
+    def place(item: pytest.Item) -> tuple[bool, float, int, str, str, bool]:
+        group, path = _group(item), str(item.path)
+        return (group in slow_s, -slow_s.get(group, 0.0), _room(item), group, path, _is_slow(item))
+
+    items.sort(key=place)
 
 
 # Private
@@ -34,6 +46,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _is_slow(item: pytest.Item) -> bool:
     return item.get_closest_marker("slow") is not None
+
+
+def _group(item: pytest.Item) -> str:
+    mark = item.get_closest_marker("xdist_group")
+    assert mark is not None
+    return str(mark.args[0])
 
 
 def _room(item: pytest.Item) -> int:

@@ -24,9 +24,9 @@ from hostler.app.environment import child_environment
 from hostler.app.paths import StatePaths
 from hostler.app.process import sweep
 from hostler.app.record import read_admin_key
+from hostler.app.supervision import OWNER_VARIABLE
 from hostler.core.snapshot import Endpoint
 from hostler.manager.workers import ROLE_TAG, STATE_TAG
-from hostler.storage.lease import OWNER_VARIABLE
 from hostler.wire.client import UpstreamLost, fetch
 from tests.postgres import Postgres, until
 

@@ -13,7 +13,8 @@ from functools import partial
 
 from hostler.admin.api import admin_app
 from hostler.admin.control import Status
-from hostler.admin.leading import Lead, leading
+from hostler.admin.lead import Lead
+from hostler.admin.leading import leading
 from hostler.admin.tokens import TokenDesk
 from hostler.app.auth import KeyRing, ensure_admin_key
 from hostler.app.config import Config, state_dir

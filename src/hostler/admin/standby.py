@@ -4,7 +4,7 @@ Every admin request gets 503 `standby`, which tells an administrator who leads. 
 known to lead it holds the registry's socket: workers that a controller of this folder left go on serving
 through an outage of the database, however long. Once another one leads it lets go, and they end by
 themselves (`life.orphan_grace_s`). Hosts that call are turned away at once: who leads is their next try.
-Not here: when it leads (leading.py).
+Not here: when it leads (candidacy.py).
 """
 
 import asyncio

@@ -13,6 +13,7 @@ import msgspec
 
 from hostler.core.errors import Conflict, HostlerError, Unavailable
 
+OWNER_VARIABLE = "HOSTLER_LEASE_OWNER"  # who a supervisor's controllers are, at a shared store
 _LINE_BYTES = 64 * 1024
 _ASK_S = 2.0  # for a list
 _RENEW_S = 120.0  # for a renewal of all gateways

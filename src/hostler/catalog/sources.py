@@ -19,7 +19,6 @@ from hostler.catalog.address import (
     parse_source,
 )
 from hostler.catalog.catalog import Catalog
-from hostler.catalog.download import fetch_url
 from hostler.catalog.entry import CatalogEntry
 from hostler.catalog.headers import check_files
 from hostler.catalog.hub import fetch_from_hub
@@ -196,6 +195,8 @@ async def _fetch_all(
                         address, into, models_dir, download_bytes=size, limits=limits, tell=tell
                     )
                 case UrlAddress():
+                    from hostler.catalog.download import fetch_url  # brings an HTTP client
+
                     files = await fetch_url(address, into, models_dir, limits=limits, tell=tell)
                 case PathAddress():
                     raise AssertionError("parse_source lets a path stand alone only")

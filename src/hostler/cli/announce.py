@@ -9,7 +9,7 @@ from hostler.app.paths import StatePaths
 from hostler.app.record import read_up_record
 from hostler.app.telemetry import logger
 from hostler.cli.arrival import Arrival
-from hostler.cli.follow import Meter
+from hostler.cli.meter import Meter
 from hostler.core.worker import OperatorEvent
 
 log = logger("hostler.up")

@@ -13,7 +13,7 @@ from hostler.app.config import state_dir as _state_dir
 from hostler.app.paths import StatePaths
 from hostler.app.telemetry import configure_logging
 from hostler.cli.exits import CommandFailed, Exit
-from hostler.cli.follow import Meter
+from hostler.cli.meter import Meter
 from hostler.cli.processes import ConfigFile, until_asked
 from hostler.cli.render import duration, print_json, print_table
 from hostler.core.hosts import InstanceReport

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
-import msgspec
 import uvloop
 from cyclopts import Parameter
 
@@ -23,7 +22,6 @@ from hostler.app.telemetry import configure_logging
 from hostler.app.tokens import JOIN_VARIABLE
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.core.errors import HostlerError, StartupError
-from hostler.core.fleet import WorkerSpec
 from hostler.core.model import WorkerType
 from hostler.core.worker import WorkerStartupRequest
 
@@ -198,7 +196,9 @@ def worker(
     Example: `hostler worker --controller https://10.0.0.1:8101 --token hstj_... --name qwen --source /m.gguf`
     """
     if spec is not None:
-        _run_spec(spec)
+        from hostler.cli.specified import run_spec
+
+        run_spec(spec)
     if not controller or name is None:
         raise CommandFailed("need --controller and --name, and a --token", Exit.USAGE)
     from hostler.cli.bring import bring
@@ -250,18 +250,6 @@ def until_asked(main: Main) -> int:
 
 
 # Private
-
-
-def _run_spec(spec: Path) -> NoReturn:
-    """Be the worker that a controller or a host has specified."""
-    from hostler.worker.agent import run_worker_file
-
-    try:
-        told = msgspec.json.decode(spec.read_bytes(), type=WorkerSpec)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise CommandFailed(f"worker specification {spec}: {error}", Exit.USAGE) from error
-    configure_logging(json_lines=told.log_json)
-    run_worker_file(spec)
 
 
 def _distant_gateway(settings: Config, urls: Sequence[str], token: str | None) -> int:

@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich.console import Console
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 _WIDE = 10_000  # columns, where nobody looks: nothing is cut or wrapped in a pipe
 _STYLES = {
@@ -24,8 +26,10 @@ _STYLES = {
 }
 
 
-def out() -> Console:
+def out() -> "Console":
     """Where answers go."""
+    from rich.console import Console
+
     return Console(
         file=sys.stdout,
         highlight=False,
@@ -34,8 +38,10 @@ def out() -> Console:
     )
 
 
-def err() -> Console:
+def err() -> "Console":
     """Where progress and errors go, so that a pipe gets the answer alone."""
+    from rich.console import Console
+
     return Console(
         file=sys.stderr,
         highlight=False,
@@ -122,7 +128,9 @@ def _text(value: object) -> str:
     return "-" if value is None or value == "" else " ".join(clean(str(value)).splitlines())
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], style: str = "") -> Text:
+def _line(cells: Sequence[str], widths: Sequence[int], style: str = "") -> "Text":
+    from rich.text import Text
+
     line = Text(style=style)
     for cell, width in zip(cells, widths, strict=True):
         line.append(cell, style=_STYLES.get(cell, ""))

@@ -23,14 +23,13 @@ from hostler.app.config import Config, child_environment, write_settings
 from hostler.app.paths import StatePaths
 from hostler.app.process import ProcessHandle, spawn, sweep, tagged, wait_exit
 from hostler.app.pulse import hearing
-from hostler.app.supervision import GatewayProcess, Gateways, Wish, answering
+from hostler.app.supervision import OWNER_VARIABLE, GatewayProcess, Gateways, Wish, answering
 from hostler.app.telemetry import logger
 from hostler.cli.keeper import END_S, Keeper, Pulses
 from hostler.cli.target import UpRecord
 from hostler.core.errors import Conflict, HostlerError, StartupError
 from hostler.gateway.board import Bells, Board
 from hostler.manager.workers import INSTANCE_TAG, ROLE_TAG, STATE_TAG
-from hostler.storage.lease import OWNER_VARIABLE
 
 log = logger(__name__)
 

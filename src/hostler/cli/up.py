@@ -26,7 +26,6 @@ from hostler.core.errors import ConfigError, HostlerError, StartupError
 from hostler.gateway.spans import check_telemetry
 from hostler.manager.ray_place import check_ray
 from hostler.manager.resolve import request_of, resolve
-from hostler.storage.postgres import check_url
 
 log = logger(__name__)
 
@@ -106,6 +105,8 @@ def _checked(load: Callable[[], Config]) -> Config:
         _check_models(settings)
         check_telemetry(settings.telemetry)
         if settings.store.url:
+            from hostler.storage.postgres import check_url
+
             check_url(settings.store.url)
         check_certificate(settings)
         check_ray(settings)

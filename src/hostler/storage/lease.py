@@ -26,7 +26,6 @@ TTL_S = 3.0  # not renewed for so long: another may lead
 HOLD_S = 2.5  # what its holder takes it for, from the beginning of the renewal on
 STEADY_S = 10.0  # who led for so long may go on at once after a crash of its process
 KEPT = 1000  # leaderships, for who asks later
-OWNER_VARIABLE = "HOSTLER_LEASE_OWNER"  # from a supervisor to its controllers
 _AGAIN_S = 0.2  # after a renewal that failed
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from hostler.cli.chat import split_names
 from hostler.cli.exits import CommandFailed, Exit, exit_of_error, exit_of_status
-from hostler.cli.follow import Meter, go_on_from
+from hostler.cli.follow import go_on_from
+from hostler.cli.meter import Meter
 from hostler.cli.ps import busy
 from hostler.cli.serving import Served, pick_model
 from hostler.core.errors import ConfigError, ModelNotFound, StartupError

@@ -20,6 +20,7 @@ from hostler.testing.cluster import Cluster, fake_model
 
 LIFE = "[life]\norphan_grace_s = 4.0\ndrain_timeout_s = 5.0\nkill_grace_s = 1.0\n"
 TWO = LIFE + fake_model("echo", replicas=2, tokens=6)
+PAUSE_S = 0.01  # of a client between two requests: what is killed must start again beside them
 PATIENT = fake_model("echo", replicas=2, tokens=6)  # a slow machine may take seconds to restart
 
 
@@ -39,6 +40,7 @@ class Load:
         while not self._over.is_set():
             step += 1
             self.outcomes[self._one(f"client {number} step {step}")] += 1
+            self._over.wait(PAUSE_S)
 
     def _one(self, text: str) -> str:
         try:

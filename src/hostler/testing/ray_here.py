@@ -10,7 +10,13 @@ from pathlib import Path
 from types import TracebackType
 
 from hostler.app.config import child_environment
-from hostler.testing.ray_start import kill_session, ray_environment, wait_until_up
+from hostler.testing.ray_start import (
+    HEAD_WITHOUT,
+    WITHOUT,
+    kill_session,
+    ray_environment,
+    wait_until_up,
+)
 
 ADDRESS = "127.0.0.2"  # for 127.0.0.1 Ray would take the machine's own address, which others reach
 
@@ -34,8 +40,8 @@ class RayHere:
         argv = [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
             *(f"--node-ip-address={ADDRESS}", f"--port={port}", f"--num-cpus={self._cpus}"),
-            *("--include-dashboard=false", f"--temp-dir={self.root / 'r'}"),
-            *("--object-store-memory=80000000", "--disable-usage-stats"),
+            *(*HEAD_WITHOUT, *WITHOUT, f"--temp-dir={self.root / 'r'}"),
+            "--object-store-memory=80000000",
             *(f"--{name}-port={one}" for name, one in zip(_WAITED_FOR, others, strict=True)),
         ]
         log = self.root / "ray.log"

@@ -11,6 +11,9 @@ from pathlib import Path
 START_S = 120.0  # it is a dozen processes, and the machine may be busy
 END_S = 10.0
 _LOOK_S = 0.1
+# What Ray starts and nobody here asks: what would buy machines, what carries workers' words to drivers.
+HEAD_WITHOUT = ("--include-dashboard=false", "--no-monitor")
+WITHOUT = ("--include-log-monitor=false", "--disable-usage-stats")
 
 
 def missing() -> str:

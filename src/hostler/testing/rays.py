@@ -5,12 +5,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
 from hostler.app.config import child_environment
 from hostler.testing import netns, ray_start
-from hostler.testing.ray_start import kill_session, ray_environment, wait_until_up
+from hostler.testing.ray_start import (
+    HEAD_WITHOUT,
+    WITHOUT,
+    kill_session,
+    ray_environment,
+    wait_until_up,
+)
 
 PORT = 6379
 TRIES = 3
@@ -60,9 +67,7 @@ class RayMachines:
 
     def __enter__(self) -> "RayMachines":
         try:
-            self.start(self.head)
-            for name in self._nodes:
-                self.start(name)
+            self.start_all()
         except BaseException:  # boundary: nothing may be left of a cluster that did not start
             self.close()
             raise
@@ -75,6 +80,12 @@ class RayMachines:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def start_all(self) -> None:
+        """Start Ray on every machine: the head first, then the nodes, at once."""
+        self.start(self.head)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self.start, self._nodes))
 
     def start(self, name: str) -> None:
         """Start Ray on a machine, and wait until it says that it runs.
@@ -117,7 +128,7 @@ class RayMachines:
         folder = self.root / name
         folder.mkdir(exist_ok=True)
         own = f"--node-ip-address={self.network.address(name)}"
-        where = ["--head", f"--port={PORT}", "--include-dashboard=false"]
+        where = ["--head", f"--port={PORT}", *HEAD_WITHOUT]
         if not is_head:
             where = [f"--address={self.address}"]
             if self._nodes[name]:
@@ -125,7 +136,7 @@ class RayMachines:
         if name in self._gpus:
             where.append(f"--num-gpus={self._gpus[name]}")
         argv = [sys.executable, "-m", "ray.scripts.scripts", "start", own, *where]
-        argv += ["--num-cpus=2", "--block", "--disable-usage-stats"]
+        argv += ["--num-cpus=2", "--block", *WITHOUT]
         log = (folder / "ray.log").open("wb")
         with log:
             self._processes[name] = self.network.popen(

@@ -19,6 +19,7 @@ from tests.models import model_path
 
 MODELS = ("chat", "embed")
 NODES = ("b", "c")
+PAUSE_S = 0.1  # of a client between two requests: Ray needs the processors, too
 BOXES = '{"box":4}'  # of each node: one has room for all that there is
 
 
@@ -245,6 +246,7 @@ class Load:
                 self.good += 1
             except OpenAIError as error:
                 self.errors.append(f"{type(error).__name__}: {error}")
+            self._stop.wait(PAUSE_S)
 
 
 # Private

@@ -18,7 +18,7 @@ from hostler.testing.rays import RayMachines
 from tests.integration.ray.rig import BOXES, NODES, Load, Town, config
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(240),
     pytest.mark.timeout(300),
     pytest.mark.skipif(bool(rays.missing()), reason=rays.missing()),
 ]
@@ -199,37 +199,29 @@ def test_the_load_brings_a_replica_to_the_other_node_and_takes_it_back(town: Tow
     assert up.run("model", "stop", "grow", "--delete").returncode == 0
 
 
-def test_F43_without_ray_requests_go_on_and_new_instances_wait(town: Town) -> None:
-    up = town.up
-    with Load(town).running() as load:
-        load.until_good(3)
-        town.kill_ray("a")  # the head: where Ray keeps all that it knows
-        up.run("model", "start", "late", "--engine=fake", "--no-wait")
-        told = lambda: "placement_unavailable" in up.run("model", "show", "late").stdout  # noqa: E731
-        up.until(told, "what is started now waits for Ray", 40)
-        load.until_good(10)
-        assert len(up.instances("chat")) == 2
-    assert load.errors == []
-
-
-def test_F43_a_ray_that_is_started_anew_is_joined_anew_and_costs_no_request(town: Town) -> None:
-    """Head and nodes are killed and come back as others, which remember nothing."""
+def test_F43_without_ray_requests_go_on_and_one_that_is_started_anew_is_joined_anew(
+    town: Town,
+) -> None:
+    """First the head alone is killed, where Ray keeps all that it knows; then the nodes, too. They come
+    back as others, which remember nothing.
+    """
     up, before = town.up, sorted(town.ids("chat"))
     workers = town.workers_on("b") | town.workers_on("c")
     with Load(town).running() as load:
         load.until_good(3)
-        for name in ("a", *NODES):
-            town.kill_ray(name)
+        town.kill_ray("a")
         order = up.run("model", "start", "late", "--engine=fake", "--resource=box=1", "--no-wait")
         assert order.returncode == 0, order.stderr
         told = lambda: "placement_unavailable" in up.run("model", "show", "late").stdout  # noqa: E731
         up.until(told, "what is started now waits for Ray", 60)
-        for name in ("a", *NODES):
-            up.ray.start(name)
+        load.until_good(10)
+        assert len(up.instances("chat")) == 2
+        for name in NODES:
+            town.kill_ray(name)
+        up.ray.start_all()
         began_s = time.monotonic()
         up.until(lambda: up.instances("late"), "what waited has found a place", 120)
-        held = lambda: up.held("1 box: alive") >= 4  # noqa: E731
-        up.until(held, "the places of the others are held again", 120)
+        up.until(lambda: up.held("1 box: alive") >= 4, "the others' places are held again", 120)
         took_s = time.monotonic() - began_s
         load.until_good(10)
     town.hurt.clear()

@@ -19,7 +19,7 @@ from hostler.testing.ray_up import RayUp
 from hostler.testing.rays import RayMachines
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(120),
     pytest.mark.timeout(900),
     pytest.mark.skipif(bool(rays.missing()), reason=rays.missing()),
 ]

@@ -1,7 +1,10 @@
 """What every test gets: an order that shows the quick failures first."""
 
 import os
+import re
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,38 +23,51 @@ PROFILE = os.environ.get("HOSTLER_HYPOTHESIS", "ci")
 settings.load_profile(PROFILE)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups after us
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """By rooms of the suite; what is slow after the others, the longest first; a file's quick tests first.
+    """By rooms of the suite; what is slow after the others, the longest first; a group's quick tests first.
 
-    With several processes (xdist) a group is one process's, since its tests share servers: a file, where
-    nothing else is said. A long one that starts last would run alone at the end, so it starts first.
+    A long one that starts last would run alone at the end.
     """
     slow_s: dict[str, float] = {}
     for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
         if (mark := item.get_closest_marker("slow")) is not None:
-            slow_s[_group(item)] = max(slow_s.get(_group(item), 0.0), *mark.args, 0.0)
+            group = group_of(item.nodeid)
+            slow_s[group] = max(slow_s.get(group, 0.0), *mark.args, 0.0)
 
     def place(item: pytest.Item) -> tuple[bool, float, int, str, str, bool]:
-        group, path = _group(item), str(item.path)
+        group, path = group_of(item.nodeid), str(item.path)
         return (group in slow_s, -slow_s.get(group, 0.0), _room(item), group, path, _is_slow(item))
 
     items.sort(key=place)
 
 
+def group_of(nodeid: str) -> str:
+    """What runs in one process, since it shares servers: a file, or what a rig of conformance is for."""
+    file, _, test = nodeid.partition("::")
+    rig = _RIG.search(test) if "/conformance/" in file else None
+    kind = "real" if "real_models" in file else "fakes"
+    return f"{Path(file).parent} {kind} {rig[1]}" if rig else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Make groups of ours of `--dist loadfile`. (xdist's own, `loadgroup`, makes none with pytest 9.)"""
+    from xdist.scheduler import LoadFileScheduling
+
+    if config.getvalue("dist") != "loadfile":
+        return None
+    scheduler: Any = LoadFileScheduling(config, log)
+    scheduler._split_scope = group_of
+    return scheduler
+
+
 # Private
+
+_RIG = re.compile(r"\[(local|remote|hosts|ray)\b")
 
 
 def _is_slow(item: pytest.Item) -> bool:
     return item.get_closest_marker("slow") is not None
-
-
-def _group(item: pytest.Item) -> str:
-    mark = item.get_closest_marker("xdist_group")
-    assert mark is not None
-    return str(mark.args[0])
 
 
 def _room(item: pytest.Item) -> int:

@@ -6,11 +6,9 @@ import sys
 def main() -> None:
     """Run the command line and exit with its code."""
     if is_specified_worker(sys.argv[1:]):
-        from hostler.cli.specified import (
-            main as run,  # without the command tree, which takes as long again
-        )
+        from hostler.cli.specified import main as run  # the command tree takes as long again
     else:
-        from hostler.cli.main import main as run  # the whole tree
+        from hostler.cli.main import main as run  # not for a worker: as above
     sys.exit(run())
 
 

@@ -157,7 +157,7 @@ def order(folder: Folder, point: CrashPoint) -> tuple[int, str]:
     return folder.ask("DELETE", f"/api/v1/models/{name}{forget}")[0], name
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 @pytest.mark.parametrize("point", [one for one in CrashPoint if one not in ON_HOSTS])
 def test_F76_a_crash_at_any_point_converges_after_a_restart(
     folder: Folder, point: CrashPoint

@@ -14,7 +14,7 @@ from tests.chaos.figures import IS_LONG, tell
 from tests.chaos.wide import QUICK, Wide, ask_far
 
 WHY_NOT = netns.missing()
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
+pytestmark = [pytest.mark.slow(85), pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
 
 HOSTS = ("hosta", "hostb")
 

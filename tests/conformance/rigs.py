@@ -335,16 +335,8 @@ SLOW = frozenset({"hosts", "ray"})  # the rigs whose part of the suite takes ove
 ONLY_RIG = "HOSTLER_TEST_RIG"
 
 
-def rigs(shared: str) -> list[Any]:
-    """The parameters of a fixture that is there for each rig. shared: what tests share it, by any name.
-
-    Those are run in one process, whatever files they are in.
-    """
+def rigs() -> list[Any]:
+    """The parameters of a fixture that is there for each rig."""
     only = os.environ.get(ONLY_RIG, "")
     names = [only] if only else [name for name in RIGS if name != "ray"]
-    return [pytest.param(name, marks=_marks(name, shared)) for name in names]
-
-
-def _marks(name: str, shared: str) -> list[Any]:
-    together = pytest.mark.xdist_group(f"tests/conformance of {name}, {shared}")
-    return [together, *([pytest.mark.slow] if name in SLOW else [])]
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in names]

@@ -40,7 +40,7 @@ TOOLS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module", params=rigs("real models"))
+@pytest.fixture(scope="module", params=rigs())
 def real(request: pytest.FixtureRequest) -> Iterator[Rig]:
     for role in ("chat", "embedding", "reranker"):
         model_path(role)  # fetched once for all runs

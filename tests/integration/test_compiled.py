@@ -26,7 +26,7 @@ TESTED = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(150)
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C compiler, or no Python.h")
 @pytest.mark.skipif(is_compiled(), reason="what is tested is compiled already")

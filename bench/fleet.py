@@ -89,15 +89,15 @@ async def _one(count: int, rest_s: float) -> dict[str, float]:
         folder = Path(name)
         with _process("gateway", folder, count, models) as gateway:
             with _process("controller", folder, count, models) as controller:
-                _ask(controller)
+                ask(controller)
                 fleet = Fleet(folder / "registry.sock", count, models, folder)
-                async with _playing(fleet), _watching(folder) as told:
+                async with _playing(fleet), watching(folder / "registry.sock") as told:
                     await _registering(fleet, count, controller, told, found)
                     await _resting(fleet, rest_s, controller, gateway, found)
                     await _losing(fleet, count, gateway, told, found)
             # The controller is gone; the next one adopts them all.
             with _process("controller", folder, count, models, "adopt") as controller:
-                _ask(controller)
+                ask(controller)
                 fleet = Fleet(folder / "registry.sock", count, models, folder)
                 async with _playing(fleet):
                     await _until(lambda: len(fleet.registered_s) >= count, 300.0)
@@ -105,7 +105,7 @@ async def _one(count: int, rest_s: float) -> dict[str, float]:
                 most = most_in_a_second(fleet.registered_s)
                 found["registrations in the fullest second, controller restarted"] = most
                 found["instances that the gateway lost by the restart"] = max(
-                    0, count - LOSSES - _ask(gateway, "least")["least"]
+                    0, count - LOSSES - ask(gateway, "least")["least"]
                 )
     return found
 
@@ -161,14 +161,14 @@ async def _losing(
     for number in range(losses):
         began_s = time.monotonic()
         await fleet.leave(number)
-        gone = await asyncio.to_thread(_ask, gateway, f"gone {number + 1}")
+        gone = await asyncio.to_thread(ask, gateway, f"gone {number + 1}")
         times.append(gone["at_s"] - began_s)
         await asyncio.sleep(0.02)
     found["told of one loss"] = (sum(told) - before) / losses
     found["from a loss until the gateway has it, median"] = 1000 * median(times)
     found["from a loss until the gateway has it, longest"] = 1000 * max(times)
     found["whole snapshot"] = told[0] / 1000
-    asked = await asyncio.to_thread(_ask, gateway, "claims")
+    asked = await asyncio.to_thread(ask, gateway, "claims")
     found["claim and release in that gateway"] = asked["claim_us"]
 
 
@@ -181,14 +181,14 @@ async def _playing(fleet: Fleet) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _watching(folder: Path) -> AsyncIterator[list[int]]:
+async def watching(socket: Path) -> AsyncIterator[list[int]]:
     """Watch beside the gateway; the sizes of what came, the first whole snapshot's first."""
     told: list[int] = []
 
     async def watch() -> None:
         is_in_line = False
         with contextlib.suppress(UpstreamLost):
-            endpoint = Endpoint(socket=str(folder / "registry.sock"))
+            endpoint = Endpoint(socket=str(socket))
             async for data in stream(
                 endpoint, "GET", "/watch?from=0.0", timeout_s=5.0, idle_s=60.0
             ):
@@ -226,7 +226,7 @@ def _process(what: str, folder: Path, *words: object) -> "Iterator[subprocess.Po
                 pipe.close()
 
 
-def _ask(process: "subprocess.Popen[str]", question: str = "") -> dict[str, Any]:
+def ask(process: "subprocess.Popen[str]", question: str = "") -> dict[str, Any]:
     """Send a line, if there is one to send, and read a line."""
     assert process.stdin is not None
     assert process.stdout is not None

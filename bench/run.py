@@ -17,6 +17,7 @@ from bench import (
     fleet,
     flights,
     gateway,
+    hosts,
     lone,
     memory,
     relay,
@@ -41,6 +42,7 @@ PARTS = (
     "several",
     "fairness",
     "fleet",
+    "hosts",
     "crash",
 )
 
@@ -99,6 +101,7 @@ class Run:
             "several": lambda: several.measure(part, rounds=rounds),
             "fairness": lambda: fairness.measure(part),
             "fleet": lambda: fleet.measure(part),
+            "hosts": lambda: hosts.measure(part),
             "crash": lambda: crash.measure(part),
         }
         parts[name]()

@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -21,7 +21,6 @@ from hostler.core.hosts import HostBeat, HostBeatAnswer, HostOrders, Offer, Offe
 from hostler.core.refusal import refusal_in
 from hostler.core.snapshot import Endpoint, Spoken
 from hostler.manager.host_orders import rank
-from hostler.manager.host_voice import Voice
 from hostler.wire.client import Pool, UpstreamLost, UpstreamStatus, fetch, stream
 
 log = logger(__name__)
@@ -36,6 +35,19 @@ _STALE_S = 1.0  # a try that is older than the good news hangs in the silence be
 _BEHIND = 3  # beats in a row whose answer knows of newer orders: the stream hangs
 _BEATS, _ORDERS = "beats", "orders"  # the two ways, in the log
 _JSON = ((b"content-type", b"application/json"),)
+
+
+class Speaks(Protocol):
+    """Makes what a host says. `host_voice.Voice` is one."""
+
+    def beat(self) -> HostBeat:
+        """Return the next beat. Nothing counts as told before `heard`."""
+
+    def heard(self, beat: HostBeat, answer: HostBeatAnswer) -> bool:
+        """A beat was answered; return whether another one is wanted at once."""
+
+    def forget(self) -> None:
+        """Say everything again: who listens now may be another one."""
 
 
 class Controllers:
@@ -84,7 +96,7 @@ class Link:
     def __init__(
         self,
         controllers: Controllers,
-        voice: Voice,
+        voice: Speaks,
         config: HostConfig,
         *,
         known: tuple[int, int],

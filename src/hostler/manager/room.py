@@ -46,7 +46,7 @@ class Room:
                 return None
         taken = [
             record.memory_bytes or 0
-            for record in self._registry.records()
+            for record in self._registry.of_model(deployment.name)
             if record.instance.worker_key == deployment.worker_key
         ]
         return max(taken, default=0) or None

@@ -21,10 +21,11 @@ from hostler.core.worker import OperatorEvent
 from hostler.manager.files import Tell
 from hostler.manager.host_rules import HostRules, startable
 from hostler.manager.hosts import HostWorkers
-from hostler.manager.placement import Machine, Need, Unplaced, place
+from hostler.manager.placement import Machine, Need, Unplaced
 from hostler.manager.plan import GONE, Place
 from hostler.manager.room import Room
 from hostler.manager.workers import SAME_ORDER_S, LocalWorkers
+from hostler.manager.yard import Yard
 from hostler.registry.expected import Expected
 from hostler.registry.host import Host
 from hostler.registry.hosts import HostBook
@@ -100,9 +101,9 @@ class AllHands:
         self._known_bytes: dict[tuple[str, int], int] = {}  # by model and generation
         self._waiting: dict[str, Deployment] = {}
         self._failed_on: dict[Place, str] = {}  # where the last process of a place failed
-        self._counts: dict[str, Counter[str]] | None = None  # of this pass, see `_mine`
+        self._counts: dict[str, Counter[str]] = {}  # of this pass, see `_mine`
         self._was_on: dict[Place, str] = {}  # of this pass: the machine of each place's instance
-        self._there: dict[str, Machine] | None = None  # of this pass, see `_machines`
+        self._there: Yard | None = None  # of this pass, see `_find`
         self._until_s = clock() + PASS_S
 
     # What the plan orders
@@ -176,7 +177,8 @@ class AllHands:
 
     def look(self) -> None:
         """Find a machine for what waits for one. A pass of the plan begins with it."""
-        self._counts, self._there, self._until_s = None, None, self._clock() + PASS_S
+        self._counts, self._was_on, self._there = {}, {}, None
+        self._until_s = self._clock() + PASS_S
         for instance_id, deployment in list(self._waiting.items()):
             record = self._registry.record(instance_id)
             if record is None or record.instance.state is not State.PENDING:
@@ -203,8 +205,7 @@ class AllHands:
             return self._room.has_room(deployment)
         if self.seats is not None and not deployment.host:
             return self.seats.has_room(deployment)
-        need, machines = self._need(deployment), self._machines(deployment, None)
-        return not isinstance(place(need, machines), Unplaced)
+        return not isinstance(self._find(deployment, None, self._need(deployment)), Unplaced)
 
     # Private
 
@@ -227,12 +228,12 @@ class AllHands:
         if seat is not None:
             engine = "" if seat.held.python else need.engine  # its own environment has it
             need = msgspec.structs.replace(need, host=seat.host_id, labels={}, engine=engine)
-        found = place(need, self._machines(deployment, instance.replica))
+        found = self._find(deployment, instance.replica, need)
         if isinstance(found, Unplaced):
             self._explain(instance, found.reason)
             return
         del self._waiting[instance.instance_id]
-        self._note_placed(deployment.worker_key, found.host_id, need.memory_bytes)
+        self._note_placed(deployment, found.host_id, need.memory_bytes)
         if not found.host_id:
             self._local.begin(instance, _expected(deployment), deployment)
             return
@@ -243,13 +244,11 @@ class AllHands:
         except HostlerError as error:
             self._registry.post(instance.instance_id, Signal.EXITED, error.message)
 
-    def _note_placed(self, worker_key: str, host_id: str, need_bytes: int | None) -> None:
+    def _note_placed(self, deployment: Deployment, host_id: str, need_bytes: int | None) -> None:
         """Whoever is placed next in this pass counts this one."""
-        self._mine(worker_key)[host_id] += 1
-        there = self._there
-        if there is not None and (one := there.get(host_id)) is not None and need_bytes:
-            coming = one.coming_bytes + need_bytes
-            there[host_id] = msgspec.structs.replace(one, coming_bytes=coming)
+        self._mine(deployment)[host_id] += 1
+        if self._there is not None and need_bytes:
+            self._there.note_placed(host_id, need_bytes)
 
     def _explain(self, instance: Instance, reason: str) -> None:
         """Say why an instance is where it is; once for each reason."""
@@ -293,8 +292,8 @@ class AllHands:
             memory_bytes=need_bytes,
         )
 
-    def _machines(self, deployment: Deployment, replica: int | None) -> list[Machine]:
-        """This machine and every host that takes orders, as they are for one model.
+    def _find(self, deployment: Deployment, replica: int | None, need: Need) -> Machine | Unplaced:
+        """The machine for one more of a model: this one, or a host that takes orders.
 
         What is the same for every model is looked at once a pass: processes are counted for it here.
         """
@@ -303,34 +302,37 @@ class AllHands:
             here = Machine(engines=self._engines_here(), free_bytes=self._room.left_bytes())
             hosts = (host for host in self._hosts.hosts() if host.role is Role.HOST)
             far = (_machine(host, coming.get(host.host_id, 0)) for host in hosts)
-            self._there = {one.host_id: one for one in (here, *far)}
-        mine = self._mine(deployment.worker_key)
+            self._there = Yard((here, *far))
+        mine = self._mine(deployment)
         failed_on = was_on = None
         if replica is not None:
             failed_on = self._failed_on.get((deployment.worker_key, replica))
             was_on = self._was_on.get((deployment.worker_key, replica))
-        seen = dict(self._there)
-        for host_id in seen.keys() & {*mine, failed_on, was_on}:
-            seen[host_id] = msgspec.structs.replace(
-                seen[host_id],
-                mine=mine[host_id] - (was_on == host_id),
-                was=was_on == host_id,
-                failed=int(failed_on == host_id),
-            )
-        return list(seen.values())
+        known = {}
+        for host_id in (*mine, failed_on, was_on):
+            if host_id is not None and (one := self._there.machine(host_id)) is not None:
+                known[host_id] = msgspec.structs.replace(
+                    one,
+                    mine=mine[host_id] - (was_on == host_id),
+                    was=was_on == host_id,
+                    failed=int(failed_on == host_id),
+                )
+        return self._there.place(need, known)
 
-    def _mine(self, worker_key: str) -> Counter[str]:
+    def _mine(self, deployment: Deployment) -> Counter[str]:
         """How many instances of a model are on their way or living on each machine, counted once a pass."""
-        if self._counts is None:
-            self._counts, self._was_on = {}, {}
-            for one in self._registry.instances():
+        key = deployment.worker_key
+        counts = self._counts.get(key)
+        if counts is None:
+            counts = self._counts[key] = Counter()
+            for record in self._registry.of_model(deployment.name):
+                one = record.instance
                 is_there = one.state not in GONE and one.state is not State.DRAINING
-                if is_there and one.instance_id not in self._waiting:
-                    counts = self._counts.setdefault(one.worker_key, Counter())
+                if is_there and one.worker_key == key and one.instance_id not in self._waiting:
                     host_id = self._distant.host_id(one.instance_id)
                     counts[host_id] += 1
-                    self._was_on[one.worker_key, one.replica] = host_id
-        return self._counts.setdefault(worker_key, Counter())
+                    self._was_on[key, one.replica] = host_id
+        return counts
 
 
 # Private

@@ -1,8 +1,7 @@
 """LocalWorkerManager: the contract on one machine, in any program. Workers are processes of their own.
 
-It opens no port but that for other machines, where its settings ask for one: workers here report to a Unix
-socket in the state folder. The controller process is this manager with a store on disk and the admin API
-in front.
+It opens a port for other machines alone, where its settings ask for one: workers here report to a socket
+in the state folder. The controller process is this manager with a store on disk and the admin API in front.
 """
 
 import asyncio
@@ -285,6 +284,7 @@ class LocalWorkerManager(Joinable):
             members=self.members,
             tell=self.journal.tell,
             wake=lambda: self.reconciler.wake(),
+            nudge=lambda: self.reconciler.nudge(),
             paths=self.paths,
             clock=self.clock,
         )
@@ -297,6 +297,7 @@ class LocalWorkerManager(Joinable):
             look_first=hands.look,
             wishes=lambda: () if self.is_stopping else self.wishes.all(),
             instances=lambda: self._ending() if self.is_stopping else self.registry.instances(),
+            of_model=self._of_model,
             hands=hands,
             life=self.config.life,
             clock=self.clock,
@@ -373,12 +374,17 @@ class LocalWorkerManager(Joinable):
             crashes = self.reconciler.crashed(after, final=final)
             if crashes.verdict:
                 self.journal.tell(given_up(after, len(crashes.at_s), self.paths))
-        self.reconciler.wake()
+        self.reconciler.stir(after.model_name)
 
     def _wished(self, given: Sequence[str] = ()) -> None:
         self.registry.describe(self.wishes.views(), given=given)
         self.renewals.look()
-        self.reconciler.wake()
+        self.reconciler.nudge()
+
+    def _of_model(self, name: str) -> list[Instance]:
+        if self.is_stopping:
+            return [one for one in self._ending() if one.model_name == name]
+        return [record.instance for record in self.registry.of_model(name)]
 
     def _ending(self) -> list[Instance]:
         """What ends with us: not what runs elsewhere, if the next manager on our store knows of it."""

@@ -57,16 +57,18 @@ class Machines:
         members: Members,
         tell: Tell,
         wake: Callable[[], None],
+        nudge: Callable[[], None],
         paths: StatePaths,
         clock: Callable[[], float],
     ) -> None:
         """members: the machines that joined. paths: with the certificate that we show to them.
 
-        wake: called when something may be placed now that could not be before.
+        wake: called when instances are to leave their machine, or may stay. nudge: called when something may
+            be placed now that could not be before.
         """
         self._members = members
         self.watching: Callable[[str], bool] = lambda gateway_id: False  # does it mirror us now?
-        self._wake = wake
+        self._wake, self._nudge = wake, nudge
         self._registry = registry
         self._wishes = wishes
         self._tell = tell
@@ -90,7 +92,7 @@ class Machines:
             room=room,
             catalog=catalog,
             tell=tell,
-            wake=wake,
+            wake=nudge,
             clock=clock,
         )
         if config.ray.address:
@@ -276,9 +278,11 @@ class Machines:
         self.distant.refresh(host.host_id)
         before = self._standings.get(host.host_id)
         self._standings[host.host_id] = host.standing
-        # facts alone (memory moves all the time, on every host) matter only to what waits for a machine
-        if host.standing is not before or self.hands.has_waiting:
+        if host.standing is not before and Standing.DRAINING in (host.standing, before):
             self._wake()
+        # all else (memory moves all the time, on every host) matters only to what waits for a machine
+        elif self.hands.has_waiting:
+            self._nudge()
 
     def _free_number(self, worker_key: str, first: int) -> int:
         """A number that no instance of the model has, and none that the plan starts will have."""

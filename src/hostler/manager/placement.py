@@ -74,7 +74,7 @@ def place(need: Need, machines: Sequence[Machine]) -> Machine | Unplaced:
         told = "; ".join(f"{one.name} {lacks[one.host_id]}" for one in meant[:_TOLD])
         more = f"; and {len(meant) - _TOLD} more" if len(meant) > _TOLD else ""
         return Unplaced(reason=f"waits for a machine: {told}{more}")
-    return min(able, key=_rank)
+    return min(able, key=rank)
 
 
 def what_lacks(need: Need, machine: Machine) -> str:
@@ -98,10 +98,8 @@ def what_lacks(need: Need, machine: Machine) -> str:
     return ""
 
 
-# Private
-
-
-def _rank(machine: Machine) -> tuple[int, int, bool, bool, int, str]:
+def rank(machine: Machine) -> tuple[int, int, bool, bool, int, str]:
+    """Of machines that may take an instance, the one with the least of this is the one for it."""
     left = machine.left_bytes
     return (
         machine.mine,
@@ -111,6 +109,9 @@ def _rank(machine: Machine) -> tuple[int, int, bool, bool, int, str]:
         -(left if left is not None else 0),
         machine.host_id,
     )
+
+
+# Private
 
 
 def _gib(number: int) -> str:

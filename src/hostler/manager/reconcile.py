@@ -31,6 +31,7 @@ log = logger(__name__)
 # another: that one stays.
 GATEWAYS_BACK_S = 1.0
 _LOOK_EVERY_S = 1.0  # a crash's next try is found out by looking; everything else wakes the loop
+_ROUNDS = 10  # of those looks: after so many every model was looked at, whatever woke us
 
 
 class Hands(Protocol):
@@ -57,14 +58,17 @@ class Reconciler:
         leaving: Callable[[], Collection[str]] = lambda: (),
         pinned: Callable[[], Collection[str]] = lambda: (),
         look_first: Callable[[], None] = lambda: None,
+        of_model: Callable[[str], Sequence[Instance]] | None = None,
     ) -> None:
         """has_room: whether one process more of a model fits in memory beside what runs.
 
         unheard: the ids of adopted instances that have not spoken yet. leaving: of those on a machine that is
         to be emptied. pinned: of those that were brought by hand. look_first: called before each plan.
+        of_model: those of `instances` that are of one model, found without a look at the others.
         """
         self._wishes = wishes
         self._instances = instances
+        self._of_model = of_model or self._look_for
         self._hands = hands
         self._life = life
         self._clock = clock
@@ -76,9 +80,27 @@ class Reconciler:
         self._crashes: dict[Place, Crashes] = {}
         self._wake = asyncio.Event()
         self._gateways_back_at_s = clock()
+        self._is_whole = True  # every model is to be looked at
+        self._stirred: set[str] = set()  # the models of which a state has changed
+        self._planned: dict[str, Deployment] = {}  # the wishes as they were at the last look
+        self._again: set[str] = set()  # the models whose turn may come by time alone
+        self._round: list[str] = []  # the models that this round has not come to yet
+        self._share = 0  # of a round, in one look
+        self._is_settling = False  # something was adopted and unheard, or leaving, at the last tick
+        self._ticked_at_s = clock()
 
     def wake(self) -> None:
-        """Look again soon: a wish or a state has changed."""
+        """Look again soon, at every model: something has changed that may concern any."""
+        self._is_whole = True
+        self._wake.set()
+
+    def stir(self, model: str) -> None:
+        """Look again soon at a model: a state of one of its instances has changed, or who waits for it."""
+        self._stirred.add(model)
+        self._wake.set()
+
+    def nudge(self) -> None:
+        """Look again soon: a wish has changed, or hands have more to do."""
         self._wake.set()
 
     def crashed(self, instance: Instance, *, final: bool) -> Crashes:
@@ -126,7 +148,7 @@ class Reconciler:
         """Forget the crashes of a model: it was changed, or somebody asked to try again."""
         for place in [place for place in self._crashes if place[0] == worker_key]:
             del self._crashes[place]
-        self.wake()
+        self.stir(_model_of(worker_key))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -137,9 +159,71 @@ class Reconciler:
             loop.cancel()
 
     def look(self) -> list[Action]:
-        """Plan once and carry it out; return what was ordered."""
+        """Plan once for every model and carry it out; return what was ordered."""
+        self._is_whole = True
+        return self.look_on()
+
+    def look_on(self) -> list[Action]:
+        """Plan for the models of which something may have changed, and carry it out.
+
+        A model is planned from its own wish and instances, so looking at some is as good as at all.
+        """
         self._look_first()
-        wishes, seen = self._wishes(), self._instances()
+        self._tick()
+        wishes = {deployment.name: deployment for deployment in self._wishes()}
+        before, self._planned = self._planned, wishes
+        stirred, self._stirred = self._stirred, set()
+        if self._is_whole:
+            self._is_whole = False
+            return self._plan(list(wishes.values()), self._instances(), None)
+        stirred |= {name for name, wish in wishes.items() if before.get(name) is not wish}
+        stirred |= before.keys() - wishes.keys()
+        if not stirred:
+            return []
+        wanted = [wishes[name] for name in sorted(stirred & wishes.keys())]
+        seen = [instance for name in stirred for instance in self._of_model(name)]
+        return self._plan(wanted, seen, stirred)
+
+    # Private: the loop
+
+    async def _loop(self) -> None:
+        while True:
+            self._wake.clear()
+            self.look_on()
+            await asyncio.sleep(0)  # whatever wakes it: others have their turn
+            try:
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def _tick(self) -> None:
+        """Each second: stir what nothing else wakes us for."""
+        now_s, before_s = self._clock(), self._ticked_at_s
+        if now_s - before_s < _LOOK_EVERY_S:
+            return
+        self._ticked_at_s = now_s
+        was_settling, self._is_settling = (
+            self._is_settling,
+            bool(self._unheard() or self._leaving()),
+        )
+        if was_settling or self._is_settling:
+            self._is_whole = True
+            return
+        tries = (p for p, crashes in self._crashes.items() if crashes.next_try_s >= before_s)
+        self._stirred.update(_model_of(worker_key) for worker_key, _ in tries)
+        self._stirred |= self._again
+        if not self._round:
+            names = {one.model_name for one in self._instances()}
+            self._round = sorted(names | self._planned.keys())
+            self._share = -(-len(self._round) // _ROUNDS)
+        for _ in range(min(self._share, len(self._round))):
+            self._stirred.add(self._round.pop())
+
+    def _plan(
+        self, wishes: Sequence[Deployment], seen: Sequence[Instance], models: set[str] | None
+    ) -> list[Action]:
+        """Plan and carry out. models: those that are looked at; None: all."""
         by_key = {deployment.worker_key: deployment for deployment in wishes}
         changed = {i.worker_key for i in seen if _is_of_before(i, by_key)}
         cramped = {key for key in changed if not self._has_room(by_key[key])}
@@ -153,27 +237,24 @@ class Reconciler:
             leaving=self._leaving(),
             pinned=self._pinned(),
         )
+        self._again = set() if models is None else self._again - models
+        self._again |= {by_key[key].name for key in changed}
         if self._clock() < self._gateways_back_at_s:
-            actions = [a for a in actions if not (isinstance(a, Drain) and a.is_followed)]
+            followed = {a.instance_id for a in actions if isinstance(a, Drain) and a.is_followed}
+            self._again |= {one.model_name for one in seen if one.instance_id in followed}
+            actions = [
+                a for a in actions if not (isinstance(a, Drain) and a.instance_id in followed)
+            ]
         for action in actions:
             try:
                 self._carry_out(action, by_key)
             except Exception as error:  # boundary: one instance's trouble stops nobody else's
                 log.error("reconcile.failed", action=repr(action), error=error)
+                self._again |= {*self._planned, *(one.model_name for one in seen)}
         return actions
 
-    # Private: the loop
-
-    async def _loop(self) -> None:
-        while True:
-            self._wake.clear()
-            self.look()
-            await asyncio.sleep(0)  # whatever wakes it: others have their turn
-            try:
-                async with asyncio.timeout(_LOOK_EVERY_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+    def _look_for(self, model: str) -> list[Instance]:
+        return [one for one in self._instances() if one.model_name == model]
 
     def _carry_out(self, action: Action, by_key: dict[str, Deployment]) -> None:
         match action:
@@ -188,6 +269,10 @@ class Reconciler:
 
 
 # Private
+
+
+def _model_of(worker_key: str) -> str:
+    return worker_key.rpartition("@")[0]
 
 
 def _is_of_before(instance: Instance, by_key: Mapping[str, Deployment]) -> bool:

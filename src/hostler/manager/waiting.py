@@ -63,7 +63,9 @@ class Waiting:
 
         what = f"model {deployment.name!r}: start"
         try:
-            await self._until(lambda: self._is_ready(deployment), limit_s, what, is_fetching)
+            await self._until(
+                lambda: self._is_ready(deployment), limit_s, what, deployment.name, is_fetching
+            )
         except UpstreamTimeout as error:
             if reason := self._progress.reason(deployment):
                 raise UpstreamTimeout(f"{error.message}: {reason}") from error
@@ -94,7 +96,7 @@ class Waiting:
             )
 
         what = "stop" if model_name is None else f"model {model_name!r}: stop"
-        await self._until(is_gone, lambda: timeout_s, what)
+        await self._until(is_gone, lambda: timeout_s, what, model_name)
 
     # Private
 
@@ -109,9 +111,13 @@ class Waiting:
         is_true: Callable[[], bool],
         limit_s: Callable[[], float],
         what: str,
+        model: str | None,
         is_paused: Callable[[], bool] = lambda: False,
     ) -> None:
-        """is_paused: the time does not run now, and begins anew after that."""
+        """model: the one that is awaited; None: all.
+
+        is_paused: the time does not run now, and begins anew after that.
+        """
         loop, told_s = asyncio.get_running_loop(), 0.0
         try:
             async with asyncio.timeout(None) as scope:
@@ -122,7 +128,10 @@ class Waiting:
                         told_s = limit_s()
                         scope.reschedule(loop.time() + told_s)
                     news = self._registry.news()
-                    self._reconciler.wake()
+                    if model is None:
+                        self._reconciler.wake()
+                    else:
+                        self._reconciler.stir(model)
                     await news.wait()
         except TimeoutError as error:
             raise UpstreamTimeout(f"{what}: not done after {told_s:g} s") from error

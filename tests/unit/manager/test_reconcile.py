@@ -2,11 +2,13 @@
 
 import asyncio
 
+import msgspec
+
 from hostler.app.config import LifeConfig
 from hostler.core.deployment import Deployment
 from hostler.core.lifecycle import Instance, State
 from hostler.core.model import WorkerType
-from hostler.manager.plan import Launch
+from hostler.manager.plan import Drain, Launch
 from hostler.manager.reconcile import GATEWAYS_BACK_S, Reconciler
 
 NOW_S = 100.0
@@ -108,3 +110,95 @@ def test_a_hopeless_process_of_what_is_wished_is_not_tried_again() -> None:
     ours = reconciler([failed])
     assert ours.crashed(failed, final=True).verdict
     assert ours.look() == []
+
+
+class Scene:
+    """A reconciler over two models, whose wishes, instances and clock a test changes."""
+
+    def __init__(self) -> None:
+        self.now_s = NOW_S
+        self.wished = [WISHED, msgspec.structs.replace(WISHED, name="other")]
+        self.seen: list[Instance] = []
+        self.looked_at: list[str] = []
+        self.ours = Reconciler(
+            wishes=lambda: tuple(self.wished),
+            instances=lambda: self.seen,
+            of_model=self._of_model,
+            hands=Hands(),
+            life=LifeConfig(),
+            clock=lambda: self.now_s,
+        )
+        self.ours.look()
+
+    def _of_model(self, name: str) -> list[Instance]:
+        self.looked_at.append(name)
+        return [one for one in self.seen if one.model_name == name]
+
+    def planned(self) -> list[str]:
+        """The models that the next pass begins a process of."""
+        actions = self.ours.look_on()
+        return [one.worker_key for one in actions if isinstance(one, Launch)]
+
+
+def test_only_what_has_stirred_is_planned() -> None:
+    scene = Scene()
+    assert scene.planned() == [], "as before"
+    scene.ours.stir("m")
+    assert scene.planned() == ["m@llm"]
+    assert scene.looked_at == ["m"]
+    assert scene.planned() == []
+
+
+def test_a_changed_wish_is_found_by_itself() -> None:
+    scene = Scene()
+    scene.wished[1] = msgspec.structs.replace(scene.wished[1], generation=8)
+    assert scene.planned() == ["other@llm"]
+
+
+def test_what_is_wished_no_more_is_drained() -> None:
+    scene = Scene()
+    scene.seen = [instance("one", 4, State.READY)]
+    del scene.wished[0]
+    (action,) = scene.ours.look_on()
+    assert action == Drain(instance_id="one", reason="it is not wished any more")
+
+
+def test_after_a_crash_the_next_try_comes_by_time() -> None:
+    scene = Scene()
+    scene.seen = [instance("one", 4, State.FAILED)]
+    scene.ours.crashed(scene.seen[0], final=False)
+    next_try_s = scene.ours.crashes("m@llm", 0).next_try_s
+    scene.ours.stir("m")
+    assert scene.planned() == []
+    scene.now_s = next_try_s + 1.0
+    assert "m@llm" in scene.planned()
+
+
+def test_a_model_that_waits_for_memory_is_looked_at_each_second() -> None:
+    scene = Scene()
+    scene.seen = [instance("old", 3, State.READY)]
+    scene.ours.stir("m")
+    assert scene.planned() == ["m@llm"], "the new one first"
+    scene.now_s += 1.0
+    assert "m@llm" in scene.planned()
+
+
+def test_whatever_nobody_told_is_found_within_ten_seconds() -> None:
+    scene, found = Scene(), []
+    for _ in range(10):
+        scene.now_s += 1.0
+        found += scene.planned()
+    assert set(found) == {"m@llm", "other@llm"}
+
+
+def test_adopted_ones_that_nobody_waits_for_any_more_are_replaced() -> None:
+    scene = Scene()
+    unheard = ["one"]
+    scene.ours._unheard = lambda: tuple(unheard)
+    scene.now_s += 1.0
+    assert len(scene.planned()) == 2
+    unheard.clear()
+    scene.now_s += 1.0
+    assert len(scene.planned()) == 2
+    scene.now_s += 1.0
+    assert len(scene.planned()) <= 1

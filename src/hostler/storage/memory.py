@@ -87,10 +87,11 @@ class MemoryStore(MemoryMembers):
             self._keys[key_id] = msgspec.structs.replace(key, view=view)
             return True
 
-    def append_event(self, event: OperatorEvent) -> int:
+    def append_event(self, event: OperatorEvent, *more: OperatorEvent) -> int:
         with self._lock:
-            self._last_seq += 1
-            self._events.append(msgspec.structs.replace(event, seq=self._last_seq))
+            for one in (event, *more):
+                self._last_seq += 1
+                self._events.append(msgspec.structs.replace(one, seq=self._last_seq))
             return self._last_seq
 
     def events(

@@ -111,11 +111,15 @@ class SqlTables(SqlUsage, SqlMembers):
             self._put_key(connection, msgspec.structs.replace(key, view=view))
             return True
 
-    def append_event(self, event: OperatorEvent) -> int:
+    def append_event(self, event: OperatorEvent, *more: OperatorEvent) -> int:
+        *before, last = event, *more
         table = tables.events
         with self._log.writing() as connection:
+            if before:
+                rows = [{"model": one.model, "body": _json(one)} for one in before]
+                connection.execute(sa.insert(table), rows)
             # the number is the table's; the body's own is not read back
-            row = connection.execute(sa.insert(table).values(model=event.model, body=_json(event)))
+            row = connection.execute(sa.insert(table).values(model=last.model, body=_json(last)))
             seq = int(row.inserted_primary_key[0])  # type: ignore[index]
             connection.execute(sa.delete(table).where(table.c.seq <= seq - EVENTS_KEPT))
             return seq

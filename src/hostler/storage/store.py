@@ -56,8 +56,11 @@ class EventStore(Protocol):
     """The operators' log. An event survives a crash of ours; one written in the last moments before
     the machine loses power may be lost (no disk flush of its own)."""
 
-    def append_event(self, event: OperatorEvent) -> int:
-        """Keep it under a new number, higher than every one before; its own `seq` is not read."""
+    def append_event(self, event: OperatorEvent, *more: OperatorEvent) -> int:
+        """Keep each under a new number, higher than every one before, or none; return that of the last.
+
+        An event's own `seq` is not read.
+        """
 
     def events(
         self, after_seq: int = 0, limit: int = 500, model: str | None = None

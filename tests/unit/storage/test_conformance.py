@@ -283,6 +283,15 @@ def test_events_are_numbered_in_order_and_read_in_pages(store: Store) -> None:
     assert store.events(0, 1)[0].fields == {"n": 0}
 
 
+def test_many_events_are_kept_at_once_in_their_order(few_events: int, store: Store) -> None:
+    many = few_events + 3
+    events = [OperatorEvent(kind=f"k{n}", model="m") for n in range(many)]
+    assert store.append_event(*events) == many
+    kept = store.events(0, many)
+    assert [event.kind for event in kept] == [f"k{n}" for n in range(3, many)]
+    assert [event.seq for event in kept] == list(range(4, many + 1))
+
+
 def test_only_the_newest_events_are_kept_and_numbers_go_on(few_events: int, store: Store) -> None:
     event = OperatorEvent(kind="fetch.progress", model="qwen")
     for _ in range(few_events + 3):

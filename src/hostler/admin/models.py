@@ -30,8 +30,13 @@ from hostler.engines.base import engine_problems, find_engine, hide_secrets
 
 async def list_models(call: Call) -> ModelList:
     control = call.services.control
-    everyone, wishes = control.run_data(None), control.deployments()
-    return ModelList(models=tuple(model_status(wish, everyone, wishes) for wish in wishes))
+    wishes = control.deployments()
+    by_key: dict[str, list[WorkerRunData]] = {}
+    for one in control.run_data(None):
+        by_key.setdefault(one.worker_key, []).append(one)
+    return ModelList(
+        models=tuple(model_status(one, by_key.get(one.worker_key, []), wishes) for one in wishes)
+    )
 
 
 async def show_model(call: Call) -> ModelStatus:
@@ -120,7 +125,7 @@ def find_deployment(
 def model_status(
     deployment: Deployment, instances: list[WorkerRunData], wishes: list[Deployment]
 ) -> ModelStatus:
-    """Put a wish beside its instances, in numbers. wishes: all there are."""
+    """Put a wish beside its instances, in numbers. instances: its own, at least. wishes: all there are."""
     mine = [one for one in instances if one.worker_key == deployment.worker_key]
     states = Counter(one.state.value for one in mine)
     reasons = [one.reason for one in sorted(mine, key=lambda one: one.epoch) if one.reason]

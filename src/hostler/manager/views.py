@@ -36,11 +36,10 @@ class Shown(Protocol):
 def run_data(manager: Shown, model_name: str | None = None) -> list[WorkerRunData]:
     """Return the known instances, of one model if named, by model and replica."""
     by_key = {deployment.worker_key: deployment for deployment in manager.wishes.all()}
-    now_s = manager.clock()
+    now_s, registry = manager.clock(), manager.registry
+    records = registry.records() if model_name is None else registry.of_model(model_name)
     found = [
-        _one(manager, record, by_key.get(record.instance.worker_key), now_s)
-        for record in manager.registry.records()
-        if model_name in (None, record.instance.model_name)
+        _one(manager, record, by_key.get(record.instance.worker_key), now_s) for record in records
     ]
     return sorted(found, key=lambda data: (data.model_name, data.replica, data.epoch))
 

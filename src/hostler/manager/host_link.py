@@ -5,7 +5,6 @@ comes in on a connection that stays open. Either may break without the other, an
 """
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Protocol, TypeVar
@@ -21,6 +20,7 @@ from hostler.core.hosts import HostBeat, HostBeatAnswer, HostOrders, Offer, Offe
 from hostler.core.refusal import refusal_in
 from hostler.core.snapshot import Endpoint, Spoken
 from hostler.manager.host_orders import rank
+from hostler.registry.pace import again_s, spread_s
 from hostler.wire.client import Pool, UpstreamLost, UpstreamStatus, fetch, stream
 
 log = logger(__name__)
@@ -121,6 +121,7 @@ class Link:
         self._tried_at_s: dict[str, float] = {}  # by way: since when the try under way is silent
         self._tasks: asyncio.TaskGroup | None = None
         self._behind = 0
+        self._spread_s = 0.0  # over which hosts as many as we are should come back
         self._is_good = False  # something was heard on the stream of now
         self._told: dict[str, str] = {}  # by what is disturbed
         self._unknown_since_s: float | None = None
@@ -197,6 +198,7 @@ class Link:
         self._note_heard(_BEATS)
         is_wanted = self._voice.heard(beat, answer)
         self._note_version((answer.incarnation, answer.version))
+        self._spread_s = spread_s(answer.next_beat_s)
         return 0.0 if is_wanted else max(0.0, answer.next_beat_s)
 
     async def offer(self, offer: Offer) -> OfferAnswer:
@@ -228,7 +230,7 @@ class Link:
             except HostlerError as error:
                 self._note_silence(_BEATS, error)
                 self._voice.forget()
-                due_s = wait_s * random.uniform(0.5, 1.0)  # many hosts do not come back as one
+                due_s = again_s(wait_s, self._spread_s)
                 wait_s = min(wait_s * 2, RETRY_LAST_S)
             await first_of(self._news.wait(), is_back.wait(), timeout_s=due_s)
             if self._news.is_set():
@@ -257,7 +259,7 @@ class Link:
                 self._note_silence(_ORDERS, _first(group))
             if self._is_good:
                 wait_s = RETRY_FIRST_S
-            await first_of(is_back.wait(), timeout_s=wait_s * random.uniform(0.5, 1.0))
+            await first_of(is_back.wait(), timeout_s=again_s(wait_s, self._spread_s))
             wait_s = min(wait_s * 2, RETRY_LAST_S)
 
     async def _read(self) -> None:

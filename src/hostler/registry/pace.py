@@ -1,6 +1,7 @@
 """Pace: how often a fleet may speak to its controller, and how silence is judged by what each was told."""
 
 import asyncio
+import random
 from collections.abc import Callable
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from hostler.app.config import HeartbeatConfig
 SUSPECT_AFTER = 2.5  # beats that did not come
 _LATE_S = 2.0  # that one may come later than it was told
 _BURST_S = 0.25  # of registrations that may come at once
+_ALONE_S = 1.5  # a host that is told to beat less often than this is one of many
+_SPREAD = 2.0  # of the interval that was told: many come back over so long, each on two connections
 
 
 class Paced(Protocol):
@@ -92,3 +95,15 @@ def suspect_after_s(told: HeartbeatConfig, interval_s: float) -> float:
     if interval_s <= told.interval_s:
         return told.suspect_after_s
     return max(told.suspect_after_s, SUSPECT_AFTER * interval_s)
+
+
+def spread_s(told_s: float) -> float:
+    """Over how many seconds a fleet comes back that is told to beat at such intervals."""
+    return _SPREAD * told_s if told_s > _ALONE_S else 0.0
+
+
+def again_s(wait_s: float, over_s: float) -> float:
+    """In how many seconds to try again. Many hosts do not come back as one: a handshake costs a controller
+    some milliseconds, and one that is waited for too long is begun anew.
+    """
+    return wait_s * random.uniform(0.5, 1.0) + over_s * random.random()

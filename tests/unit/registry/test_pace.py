@@ -13,10 +13,11 @@ from hostler.core.lifecycle import Instance, Signal
 from hostler.core.model import WorkerType
 from hostler.registry.expected import Expected
 from hostler.registry.liveness import is_mass_loss, judge_heartbeat
-from hostler.registry.pace import Arrivals, Turns, patience
+from hostler.registry.pace import Arrivals, Turns, again_s, patience, spread_s
 from hostler.registry.record import Record
 from hostler.registry.silences import Silences
 from hostler.testing.clock import ManualClock
+from hostler.testing.fleet import most_in_a_second
 
 BEATS = HeartbeatConfig(most_per_s=100)
 
@@ -161,3 +162,14 @@ def test_who_is_silent_is_found_as_by_a_look_at_everybody(
             if signal is Signal.LOST:
                 fleet.pop(gone, None)
                 silences.forget(gone)
+
+
+def test_few_hosts_come_back_at_once() -> None:
+    assert spread_s(0.0) == spread_s(1.0) == 0.0
+    assert all(0.25 <= again_s(0.5, 0.0) <= 0.5 for _ in range(100))
+
+
+def test_a_thousand_hosts_that_are_told_to_beat_every_five_seconds_come_back_over_ten() -> None:
+    times = [again_s(0.5, spread_s(5.0)) for _ in range(1000)]
+    assert max(times) <= 10.5
+    assert most_in_a_second(times) < 160

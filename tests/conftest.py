@@ -19,6 +19,7 @@ _ANY = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too
 # HOSTLER_HYPOTHESIS=soak: what `make soak ARGS=--stateful` runs.
 settings.register_profile("ci", deadline=None, suppress_health_check=_ANY)
 settings.register_profile("soak", deadline=None, suppress_health_check=_ANY, database=None)
+settings.register_profile("compiled", settings.get_profile("ci"))  # tests/amounts.py
 PROFILE = os.environ.get("HOSTLER_HYPOTHESIS", "ci")
 settings.load_profile(PROFILE)
 

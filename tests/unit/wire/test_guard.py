@@ -9,6 +9,7 @@ from hostler.app.config import HttpLimits
 from hostler.core.errors import HostlerError, InvalidAPIKey, Overloaded
 from hostler.wire.http1 import Head, build_request, field_lines, parse_head
 from hostler.wire.server import Exchange, HostPolicy
+from tests.amounts import many
 from tests.unit.wire.transport import Client
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -265,7 +266,7 @@ value = st.text('abc \t:;,="\\/()[]{}<>?@\x80\xff019', max_size=12).map(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=many(1000), deadline=None)
 @given(fields=st.lists(st.tuples(token, value), max_size=8), tail=st.text("ab/?=&-._~", max_size=9))
 def test_F88_heads_taken_here_read_the_same_in_llhttp(
     fields: list[tuple[bytes, bytes]], tail: str

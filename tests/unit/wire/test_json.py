@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hostler.core.errors import InvalidJSON
 from hostler.wire.json import parse_json
+from tests.amounts import many
 
 REFUSED = [
     b"",
@@ -95,7 +96,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=many(400), deadline=None)
 @given(value=values, limit=st.integers(1, 6), ascii_only=st.booleans())
 def test_F92_depth_is_counted_exactly_and_values_survive(
     value: Any, limit: int, ascii_only: bool
@@ -116,7 +117,7 @@ pieces = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=many(3000), deadline=None)
 @given(body=pieces)
 def test_F92_any_bytes_are_refused_or_can_be_encoded_again(body: bytes) -> None:
     try:

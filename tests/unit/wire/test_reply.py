@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hostler.wire.reply import BadReply, ChunkReader, Framing, read_head, whole_chunks
+from tests.amounts import many
 
 EVENT = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
 
@@ -118,7 +119,7 @@ PARTS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=many(600), deadline=None)
 @given(parts=st.lists(PARTS, max_size=6), cuts=st.lists(st.integers(0, 400), max_size=4))
 def test_F59_llhttp_reads_the_same_body_or_both_refuse(parts: list[bytes], cuts: list[int]) -> None:
     data = b"".join(parts)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hostler.wire.server import Exchange
+from tests.amounts import many
 from tests.unit.wire.reference import Outcome, outcomes
 from tests.unit.wire.transport import Client
 
@@ -160,7 +161,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return data
 
 
-@settings(max_examples=4000, deadline=None)
+@settings(max_examples=many(4000), deadline=None)
 @given(data=mutated(), cuts=st.lists(st.integers(0, 400), max_size=4))
 def test_F88_mutations_get_as_many_answers_as_a_strict_reader_sees_requests(
     data: bytes, cuts: list[int]

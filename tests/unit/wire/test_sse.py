@@ -15,6 +15,7 @@ from hostler.wire.sse import (
     parse_event,
     split_events,
 )
+from tests.amounts import many
 
 
 def oracle(stream: bytes) -> list[SseEvent]:
@@ -88,7 +89,7 @@ streams = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=many(3000), deadline=None)
 @given(stream=streams, cuts=st.lists(st.integers(0, 200), max_size=12))
 def test_F59_random_splits_give_the_same_events_and_lose_no_byte(
     stream: bytes, cuts: list[int]

@@ -29,6 +29,7 @@ from hostler.testing.watch import CLUSTER_TAG
 START_S = 60.0
 STOP_S = 60.0
 LOOPBACK = "127.0.0.1"
+_LOOK_S = 0.05  # each look is some requests, beside processes that start
 
 _JOINED = """
 [server]
@@ -274,7 +275,7 @@ class Cluster:
         while not is_true():
             if time.monotonic() - began_s > timeout_s:
                 raise AssertionError(f"not within {timeout_s:g} s: {what}\n{self.story()}")
-            time.sleep(0.02)
+            time.sleep(_LOOK_S)
         return time.monotonic() - began_s
 
     def story(self) -> str:

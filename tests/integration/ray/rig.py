@@ -19,7 +19,7 @@ from tests.models import model_path
 
 MODELS = ("chat", "embed")
 NODES = ("b", "c")
-PAUSE_S = 0.1  # of a client between two requests: Ray needs the processors, too
+PAUSE_S = 0.3  # of a client between two requests: Ray needs the processors, too
 BOXES = '{"box":4}'  # of each node: one has room for all that there is
 
 

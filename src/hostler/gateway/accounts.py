@@ -72,13 +72,19 @@ class Accounts:
             pause_s = FLUSH_S if is_sent else min(2 * pause_s, _LAST_PAUSE_S)
 
     async def flush(self) -> bool:
-        """Send everything counted until now. False: it could not be sent, and is kept."""
-        while self._batch is not None or self._rows or self._waiting:
+        """Send everything counted until now. False: it could not be sent, and is kept.
+
+        What is counted while it is sent waits for the next flush: a busy gateway would never end
+        this one, and have the store write a batch for every few requests.
+        """
+        is_last = False
+        while not is_last and self._has_some:
             if self._send is None:
                 self._rows.clear()
                 return True
             if self._batch is None:
                 self._batch = self._next_batch()
+                is_last = not self._waiting
             try:
                 await self._send(self._batch)
             except ControllerUnavailable as error:
@@ -97,13 +103,18 @@ class Accounts:
         is_sent = False
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
-                is_sent = await self.flush()
+                while (is_sent := await self.flush()) and self._has_some:
+                    pass
         if not is_sent:
             lost = self._batch.counts if self._batch is not None else ()
             rows = len(lost) + len(self._rows) + len(self._waiting)
             log.error("usage.lost", why="no controller took it in time", rows=rows)
 
     # Private
+
+    @property
+    def _has_some(self) -> bool:
+        return self._batch is not None or bool(self._rows or self._waiting)
 
     def _new_row(self, key_id: str, model: str) -> Row:
         if len(self._rows) >= PAIRS:

@@ -68,6 +68,29 @@ def test_what_was_counted_is_sent_and_sent_once() -> None:
     asyncio.run(main())
 
 
+def test_a_flush_ends_although_requests_go_on_ending_meanwhile() -> None:
+    async def main() -> None:
+        there = Controller()
+        more = [7]
+
+        async def take(batch: UsageBatch) -> None:
+            await there.take(batch)
+            if more[0]:
+                more[0] -= 1
+                use(book)
+
+        book = Accounts(take, Wall())
+        use(book)
+        assert await book.flush()
+        assert len(there.batches) == 1
+        assert await book.flush()
+        assert [sum(one.requests for one in batch.counts) for batch in there.batches] == [1, 1]
+        await book.close()  # nobody flushes after it
+        assert sum(row.requests for row in there.rows()) == 8
+
+    asyncio.run(main())
+
+
 def test_a_batch_whose_answer_was_lost_is_sent_again_and_counts_once() -> None:
     async def main() -> None:
         there = Controller()

@@ -122,6 +122,7 @@ class Link:
         self._tasks: asyncio.TaskGroup | None = None
         self._behind = 0
         self._spread_s = 0.0  # over which hosts as many as we are should come back
+        self._back_at_s = clock()  # our turn to come back
         self._is_good = False  # something was heard on the stream of now
         self._told: dict[str, str] = {}  # by what is disturbed
         self._unknown_since_s: float | None = None
@@ -233,6 +234,8 @@ class Link:
                 due_s = again_s(wait_s, self._spread_s)
                 wait_s = min(wait_s * 2, RETRY_LAST_S)
             await first_of(self._news.wait(), is_back.wait(), timeout_s=due_s)
+            if (hold_s := self._back_at_s - self._clock()) > 0:
+                await first_of(self._news.wait(), is_back.wait(), timeout_s=hold_s)
             if self._news.is_set():
                 await asyncio.sleep(COALESCE_S)
 
@@ -257,9 +260,12 @@ class Link:
                     await first_of(self._read(), self._reopen.wait())
             except* HostlerError as group:
                 self._note_silence(_ORDERS, _first(group))
-            if self._is_good:
-                wait_s = RETRY_FIRST_S
-            await first_of(is_back.wait(), timeout_s=again_s(wait_s, self._spread_s))
+            wait_s = RETRY_FIRST_S if self._is_good else wait_s
+            over_s = 0.0 if self._reopen.is_set() else self._spread_s
+            due_s = again_s(wait_s, over_s)
+            if self._is_good and over_s:  # it ended for all at once, most probably
+                self._back_at_s = self._clock() + due_s
+            await first_of(is_back.wait(), timeout_s=due_s)
             wait_s = min(wait_s * 2, RETRY_LAST_S)
 
     async def _read(self) -> None:

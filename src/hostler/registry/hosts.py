@@ -29,7 +29,7 @@ from hostler.core.worker import OperatorEvent
 from hostler.registry.host import Host
 from hostler.registry.host_reports import gone, take_beat
 from hostler.registry.liveness import is_mass_loss, judge_heartbeat, own_pause_s
-from hostler.registry.pace import Turns, patience
+from hostler.registry.pace import Turns, patience, spread_s
 from hostler.registry.record import Record
 from hostler.registry.registry import Registry
 
@@ -247,7 +247,11 @@ class HostBook:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Judge silence while the block lasts."""
+        """Judge silence while the block lasts. Who is known already is given the time to come back."""
+        interval_s = max(self._heartbeat.interval_s, len(self._hosts) / self._heartbeat.most_per_s)
+        first_s = FIRST_S + spread_s(interval_s)
+        for host in self._hosts.values():
+            host.interval_s, host.heard_at_s = interval_s, self._clock() + first_s
         async with asyncio.TaskGroup() as tasks:
             watch = begin(tasks, Background.HOSTS, self._judge())
             yield

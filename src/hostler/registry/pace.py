@@ -13,7 +13,7 @@ SUSPECT_AFTER = 2.5  # beats that did not come
 _LATE_S = 2.0  # that one may come later than it was told
 _BURST_S = 0.25  # of registrations that may come at once
 _ALONE_S = 1.5  # a host that is told to beat less often than this is one of many
-_SPREAD = 2.0  # of the interval that was told: many come back over so long, each on two connections
+_SPREAD = 4.0  # of the interval that was told: many come back over so long
 
 
 class Paced(Protocol):
@@ -103,7 +103,7 @@ def spread_s(told_s: float) -> float:
 
 
 def again_s(wait_s: float, over_s: float) -> float:
-    """In how many seconds to try again. Many hosts do not come back as one: a handshake costs a controller
-    some milliseconds, and one that is waited for too long is begun anew.
+    """In how many seconds to try again. Many hosts do not come back as one: each costs its controller two
+    handshakes and the moves of all its instances, and what is waited for too long is begun anew.
     """
     return wait_s * random.uniform(0.5, 1.0) + over_s * random.random()

@@ -169,7 +169,7 @@ def test_few_hosts_come_back_at_once() -> None:
     assert all(0.25 <= again_s(0.5, 0.0) <= 0.5 for _ in range(100))
 
 
-def test_a_thousand_hosts_that_are_told_to_beat_every_five_seconds_come_back_over_ten() -> None:
+def test_a_thousand_hosts_that_are_told_to_beat_every_five_seconds_come_back_over_twenty() -> None:
     times = [again_s(0.5, spread_s(5.0)) for _ in range(1000)]
-    assert max(times) <= 10.5
-    assert most_in_a_second(times) < 160
+    assert max(times) <= 20.5
+    assert most_in_a_second(times) < 90

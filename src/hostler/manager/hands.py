@@ -247,8 +247,8 @@ class AllHands:
     def _note_placed(self, deployment: Deployment, host_id: str, need_bytes: int | None) -> None:
         """Whoever is placed next in this pass counts this one."""
         self._mine(deployment)[host_id] += 1
-        if self._there is not None and need_bytes:
-            self._there.note_placed(host_id, need_bytes)
+        if self._there is not None:
+            self._there.note_placed(host_id, need_bytes or 0)
 
     def _explain(self, instance: Instance, reason: str) -> None:
         """Say why an instance is where it is; once for each reason."""
@@ -298,10 +298,13 @@ class AllHands:
         What is the same for every model is looked at once a pass: processes are counted for it here.
         """
         if self._there is None:
-            coming = self._distant.coming_bytes()
+            coming, there = self._distant.coming_bytes(), self._distant.counts()
             here = Machine(engines=self._engines_here(), free_bytes=self._room.left_bytes())
             hosts = (host for host in self._hosts.hosts() if host.role is Role.HOST)
-            far = (_machine(host, coming.get(host.host_id, 0)) for host in hosts)
+            far = (
+                _machine(one, coming.get(one.host_id, 0), there.get(one.host_id, 0))
+                for one in hosts
+            )
             self._there = Yard((here, *far))
         mine = self._mine(deployment)
         failed_on = was_on = None
@@ -346,7 +349,7 @@ def _expected(deployment: Deployment) -> Expected:
     )
 
 
-def _machine(host: Host, coming_bytes: int) -> Machine:
+def _machine(host: Host, coming_bytes: int, instances: int) -> Machine:
     return Machine(
         host_id=host.host_id,
         name=host.name,
@@ -355,4 +358,5 @@ def _machine(host: Host, coming_bytes: int) -> Machine:
         labels=host.facts.labels,
         free_bytes=host.facts.memory_free_bytes,
         coming_bytes=coming_bytes,
+        instances=instances,
     )

@@ -80,6 +80,10 @@ class HostWorkers:
             coming[self._at[instance_id]] += need
         return coming
 
+    def counts(self) -> Mapping[str, int]:
+        """How many instances each host has, those on their way included."""
+        return Counter(self._at.values())
+
     @property
     def pinned(self) -> frozenset[str]:
         """The instances that were brought by hand."""

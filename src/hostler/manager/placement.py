@@ -18,6 +18,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     host_id: "" for the controller's own. engines: that may be started there; None: not known.
     free_bytes: of memory; None: not known. coming_bytes: of it, what instances on their way will take.
+    instances: of all models, there or on their way.
     mine: living instances of the model there, without the one that is to be replaced; was: that one is
     there. failed: of its places, how many failed there last.
     """
@@ -29,6 +30,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = {}
     free_bytes: int | None = None
     coming_bytes: int = 0
+    instances: int = 0
     mine: int = 0
     was: bool = False
     failed: int = 0
@@ -60,7 +62,8 @@ def place(need: Need, machines: Sequence[Machine]) -> Machine | Unplaced:
     """Return the machine for one instance: of those that may, the one with the fewest of its model.
 
     Then where it did not fail last; then where the one is that it replaces (its files are there); then the
-    controller's own; then the one with the most memory left.
+    controller's own; then the one with the most memory left. When nobody knows what an instance takes, memory says
+    little of what comes: then the one with the fewest instances goes before.
     """
     meant = [one for one in machines if need.host in ("", one.host_id, one.name)]
     if not meant:
@@ -74,7 +77,7 @@ def place(need: Need, machines: Sequence[Machine]) -> Machine | Unplaced:
         told = "; ".join(f"{one.name} {lacks[one.host_id]}" for one in meant[:_TOLD])
         more = f"; and {len(meant) - _TOLD} more" if len(meant) > _TOLD else ""
         return Unplaced(reason=f"waits for a machine: {told}{more}")
-    return min(able, key=rank)
+    return best(need, able)
 
 
 def what_lacks(need: Need, machine: Machine) -> str:
@@ -98,17 +101,26 @@ def what_lacks(need: Need, machine: Machine) -> str:
     return ""
 
 
-def rank(machine: Machine) -> tuple[int, int, bool, bool, int, str]:
-    """Of machines that may take an instance, the one with the least of this is the one for it."""
-    left = machine.left_bytes
-    return (
-        machine.mine,
-        machine.failed,
-        not machine.was,
-        bool(machine.host_id),
-        -(left if left is not None else 0),
-        machine.host_id,
+def best(need: Need, able: Sequence[Machine]) -> Machine:
+    """Return the one for it, of machines that may take an instance; there is one at least."""
+    return min(
+        able,
+        key=lambda one: (
+            one.mine,
+            one.failed,
+            not one.was,
+            bool(one.host_id),
+            fullness(need, one),
+        ),
     )
+
+
+def fullness(need: Need, machine: Machine) -> tuple[int, int, str]:
+    """How full a machine is for this need: of machines that differ by nothing else, the least has it."""
+    left_bytes = machine.left_bytes or 0
+    if need.memory_bytes is None:
+        return machine.instances, -left_bytes, machine.host_id
+    return -left_bytes, machine.instances, machine.host_id
 
 
 # Private

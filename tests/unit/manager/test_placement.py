@@ -38,6 +38,20 @@ def test_then_the_one_with_the_most_memory_left() -> None:
     assert chosen(NEED, b, machine("c", free_bytes=6 * GIB)) == "c"
 
 
+def test_of_equal_machines_the_one_with_the_fewest_instances_is_chosen() -> None:
+    need = Need(engine="fake", memory_bytes=GIB)
+    a = machine("a", free_bytes=9 * GIB, instances=2)
+    assert chosen(need, a, machine("b", free_bytes=9 * GIB, instances=1)) == "b"
+    assert chosen(need, a, machine("b", free_bytes=8 * GIB)) == "a"
+    assert chosen(need, a, machine("b", free_bytes=9 * GIB, instances=2)) == "a"
+
+
+def test_what_takes_nobody_knows_how_much_goes_where_the_fewest_instances_are() -> None:
+    a = machine("a", free_bytes=9 * GIB, instances=1)
+    assert chosen(NEED, a, machine("b", free_bytes=8 * GIB)) == "b"
+    assert chosen(NEED, a, machine("b", free_bytes=8 * GIB, instances=1)) == "a"
+
+
 def test_a_machine_where_it_failed_last_comes_after_others() -> None:
     assert chosen(NEED, Machine(engines=("fake",), failed=1), machine("c")) == "c"
 

@@ -18,6 +18,7 @@ def machine(dice: random.Random, number: int) -> Machine:
         labels=dice.choice([{}, {"rack": "a"}, {"rack": "b"}]),
         free_bytes=dice.choice([None, 0, *(dice.randrange(40) for _ in range(4))]),
         coming_bytes=dice.choice([0, 0, dice.randrange(50)]),
+        instances=dice.randrange(4),
     )
 
 
@@ -54,10 +55,22 @@ def test_a_yard_places_as_place_does() -> None:
                 taken = asked.memory_bytes or 0
                 before = there[found.host_id]
                 there[found.host_id] = msgspec.structs.replace(
-                    before, coming_bytes=before.coming_bytes + taken
+                    before,
+                    coming_bytes=before.coming_bytes + taken,
+                    instances=before.instances + 1,
                 )
                 yard.note_placed(found.host_id, taken)
     assert placed > 500
+
+
+def test_many_of_unknown_size_are_spread_over_all_machines() -> None:
+    yard, chosen = Yard([Machine(host_id=f"h{n}", free_bytes=n << 30) for n in range(10)]), []
+    for _ in range(20):
+        found = yard.place(Need(engine="fake"), {})
+        assert isinstance(found, Machine)
+        chosen.append(found.host_id)
+        yard.note_placed(found.host_id, 0)
+    assert {chosen.count(one) for one in chosen} == {2}
 
 
 def test_many_placings_look_at_few_machines() -> None:

@@ -1,6 +1,6 @@
 """Link: how a host and its controller hear of each other. It decides nothing and starts nothing.
 
-Beats go out as often as the controller asks, and at once when something has changed; the list of orders
+Beats go out as often as the controller asks, and at once when a state has changed; the list of orders
 comes in on a connection that stays open. Either may break without the other, and both for any length.
 """
 
@@ -200,7 +200,8 @@ class Link:
         is_wanted = self._voice.heard(beat, answer)
         self._note_version((answer.incarnation, answer.version))
         self._spread_s = spread_s(answer.next_beat_s)
-        return 0.0 if is_wanted else max(0.0, answer.next_beat_s)
+        is_at_once = is_wanted and not self._spread_s  # one of many waits for its turn
+        return 0.0 if is_at_once else max(0.0, answer.next_beat_s)
 
     async def offer(self, offer: Offer) -> OfferAnswer:
         """Bring a worker of one's own.
@@ -227,7 +228,7 @@ class Link:
             try:
                 with self._trying(_BEATS):
                     due_s = await self.beat()
-                wait_s = RETRY_FIRST_S
+                wait_s, is_back = RETRY_FIRST_S, asyncio.Event()  # nothing waits for a good line
             except HostlerError as error:
                 self._note_silence(_BEATS, error)
                 self._voice.forget()
@@ -260,7 +261,9 @@ class Link:
                     await first_of(self._read(), self._reopen.wait())
             except* HostlerError as group:
                 self._note_silence(_ORDERS, _first(group))
-            wait_s = RETRY_FIRST_S if self._is_good else wait_s
+            if self._is_good:  # who answers next may be another one: one beat tells it everything
+                self._voice.forget()
+                wait_s = RETRY_FIRST_S
             over_s = 0.0 if self._reopen.is_set() else self._spread_s
             due_s = again_s(wait_s, over_s)
             if self._is_good and over_s:  # it ended for all at once, most probably
@@ -312,8 +315,7 @@ class Link:
         self._note_heard(_ORDERS)
         if rank(orders) > self.known:
             self.known = rank(orders)
-            await self._take(orders)
-            self.hurry()
+            await self._take(orders)  # no beat: what changes by it is news of its own
 
     # Private: both
 
@@ -361,9 +363,8 @@ class Link:
                 self._dismissed(text)
         if status < 500:
             return Conflict(text)
-        await self._controllers.failed(
-            pool
-        )  # it stands by, or is in trouble: another one may serve
+        # it stands by, or is in trouble: another one may serve
+        await self._controllers.failed(pool)
         return ControllerUnavailable(text)
 
     def _check_incarnation(self, incarnation: int) -> None:

@@ -62,8 +62,8 @@ def place(need: Need, machines: Sequence[Machine]) -> Machine | Unplaced:
     """Return the machine for one instance: of those that may, the one with the fewest of its model.
 
     Then where it did not fail last; then where the one is that it replaces (its files are there); then the
-    controller's own; then the one with the most memory left. When nobody knows what an instance takes, memory says
-    little of what comes: then the one with the fewest instances goes before.
+    controller's own; then the one with the most memory left. When nobody knows what an instance takes,
+    memory says little of what comes: then the one with the fewest instances goes before.
     """
     meant = [one for one in machines if need.host in ("", one.host_id, one.name)]
     if not meant:

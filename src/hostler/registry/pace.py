@@ -24,18 +24,27 @@ class Paced(Protocol):
 
 
 class Turns:
-    """Gives each beat a time of its own, so that there are never more in a second than may be."""
+    """Gives each beat a time of its own, so that there are never more in a second than may be.
+
+    The first beat of one that has no turn yet comes when it likes. While such come one after the other,
+    as after a restart, as many turns are left out; what came in one moment is over.
+    """
 
     def __init__(self, heartbeat: HeartbeatConfig, clock: Callable[[], float]) -> None:
         self._heartbeat = heartbeat
         self._clock = clock
         self._last_s = clock()  # of all that were given
+        self._left_s = 0.0  # until when turns are left out for those who came without one
 
     def next_beat_s(self, who: Paced) -> float:
         """In how many seconds it should beat again. One that beats out of turn keeps its turn."""
         now_s, interval_s = self._clock(), self._heartbeat.interval_s
         if who.due_s - now_s <= who.interval_s / 2:
             gap_s = 1 / self._heartbeat.most_per_s
+            self._left_s = max(self._left_s, now_s - _BURST_S)
+            if not who.due_s and self._left_s + gap_s <= now_s:
+                self._left_s += gap_s
+                self._last_s += gap_s
             who.due_s = self._last_s = max(now_s + interval_s, self._last_s + gap_s)
         next_s = max(0.0, who.due_s - now_s)
         who.interval_s = max(interval_s, next_s)

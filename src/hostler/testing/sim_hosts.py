@@ -94,7 +94,7 @@ class SimVoice:
         )
 
     def heard(self, beat: HostBeat, answer: HostBeatAnswer) -> bool:
-        began_s = self._began_at_s.pop(beat.seq)
+        began_s = self._began_at_s.pop(beat.seq, time.monotonic())
         self._began_at_s.clear()  # of those that nobody answered
         self._diary.heard(self._host_id, time.monotonic() - began_s, answer.incarnation)
         if beat.facts is not None:
@@ -111,7 +111,8 @@ class SimVoice:
         return answer.facts_wanted or is_news
 
     def forget(self) -> None:
-        self._diary.refused += 1
+        self._diary.refused += bool(self._began_at_s)
+        self._began_at_s.clear()
         self._told_facts = None
         for one in self.workers.values():
             one.told = False
@@ -171,13 +172,16 @@ class SimHost:
         named = {one.instance_id: one for one in orders.orders}
         for instance_id in workers.keys() - named.keys():
             del workers[instance_id]
+            self.link.hurry()
         for instance_id, order in named.items():
             mine = workers.get(instance_id)
             if mine is None and order.wish is OrderWish.RUN:
                 workers[instance_id] = PaperWorker(order)
+                self.link.hurry()
                 asyncio.get_running_loop().call_later(LOADS_S, self._loaded, instance_id)
             elif mine is not None and order.wish is not OrderWish.RUN:
                 mine.state = State.STOPPED
+                self.link.hurry()
         self.voice.known = (orders.incarnation, orders.version)
 
     def _loaded(self, instance_id: str) -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from hostler.app.config import Config, HostConfig
 from hostler.app.paths import StatePaths
+from hostler.core.hosts import HostBeat, HostBeatAnswer, HostOrders
 from hostler.core.snapshot import Endpoint
 from hostler.manager import host_link
 from hostler.manager.host import Host
-from hostler.manager.host_link import Controllers
+from hostler.manager.host_link import Controllers, Link
 from hostler.manager.membership import Membership
 from hostler.storage.sql import SqlStore
 from hostler.testing.host_run import QUICK, HostRun
@@ -55,6 +56,99 @@ async def host_before(socket: Path, clock: Pace) -> AsyncIterator[Host]:
 
 async def answered(sim: SimController) -> None:
     await until(lambda: bool(sim.beats) and sim.streams > 0, 20)
+
+
+class Teller:
+    """Says that it lives, and always wants to say more at once."""
+
+    def __init__(self) -> None:
+        self.forgot = 0
+
+    def beat(self) -> HostBeat:
+        return HostBeat(host_id=HOST_ID, run_id="r1", seq=1)
+
+    def heard(self, beat: HostBeat, answer: HostBeatAnswer) -> bool:
+        return True
+
+    def forget(self) -> None:
+        self.forgot += 1
+
+
+def link_to(socket: Path, voice: Teller) -> Link:
+    async def take(orders: HostOrders) -> None: ...
+
+    ways = Controllers(
+        [Endpoint(socket=str(socket))], lambda one: Pool(one, connect_timeout_s=5, idle_s=30)
+    )
+    return Link(
+        ways,
+        voice,
+        HostConfig(),
+        known=(0, 0),
+        take=take,
+        dismissed=lambda why: None,
+        clock=time.monotonic,
+    )
+
+
+def test_F37_one_of_many_hosts_waits_for_its_turn_whatever_it_has_to_say_again(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        sim = SimController(tmp_path / "c.sock")
+        link = link_to(sim.socket, Teller())
+        async with sim.running():
+            sim.next_beat_s = 1.0
+            assert await link.beat() == 0.0, "a few may say it at once"
+            sim.next_beat_s = 5.0
+            assert await link.beat() == 5.0
+
+    asyncio.run(main())
+
+
+def test_F37_a_list_that_changes_nothing_here_is_no_reason_to_beat(tmp_path: Path) -> None:
+    async def main() -> None:
+        sim = SimController(tmp_path / "c.sock")
+        sim.next_beat_s = 60.0
+        async with sim.running(), host_before(sim.socket, Pace()) as host:
+            await answered(sim)
+            await asyncio.sleep(0.3)
+            before = len(sim.beats)
+            sim.order()
+            await until(lambda: host.link.known == (1, sim.version), 20)
+            await asyncio.sleep(0.3)
+            assert len(sim.beats) == before
+
+    asyncio.run(main())
+
+
+def test_F37_a_host_that_is_heard_and_asked_nevertheless_keeps_its_turn(tmp_path: Path) -> None:
+    async def main() -> None:
+        sim = SimController(tmp_path / "c.sock")
+        sim.next_beat_s = 60.0
+        async with sim.running(), host_before(sim.socket, Pace()) as host:
+            await answered(sim)
+            await asyncio.sleep(0.3)
+            before = len(sim.beats)
+            assert host.link.asked().host_id == HOST_ID
+            await asyncio.sleep(0.3)
+            assert len(sim.beats) == before
+
+    asyncio.run(main())
+
+
+def test_F37_a_host_whose_orders_ended_says_everything_with_its_next_beat(tmp_path: Path) -> None:
+    async def main() -> None:
+        sim, voice = SimController(tmp_path / "c.sock"), Teller()
+        sim.next_beat_s = 60.0
+        async with link_to(sim.socket, voice).running():
+            async with sim.running():
+                await answered(sim)
+                await asyncio.sleep(0.3)
+                before = voice.forgot
+            await until(lambda: voice.forgot > before, 20)
+
+    asyncio.run(main())
 
 
 def test_F42_a_host_that_waits_for_its_next_try_is_woken_by_who_comes_for_its_beat(

@@ -1,6 +1,7 @@
 """How often a fleet speaks, who is let in when all come at once, and how silence is judged."""
 
 from collections import Counter
+from heapq import heapify, heappop, heappush
 from random import Random
 from typing import Any
 
@@ -48,6 +49,22 @@ def test_F37_however_many_beat_and_whatever_they_do_together_no_second_has_too_m
     assert max(told_s) <= max(1.0, count / BEATS.most_per_s) * 1.1 + 0.2
     if count >= BEATS.most_per_s:
         assert all(seconds[s] >= 0.9 * BEATS.most_per_s for s in range(15, 39)), seconds
+
+
+def test_F37_while_a_thousand_come_back_they_and_those_who_are_back_share_the_turns() -> None:
+    clock, random = ManualClock(0.0), Random(7)
+    turns = Turns(HeartbeatConfig(), clock)
+    fleet = [record(n) for n in range(1000)]
+    due = [(random.random() * spread_s(5.0), n) for n in range(1000)]
+    heapify(due)
+    came: list[float] = []
+    while due[0][0] < 40.0:
+        at_s, number = heappop(due)
+        clock.advance(at_s - clock())
+        came.append(at_s)
+        heappush(due, (at_s + turns.next_beat_s(fleet[number]), number))
+    assert most_in_a_second(came) <= 1.2 * HeartbeatConfig().most_per_s
+    assert max(one.interval_s for one in fleet) < 5.5, "and then it is as ever"
 
 
 def test_F37_a_thousand_that_register_at_once_are_let_in_one_after_the_other() -> None:

@@ -81,6 +81,7 @@ class Accounts:
         while not is_last and self._has_some:
             if self._send is None:
                 self._rows.clear()
+                self._waiting.clear()
                 return True
             if self._batch is None:
                 self._batch = self._next_batch()

@@ -161,9 +161,9 @@ class ServerConnection:
         if self._buffer and not self._is_running:
             self._advance()
 
-    def close_if_idle(self) -> None:
-        """For draining: nothing of a request is here, so nothing is lost."""
-        if self._phase is IDLE:
+    def close_if_idle(self, *, but_new: bool = False) -> None:
+        """For draining: nothing of a request is here. but_new: not who is yet to ask its first one."""
+        if self._phase is IDLE and not (but_new and self._served == 0):
             self._close(linger=False)
 
     @property

@@ -33,6 +33,7 @@ __all__ = ["Exchange", "Head", "HostPolicy", "HttpServer", "Request"]
 SWEEP_S = 0.5  # how exact deadlines are kept, at most
 FILES_A_REQUEST = 2  # the client's connection, and one to an engine
 CUT_S = 1.0  # how long a cut connection may take to be gone
+FIRST_S = 0.25  # for the first request of a connection, when the server closes
 
 
 class HttpServer:
@@ -153,7 +154,8 @@ class HttpServer:
         """Stop accepting, close idle connections, let busy ones finish for `drain_s`, then cut.
 
         While it hands over, idle ones stay: a request may be on its way. It is answered, and told
-        that it is the last on this connection. `close_idle` ends that.
+        that it is the last on this connection. `close_idle` ends that. Otherwise those alone stay, for
+        FIRST_S, that have not asked anything yet: whoever connects has something to ask.
         """
         self.is_draining = True
         for task in tuple(self._opening):
@@ -165,9 +167,13 @@ class HttpServer:
             if path.exists() and path.stat().st_ino == inode:  # not that of who came after us
                 path.unlink(missing_ok=True)
         self._unix_paths.clear()
+        first_s = 0.0
         if not self.is_handing_over:
+            first_s = min(drain_s, FIRST_S)
+            self.close_idle(but_new=True)
+            await self._wait_until_empty(first_s)
             self.close_idle()
-        await self._wait_until_empty(drain_s)
+        await self._wait_until_empty(drain_s - first_s)
         self.close_idle()
         for connection in self.crowd:
             connection.transport.abort()
@@ -176,12 +182,12 @@ class HttpServer:
             self._sweep_handle.cancel()
             self._sweep_handle = None
 
-    def close_idle(self) -> None:
-        """Close the connections that wait for a request."""
+    def close_idle(self, *, but_new: bool = False) -> None:
+        """Close the connections that wait for a request. but_new: not for their first."""
         self.is_handing_over = False
         self.turn.catch_up()
         for connection in self.crowd:
-            connection.close_if_idle()
+            connection.close_if_idle(but_new=but_new)
 
     # For connections
 

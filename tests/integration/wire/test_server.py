@@ -251,6 +251,32 @@ def test_draining_closes_idle_connections_and_lets_busy_ones_finish() -> None:
     uvloop.run(main())
 
 
+def test_F83_a_connection_that_was_just_made_may_ask_while_the_server_closes() -> None:
+    async def main() -> None:
+        server = HttpServer(echo, limits=HttpLimits())
+        sock = socket.create_server(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        await server.listen(sock)
+        kept_reader, kept = await asyncio.open_connection("127.0.0.1", port)
+        kept.write(GET % 1)
+        await kept_reader.readuntil(b"\r\n\r\n")
+        mute_reader, mute = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await until(lambda: server.connection_count == 3)
+        async with asyncio.timeout(4), asyncio.TaskGroup() as tasks:
+            tasks.create_task(server.close(30.0))
+            await kept_reader.read()  # closed at once: it has had its answer
+            writer.write(GET % 2)
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"connection: close\r\n" in answer
+            assert await mute_reader.read() == b""  # who says nothing does not hold it up
+        for one in (kept, mute, writer):
+            one.close()
+
+    uvloop.run(main())
+
+
 def test_draining_ends_at_its_deadline() -> None:
     async def main() -> None:
         gone: list[int] = []

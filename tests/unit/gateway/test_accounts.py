@@ -91,6 +91,21 @@ def test_a_flush_ends_although_requests_go_on_ending_meanwhile() -> None:
     asyncio.run(main())
 
 
+def test_a_gateway_whose_counts_nobody_keeps_closes_although_the_hour_has_turned() -> None:
+    async def main() -> None:
+        wall = Wall()
+        book = Accounts(None, wall)
+        running = asyncio.create_task(book.run())
+        use(book)
+        wall.now_s += HOUR_S
+        await asyncio.sleep(accounts.FLUSH_S * 2)  # it has turned the hour by then
+        running.cancel()
+        use(book)
+        await asyncio.wait_for(book.close(), 1.0)
+
+    asyncio.run(main())
+
+
 def test_a_batch_whose_answer_was_lost_is_sent_again_and_counts_once() -> None:
     async def main() -> None:
         there = Controller()

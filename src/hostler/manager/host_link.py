@@ -173,19 +173,19 @@ class Link:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            jobs = [
-                begin(tasks, Background.HOST_BEATS, self._beats()),
-                begin(tasks, Background.HOST_ORDERS, self._listen()),
-            ]
-            try:
-                yield
-            finally:
-                self._tasks = None
-                for job in jobs:
-                    job.cancel()
-        await self._controllers.renew()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                beats = begin(tasks, Background.HOST_BEATS, self._beats())
+                orders = begin(tasks, Background.HOST_ORDERS, self._listen())
+                try:
+                    yield
+                finally:
+                    self._tasks = None
+                    beats.cancel()
+                    orders.cancel()
+        finally:  # also when it is cancelled: no connection stays
+            await self._controllers.renew()
 
     async def beat(self) -> float:
         """Beat once; return how many seconds until the next is due.

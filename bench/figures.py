@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 
@@ -68,6 +68,29 @@ class Part:
                 note=note,
             )
         )
+
+    def add_growth(
+        self,
+        figures: Sequence[tuple[str, str, float | None]],
+        found: Mapping[int, Mapping[str, float]],
+        of: str,
+        noise: float,
+    ) -> None:
+        """Add the figures of the last size, with how they grow in the note.
+
+        figures: name, unit and aim of each. found: by size, in the order of growth. of: what is counted.
+        """
+        last = list(found)[-1]
+        for name, unit, at_most in figures:
+            grows = ", ".join(f"{size}: {one[name]:.3g}" for size, one in found.items())
+            self.add(
+                f"{name}, {last} {of}",
+                found[last][name],
+                unit,
+                at_most=at_most,
+                noise=noise,
+                note=grows,
+            )
 
 
 def table(figures: Sequence[Figure]) -> str:

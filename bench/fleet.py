@@ -45,17 +45,7 @@ def measure(part: Part, counts: tuple[int, ...] = COUNTS, *, rest_s: float = RES
     with machine.watch_noise() as noise:
         for count in counts:
             found[count] = asyncio.run(_one(count, rest_s))
-    last = found[counts[-1]]
-    for name, unit, at_most in _FIGURES:
-        grows = ", ".join(f"{count}: {found[count][name]:.3g}" for count in counts)
-        part.add(
-            f"{name}, {counts[-1]} instances",
-            last[name],
-            unit,
-            at_most=at_most,
-            noise=noise.others_cores,
-            note=grows,
-        )
+    part.add_growth(_FIGURES, found, "instances", noise.others_cores)
 
 
 # Private

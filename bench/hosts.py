@@ -29,7 +29,7 @@ import uvloop
 from bench import machine
 from bench.figures import Part, median
 from bench.fleet import ask, watching
-from hostler.testing.cluster import LOOPBACK, Cluster, fake_model
+from hostler.testing.cluster import LOOPBACK, Cluster, discard, fake_model
 from hostler.testing.fleet import most_in_a_second
 from hostler.testing.sim_hosts import SimFleet
 from hostler.wire.door import raise_most_files
@@ -38,7 +38,6 @@ COUNTS = (10, 100, 1000)
 PER_HOST = RACK = REPLICAS = 10  # instances a host, hosts a rack, instances of a model
 ALONE = 10  # models of one instance
 REST_S, WITHIN_S = 15.0, 300.0
-BUSY_S = 60.0  # from the restart on a client asks for so long at most
 FILES = 16_384
 
 _FIGURES = (
@@ -73,17 +72,7 @@ def measure(part: Part, counts: tuple[int, ...] = COUNTS) -> None:
     with machine.watch_noise() as noise:
         for count in counts:
             found[count] = one_size(count)
-    last = found[counts[-1]]
-    for name, unit, at_most in _FIGURES:
-        grows = ", ".join(f"{count}: {found[count][name]:.3g}" for count in counts)
-        part.add(
-            f"{name}, {counts[-1]} hosts",
-            last[name],
-            unit,
-            at_most=at_most,
-            noise=noise.others_cores,
-            note=grows,
-        )
+    part.add_growth(_FIGURES, found, "hosts", noise.others_cores)
 
 
 def one_size(count: int, told: Callable[[str], None] = lambda line: None) -> dict[str, float]:
@@ -99,23 +88,13 @@ def one_size(count: int, told: Callable[[str], None] = lambda line: None) -> dic
 # Private
 
 
-class _Server(Cluster):
-    """A server whose instances are on paper: no oracle can find their processes."""
-
-    def close(self) -> None:
-        self.stop()
-        self.clear()
-        self.truth.watch.stop()
-        shutil.rmtree(self.root, ignore_errors=True)
-
-
 class _Trial:
     """One server and its machines, from the first that joins to the last that is back."""
 
     def __init__(self, count: int, told: Callable[[str], None]) -> None:
         self.found: dict[str, float] = {}
         self._count, self._told = count, told
-        self._server = _Server(fake_model("here"), joined_at=LOOPBACK)
+        self._server = Cluster(fake_model("here"), joined_at=LOOPBACK)
         self._folder = Path(tempfile.mkdtemp(prefix="hsm", dir="/tmp"))
         self._sim: subprocess.Popen[str]
 
@@ -128,7 +107,7 @@ class _Trial:
             if hasattr(self, "_sim"):
                 self._sim.kill()
                 self._sim.communicate()
-            self._server.close()
+            discard(self._server)
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def join(self) -> None:

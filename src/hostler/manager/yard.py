@@ -37,14 +37,9 @@ class Yard:
 
         All others differ by how full they are alone, so one of them is looked at, and the controller's own.
         """
-        able = [one for one in known.values() if _is_meant(need, one) and not what_lacks(need, one)]
+        able = [one for one in known.values() if _may_take(need, one)]
         here = self._by_id.get("")
-        if (
-            here is not None
-            and "" not in known
-            and _is_meant(need, here)
-            and not what_lacks(need, here)
-        ):
+        if here is not None and "" not in known and _may_take(need, here):
             able.append(here)
         for *_, host_id in self._line(need):
             if host_id not in known and not what_lacks(need, self._by_id[host_id]):
@@ -78,8 +73,7 @@ class Yard:
         if kind not in self._lines:
             any_size = msgspec.structs.replace(need, memory_bytes=None)
             hosts = (one for one in self._by_id.values() if one.host_id)
-            meant = (one for one in hosts if _is_meant(need, one))
-            able = (one for one in meant if not what_lacks(any_size, one))
+            able = (one for one in hosts if _may_take(any_size, one))
             self._lines[kind] = need, sorted(fullness(need, one) for one in able)
         return self._lines[kind][1]
 
@@ -87,5 +81,6 @@ class Yard:
 # Private
 
 
-def _is_meant(need: Need, machine: Machine) -> bool:
-    return need.host in ("", machine.host_id, machine.name)
+def _may_take(need: Need, machine: Machine) -> bool:
+    is_meant = need.host in ("", machine.host_id, machine.name)
+    return is_meant and not what_lacks(need, machine)

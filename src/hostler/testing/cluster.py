@@ -289,6 +289,16 @@ class Cluster:
         return "\n".join(parts) + "\n"
 
 
+def discard(cluster: Cluster) -> None:
+    """Stop it, unjudged: its instances exist on paper, so no oracle can find their processes."""
+    try:
+        cluster.stop()
+    finally:
+        cluster.clear()
+        cluster.truth.watch.stop()
+        shutil.rmtree(cluster.root, ignore_errors=True)
+
+
 def fake_model(
     name: str = "echo",
     *,

@@ -23,6 +23,7 @@ from hostler.manager.host_link import Controllers, Link
 from hostler.manager.host_rules import has_changed
 from hostler.manager.membership import endpoint_of, pin
 from hostler.registry.joining import join
+from hostler.testing.cluster import LOOPBACK
 from hostler.testing.paper_host import PaperWorker
 from hostler.wire.client import Pool
 from hostler.wire.exchange import Exchange
@@ -36,7 +37,6 @@ MEMORY_BYTES, MODEL_BYTES = 256 << 30, 4 << 30
 _JOIN_AT_ONCE = 8
 _AGAIN_S = 1.0  # after a join that failed: the controller may be busy
 _CONNECT_S, _IDLE_S = 3.0, 30.0  # as of a real host process
-_LOOPBACK = "127.0.0.1"
 _JSON = ((b"content-type", b"application/json"),)
 _SERVING = frozenset({State.READY, State.SUSPECT})
 
@@ -88,7 +88,7 @@ class SimVoice:
             incarnation=self.known[0],
             version=self.known[1],
             facts=facts if has_changed(self._told_facts, facts) else None,
-            address=_LOOPBACK,
+            address=LOOPBACK,
             port=self._port,
             instances=tuple(one.report(full=not one.told) for one in self.workers.values()),
         )
@@ -261,14 +261,14 @@ class SimFleet:
             engines=("fake",),
             labels=self._labels(number),
         )
-        sock = relay_socket(_LOOPBACK, 0)
+        sock = relay_socket(LOOPBACK, 0)
         port, tls_dir = sock.getsockname()[1], self._folder / str(number)
         async with turns:
             host_id = ""
             while not host_id:
                 with suppress(HostlerError):
                     answer = await join(
-                        self._url, self._token, Role.HOST, facts, _LOOPBACK, port, tls_dir
+                        self._url, self._token, Role.HOST, facts, LOOPBACK, port, tls_dir
                     )
                     host_id = answer.host_id
                 if not host_id:

@@ -42,9 +42,7 @@ async def host_before(socket: Path, clock: Pace) -> AsyncIterator[Host]:
     paths = StatePaths(socket.parent / "h")
     paths.create()
     store = SqlStore(paths.database)
-    controllers = Controllers(
-        [Endpoint(socket=str(socket))], lambda one: Pool(one, connect_timeout_s=5, idle_s=30)
-    )
+    controllers = ways_to(socket)
     membership = Membership(host_id=HOST_ID, name="b", controllers=(f"unix:{socket}",))
     host = Host(paths, config, store, membership, controllers, clock=clock)
     try:
@@ -52,6 +50,12 @@ async def host_before(socket: Path, clock: Pace) -> AsyncIterator[Host]:
             yield host
     finally:
         store.close()
+
+
+def ways_to(socket: Path) -> Controllers:
+    return Controllers(
+        [Endpoint(socket=str(socket))], lambda one: Pool(one, connect_timeout_s=5, idle_s=30)
+    )
 
 
 async def answered(sim: SimController) -> None:
@@ -74,14 +78,25 @@ class Teller:
         self.forgot += 1
 
 
+@asynccontextmanager
+async def nothing_said(folder: Path) -> AsyncIterator[tuple[SimController, Host]]:
+    """A host that has beaten and is to beat in a minute; whatever happens here, it does not before."""
+    sim = SimController(folder / "c.sock")
+    sim.next_beat_s = 60.0
+    async with sim.running(), host_before(sim.socket, Pace()) as host:
+        await answered(sim)
+        await asyncio.sleep(0.3)
+        before = len(sim.beats)
+        yield sim, host
+        await asyncio.sleep(0.3)
+        assert len(sim.beats) == before
+
+
 def link_to(socket: Path, voice: Teller) -> Link:
     async def take(orders: HostOrders) -> None: ...
 
-    ways = Controllers(
-        [Endpoint(socket=str(socket))], lambda one: Pool(one, connect_timeout_s=5, idle_s=30)
-    )
     return Link(
-        ways,
+        ways_to(socket),
         voice,
         HostConfig(),
         known=(0, 0),
@@ -108,31 +123,17 @@ def test_F37_one_of_many_hosts_waits_for_its_turn_whatever_it_has_to_say_again(
 
 def test_F37_a_list_that_changes_nothing_here_is_no_reason_to_beat(tmp_path: Path) -> None:
     async def main() -> None:
-        sim = SimController(tmp_path / "c.sock")
-        sim.next_beat_s = 60.0
-        async with sim.running(), host_before(sim.socket, Pace()) as host:
-            await answered(sim)
-            await asyncio.sleep(0.3)
-            before = len(sim.beats)
+        async with nothing_said(tmp_path) as (sim, host):
             sim.order()
             await until(lambda: host.link.known == (1, sim.version), 20)
-            await asyncio.sleep(0.3)
-            assert len(sim.beats) == before
 
     asyncio.run(main())
 
 
 def test_F37_a_host_that_is_heard_and_asked_nevertheless_keeps_its_turn(tmp_path: Path) -> None:
     async def main() -> None:
-        sim = SimController(tmp_path / "c.sock")
-        sim.next_beat_s = 60.0
-        async with sim.running(), host_before(sim.socket, Pace()) as host:
-            await answered(sim)
-            await asyncio.sleep(0.3)
-            before = len(sim.beats)
+        async with nothing_said(tmp_path) as (_, host):
             assert host.link.asked().host_id == HOST_ID
-            await asyncio.sleep(0.3)
-            assert len(sim.beats) == before
 
     asyncio.run(main())
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hostler.testing.cluster import LOOPBACK, Cluster, fake_model
+from hostler.testing.cluster import LOOPBACK, Cluster, discard, fake_model
 from hostler.testing.sim_hosts import SimFleet
 
 HOSTS = 3
@@ -27,9 +27,7 @@ def cluster() -> Iterator[Cluster]:
         made.start()
         yield made
     finally:
-        made.stop()
-        made.clear()
-        made.truth.watch.stop()
+        discard(made)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ machines; ten more models have one each: of these an instance is lost, while a c
 """
 
 import asyncio
+import gc
 import http.client
 import json
 import shutil
@@ -61,8 +62,11 @@ _FIGURES = (
     ("controller killed: until all instances are ready", "s", None),
     ("controller killed: beats in the fullest second", "", None),
     ("controller killed: beats refused", "", None),
+    ("controller killed: beats under way then", "", None),
     ("controller killed: its CPU until all are ready", "s", None),
     ("controller killed: failed requests", "", 0.0),
+    ("controller killed: hosts declared lost", "", 0.0),
+    ("controller killed: instances replaced", "", 0.0),
 )
 
 
@@ -182,6 +186,8 @@ class _Trial:
 
     def restart(self) -> None:
         before = ask(self._sim, "state")["incarnation"]
+        served = set(ask(self._sim, "served")["ids"])
+        seen = self._server.json("GET", "/api/v1/events?limit=1")["next"]
         ask(self._sim, "forget")
         asking = _Asking(self._client, [f"m{n}" for n in range(0, self._count - 1, RACK)])
         asking.start()
@@ -200,9 +206,23 @@ class _Trial:
         beats = ask(self._sim, "beats")
         self.found["controller killed: beats in the fullest second"] = beats["most"]
         self.found["controller killed: beats refused"] = beats["refused"]
+        self.found["controller killed: beats under way then"] = beats["cut_off"]
         self.found["controller killed: failed requests"] = asking.failed
+        self.found["controller killed: hosts declared lost"] = self._count_events(seen, "host.lost")
+        self.found["controller killed: instances replaced"] = len(
+            served.difference(ask(self._sim, "served")["ids"])
+        )
 
     # Looks
+
+    def _count_events(self, after: int, kind: str) -> int:
+        count = 0
+        while True:
+            told = self._server.json("GET", f"/api/v1/events?limit=1000&after={after}")
+            count += sum(one["kind"] == kind for one in told["events"])
+            if not told["events"]:
+                return count
+            after = told["next"]
 
     def _cpu_s(self, role: str) -> float:
         return machine.cpu_s(self._server.pids(role))
@@ -304,9 +324,13 @@ class _Machines:
                     "ready": len(self._fleet.ready()),
                     "refused": diary.refused,
                 }
+            case ["served"]:
+                return {"ids": sorted(self._fleet.ready())}
             case ["forget"]:
                 diary.beats.clear()
-                diary.refused = 0
+                diary.refused = diary.cut_off = 0
+                gc.collect()
+                gc.freeze()  # a pause of this process would be one of all machines at once
                 return {}
             case ["beats"]:
                 times = sorted(took_s for _, took_s in diary.beats) or [0.0]
@@ -316,6 +340,7 @@ class _Machines:
                     "p99_s": times[int(0.99 * (len(times) - 1))],
                     "most": most_in_a_second([at_s for at_s, _ in diary.beats]),
                     "refused": diary.refused,
+                    "cut_off": diary.cut_off,
                 }
             case ["fail", instance_id]:
                 return {"at_s": self._fleet.ready()[instance_id].fail(instance_id)}

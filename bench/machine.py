@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
 MB = 1_000_000
+PERIOD_US = 10_000  # of a share of a core: of it the kernel gives no less than 1 ms
 
 
 def stat_fields(pid: int) -> list[str] | None:
@@ -81,6 +82,37 @@ def cores() -> tuple[int, int]:
     """The core for load and engines, and the one for what is measured."""
     usable = sorted(os.sched_getaffinity(0))
     return usable[0], usable[-1]
+
+
+@contextmanager
+def share_of_a_core(groups: Sequence[int], share: float) -> Iterator[None]:
+    """Let each of these processes have that share of a core and no more, by a control group of its own.
+
+    Raises:
+        OSError: there are no control groups here that we may make.
+    """
+    root = Path("/sys/fs/cgroup/cpu")
+    is_old = root.exists()
+    root = root if is_old else Path("/sys/fs/cgroup")
+    quota_us = round(share * PERIOD_US)
+    made: list[Path] = []
+    try:
+        for pid in groups:
+            folder = root / f"hostler-bench-{pid}"
+            folder.mkdir()
+            made.append(folder)
+            if is_old:
+                (folder / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+                (folder / "cpu.cfs_quota_us").write_text(str(quota_us))
+            else:
+                (folder / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
+            (folder / "cgroup.procs").write_text(str(pid))
+        yield
+    finally:
+        for folder in made:
+            for line in (folder / "cgroup.procs").read_text().split():
+                (root / "cgroup.procs").write_text(line)
+            folder.rmdir()
 
 
 class Noise:

@@ -24,6 +24,12 @@ ROWS = (
     ("F79", "tests/chaos/test_storage.py", "the store locked for 20 s"),
     ("F83", "tests/chaos/test_background.py", "every task of the controller, under load"),
     ("F86", "tests/chaos/test_sinks.py", "30 s of load on a log that hangs"),
+    ("F59", "tests/unit/wire/test_sse.py", "3,000 random splits"),
+    ("F88", "tests/unit/wire/test_smuggling.py", "4,000 mutations"),
+    ("F92", "tests/unit/wire/test_json.py", "3,400 texts"),
+    ("F103", "tests/unit/engines/test_process_command.py", "4,000 parameters"),
+    ("F104", "tests/unit/catalog/test_address.py", "5,600 names"),
+    ("F104", "tests/unit/admin/test_logs.py", "1,500 names"),
 )
 _FIGURE = re.compile(r"(?:F\d+|llama)\b.*: .+|(?:controller|gateway|worker) [\w.]+: .+")
 

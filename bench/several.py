@@ -1,23 +1,28 @@
 """What a second gateway process costs and brings: CPU a request, and throughput, at one and at two.
 
 The gateways lend the same slots, so each claim looks at the board. With two cores the load and the engines
-need one of them: throughput at two gateways is what is left, not what two free cores would give.
+need one of them, so throughput at two gateways is what is left. What a second core would bring is seen with
+small ones: each gateway has a quarter of a core to itself, and load and engines have the rest.
 """
 
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import urlsplit
 
 from bench import machine
 from bench.figures import Part, median, spread
+from bench.gateway import CONNECTIONS as GATEWAY_CONNECTIONS
 from bench.gateway import mock_engine, wrk_command
 from bench.serving import Server, run_pinned
 from hostler.testing.cluster import Cluster
 
 SECONDS = 3.0
 MORE_AIM = 1.15  # CPU a request at two, over that at one
+SHARE = 0.25  # of a core that each gateway has
+CONNECTIONS = 256  # then: the kernel deals them out unevenly
+FASTER_AIM = 1.7
 
 
 def measure(part: Part, *, rounds: int = 3) -> None:
@@ -38,6 +43,8 @@ def measure(part: Part, *, rounds: int = 3) -> None:
                     for pid in server.pids:
                         machine.free(pid)
                     run_once(server, "free", load_core, SECONDS if number else 1.0)
+                    with suppress(OSError), machine.share_of_a_core(server.pids, SHARE):
+                        run_once(server, "share", load_core, SECONDS, CONNECTIONS)
                     if number == 0:
                         server.costs, server.rates = {}, {}
         one, two = servers
@@ -61,12 +68,26 @@ def measure(part: Part, *, rounds: int = 3) -> None:
             noise=noise.others_cores,
             note=f"{spread(rates)}; {median(one.rates['free']):.0f}/s, {median(two.rates['free']):.0f}/s",
         )
+        if "share" in one.rates:
+            rates = [b / a for a, b in zip(one.rates["share"], two.rates["share"], strict=True)]
+            told = [f"{median(server.rates['share']):.0f}/s" for server in servers]
+            part.add(
+                f"requests a second, two ÷ one, each with {SHARE} of a core",
+                median(rates),
+                "x",
+                at_least=FASTER_AIM,
+                noise=noise.others_cores,
+                note=f"{spread(rates)}; {', '.join(told)}",
+            )
         part.add("failed requests", sum(server.errors for server in servers), "", at_most=0)
 
 
-def run_once(server: Server, name: str, core: int, seconds: float) -> None:
+def run_once(
+    server: Server, name: str, core: int, seconds: float, connections: int = GATEWAY_CONNECTIONS
+) -> None:
     before = machine.cpu_s(server.pids)
-    found = run_pinned(wrk_command(server, seconds), core, {"BENCH_KEY": server.key})
+    command = wrk_command(server, seconds, connections)
+    found = run_pinned(command, core, {"BENCH_KEY": server.key})
     count = max(1, int(found["requests"]))
     used = machine.cpu_s(server.pids) - before
     server.costs.setdefault(name, []).append(used * 1e6 / count)

@@ -4,11 +4,8 @@ python scripts/reference.py            write the pages
 python scripts/reference.py --check    say which ones are not current; exit code 1 if any is
 """
 
-import ast
 import inspect
-import io
 import sys
-import tokenize
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -18,9 +15,10 @@ from typing import get_args, get_origin
 import msgspec
 
 import hostler.core.trust  # noqa: F401  its errors are listed
-from hostler.admin.api import OPERATIONS
+from hostler.admin.operations import OPERATIONS
 from hostler.admin.sight import GATEWAY_OPERATIONS
-from hostler.app import config
+from hostler.app import config, loading
+from hostler.app.comments import comments_of
 from hostler.app.section import section_in
 from hostler.cli.exits import Exit
 from hostler.cli.main import make_app
@@ -57,28 +55,29 @@ def settings() -> str:
         "## Environment\n",
         "| variable | setting |",
         "|---|---|",
-        *(f"| `{name}` | `{'.'.join(keys)}` |" for name, keys in config._VARIABLES.items()),
+        *(f"| `{name}` | `{'.'.join(keys)}` |" for name, keys in loading.VARIABLES.items()),
         "\n`HOSTLER_URL` and `HOSTLER_API_KEY` are read by client commands only.\n",
     ]
     for name, kind in _sections():
         parts += [f"## {name}\n"]
         parts += [inspect.cleandoc(kind.__doc__), ""] if kind.__doc__ else []
         parts += ["| key | type | default | why |", "|---|---|---|---|"]
-        source = inspect.getsource(sys.modules[kind.__module__])
-        why = dict(_comments(source, kind.__name__))
+        why = comments_of(kind)
         for field in msgspec.structs.fields(kind):
             shown = _default(field)
             if shown is None or section_in(field.type) is not None:
                 continue
             type_name = _cell(_type_name(field.type))
-            parts.append(f"| `{field.name}` | {type_name} | {shown} | {why.get(field.name, '')} |")
+            parts.append(
+                f"| `{field.name}` | {type_name} | {shown} | {_cell(why.get(field.name, ''))} |"
+            )
         parts.append("")
     return "\n".join(parts).rstrip() + "\n"
 
 
 def commands() -> str:
     """Exit codes, and the help of every command."""
-    reasons = dict(_comments(inspect.getsource(sys.modules[Exit.__module__]), "Exit"))
+    reasons = comments_of(Exit)
     text = make_app().generate_docs("markdown", heading_level=2)
     return "\n".join(
         [
@@ -90,7 +89,7 @@ def commands() -> str:
             "## Exit codes\n",
             "| code | meaning |",
             "|---|---|",
-            *(f"| {code.value} | {reasons[code.name]} |" for code in Exit),
+            *(f"| {code.value} | {_cell(reasons[code.name])} |" for code in Exit),
             "",
             text.rstrip(),
             "",
@@ -221,24 +220,6 @@ def _sections() -> Iterator[tuple[str, type[config.Section]]]:
         if (kind := section_in(field.type)) is not None:
             yield f"[{field.name}]", kind
     yield "[[models]]", config.ModelConfig
-
-
-def _comments(source: str, class_name: str) -> Iterator[tuple[str, str]]:
-    """Yield the comment beside each field of a class."""
-    beside = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef) and node.name == class_name:
-            for line in node.body:
-                targets = line.targets if isinstance(line, ast.Assign) else []
-                target = (
-                    line.target if isinstance(line, ast.AnnAssign) else next(iter(targets), None)
-                )
-                if isinstance(target, ast.Name):
-                    yield target.id, _cell(beside.get(line.end_lineno or 0, ""))
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str | None:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +20,41 @@ _ANY = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too
 # HOSTLER_HYPOTHESIS=soak: what `make soak ARGS=--stateful` runs.
 settings.register_profile("ci", deadline=None, suppress_health_check=_ANY)
 settings.register_profile("soak", deadline=None, suppress_health_check=_ANY, database=None)
-settings.register_profile("compiled", settings.get_profile("ci"))  # tests/amounts.py
 PROFILE = os.environ.get("HOSTLER_HYPOTHESIS", "ci")
 settings.load_profile(PROFILE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """By rooms of the suite; what is slow after the others, the longest first; a group's quick tests first.
-
-    A long one that starts last would run alone at the end.
-    """
+    """By rooms of the suite; what is slow after the others (`in_turn`); a group's quick tests first."""
     slow_s: dict[str, float] = {}
+    busy: set[str] = set()
     for item in items:
         if (mark := item.get_closest_marker("slow")) is not None:
             group = group_of(item.nodeid)
             slow_s[group] = max(slow_s.get(group, 0.0), *mark.args, 0.0)
+            busy |= {group} if mark.kwargs.get("busy") else set()
+    turns = {group: turn for turn, group in enumerate(in_turn(slow_s, busy))}
 
-    def place(item: pytest.Item) -> tuple[bool, float, int, str, str, bool]:
+    def place(item: pytest.Item) -> tuple[int, int, str, str, bool]:
         group, path = group_of(item.nodeid), str(item.path)
-        return (group in slow_s, -slow_s.get(group, 0.0), _room(item), group, path, _is_slow(item))
+        return (turns.get(group, -1), _room(item), group, path, _is_slow(item))
 
     items.sort(key=place)
+
+
+def in_turn(slow_s: dict[str, float], busy: set[str]) -> list[str]:
+    """Slow groups as they are started: the longest first, or it would run alone at the end.
+
+    But between two of those that keep the processors busy come two that wait: side by side they would only
+    take each other's time, and that of what has deadlines.
+    """
+    longest = sorted(slow_s, key=lambda group: -slow_s[group])
+    computing = [group for group in longest if group in busy]
+    waiting = iter([group for group in longest if group not in busy])
+    order: list[str] = []
+    for group in computing:
+        order += [group, *islice(waiting, 2)]
+    return [*order, *waiting]
 
 
 def group_of(nodeid: str) -> str:

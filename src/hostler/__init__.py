@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hostler.app.component import SystemApp as SystemApp
     from hostler.app.config import Config as Config
     from hostler.app.config import ModelConfig as ModelConfig
-    from hostler.app.config import load_config as load_config
+    from hostler.app.loading import load_config as load_config
     from hostler.app.machines_section import ControlConfig as ControlConfig
     from hostler.core.errors import HostlerError as HostlerError
     from hostler.core.fleet import WorkerSpec as WorkerSpec
@@ -53,7 +53,7 @@ _HOMES = {
     "SystemApp": "hostler.app.component",
     "Config": "hostler.app.config",
     "ModelConfig": "hostler.app.config",
-    "load_config": "hostler.app.config",
+    "load_config": "hostler.app.loading",
     "ControlConfig": "hostler.app.machines_section",
     "HostlerError": "hostler.core.errors",
     "ModelMetadata": "hostler.core.model",

@@ -97,7 +97,7 @@ def alone(name: Background) -> str:
         return f"controller {name.value}: ended after {took_s:.2f} s"
 
 
-@pytest.mark.slow(60)
+@pytest.mark.slow(30)
 def test_F83_a_controller_with_a_dead_task_ends_with_a_clear_line() -> None:
     with ThreadPoolExecutor(2) as pool:
         tell(*pool.map(alone, (*CONTROLLER, *AT_CONTROL_PORT)))

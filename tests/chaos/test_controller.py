@@ -101,8 +101,16 @@ def test_F23_an_agent_that_is_stopped_while_its_engine_serves_is_not_replaced(
     with Pressure(cluster, clients=4) as pressure:
         cluster.kill_pid(victim["pid"], signal.SIGSTOP)
         try:
-            time.sleep(3.5)
-            assert {one["instance_id"] for one in cluster.ready("echo")} == set(before)
+            ends_s = time.monotonic() + 3.5  # longer than it takes to be lost
+            while time.monotonic() < ends_s:
+                there = {one["instance_id"] for one in cluster.instances()}
+                assert there == set(before), "nobody is replaced"
+                time.sleep(0.1)
+            cluster.wait_for(
+                lambda: {one["instance_id"] for one in cluster.ready("echo")} == set(before),
+                5,
+                "whoever asks its engine hears it",
+            )
         finally:
             cluster.kill_pid(victim["pid"], signal.SIGCONT)
     assert settled(cluster) == before

@@ -11,7 +11,7 @@ from tests.chaos.arena import Arena
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.figures import IS_LONG, tell
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(45)
 
 SEED = 20261128
 

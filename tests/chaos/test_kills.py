@@ -24,12 +24,30 @@ PAUSE_S = 0.01  # of a client between two requests: what is killed must start ag
 PATIENT = fake_model("echo", replicas=2, tokens=6)  # a slow machine may take seconds to restart
 
 
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[Cluster]:
+    """A server for those after whose kills everything is as before."""
+    with Cluster(PATIENT + fake_model("slow", tokens=40, delay_ms=50)) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(lasting: Cluster) -> Cluster:
+    """It, as each test finds it: whole."""
+    lasting.wait_for(
+        lambda: lasting.is_ready() and len(lasting.instances()) == 3, 30, "every process is back"
+    )
+    return lasting
+
+
 class Load:
     """Closed-loop clients; every outcome is counted."""
 
-    def __init__(self, cluster: Cluster, clients: int = 4, *, stream: bool = False) -> None:
+    def __init__(self, cluster: Cluster, clients: int = 4, *, stream: str = "") -> None:
+        """stream: the model whose streams are read; "": whole answers of the quick one."""
         self._cluster = cluster
-        self._stream = stream
+        self._model = stream or "echo"
+        self._stream = bool(stream)
         self._over = threading.Event()
         self._url, self._key = cluster.url, cluster.admin_key
         self.outcomes: Counter[str] = Counter()
@@ -44,7 +62,7 @@ class Load:
 
     def _one(self, text: str) -> str:
         try:
-            status, _, body = self._cluster.chat("echo", text, stream=self._stream)
+            status, _, body = self._cluster.chat(self._model, text, stream=self._stream)
         except (OSError, http.client.HTTPException) as error:
             return type(error).__name__
         if status != 200:
@@ -69,8 +87,8 @@ class Load:
         return {kind: count for kind, count in self.outcomes.items() if kind != "ok"}
 
 
-def test_F01_a_killed_worker_costs_no_request_and_comes_back() -> None:
-    with Cluster(TWO) as cluster, Load(cluster).running() as load:
+def test_F01_a_killed_worker_costs_no_request_and_comes_back(cluster: Cluster) -> None:
+    with Load(cluster).running() as load:
         time.sleep(0.5)
         victim = cluster.ready("echo")[0]
         cluster.kill_pid(victim["pid"])
@@ -87,8 +105,10 @@ def test_F01_a_killed_worker_costs_no_request_and_comes_back() -> None:
     assert load.outcomes["ok"] > 50
 
 
-def test_F25_a_killed_controller_costs_nothing_and_adopts_every_worker() -> None:
-    with Cluster(PATIENT) as cluster, Load(cluster).running() as load:
+def test_F25_a_killed_controller_costs_nothing_and_adopts_every_worker(
+    cluster: Cluster,
+) -> None:
+    with Load(cluster).running() as load:
         for _ in range(3):
             time.sleep(0.4)
             before = {i["instance_id"]: i["pid"] for i in cluster.ready("echo")}
@@ -104,9 +124,8 @@ def test_F25_a_killed_controller_costs_nothing_and_adopts_every_worker() -> None
     assert load.outcomes["ok"] > 50
 
 
-def test_a_stream_outlives_the_controller() -> None:
-    slow = fake_model("echo", tokens=40, delay_ms=50)
-    with Cluster(slow) as cluster, Load(cluster, 2, stream=True).running() as load:
+def test_a_stream_outlives_the_controller(cluster: Cluster) -> None:
+    with Load(cluster, 2, stream="slow").running() as load:
         time.sleep(0.5)
         cluster.kill("controller")
         time.sleep(3.0)
@@ -114,48 +133,46 @@ def test_a_stream_outlives_the_controller() -> None:
     assert load.outcomes["ok"] >= 2
 
 
-def test_F22_a_gateway_that_dies_without_a_controller_serves_again() -> None:
-    with Cluster(PATIENT) as cluster:
-        kept = KeptSnapshot(StatePaths(cluster.state_dir).kept_snapshot)
+def test_F22_a_gateway_that_dies_without_a_controller_serves_again(cluster: Cluster) -> None:
+    kept = KeptSnapshot(StatePaths(cluster.state_dir).kept_snapshot)
 
-        def is_kept() -> bool:
-            found = kept.load()
-            ready = [i for i in found.instances if i.state is State.READY] if found else []
-            return len(ready) == 2
+    def is_kept() -> bool:
+        found = kept.load()
+        ready = [i for i in found.instances if i.state is State.READY] if found else []
+        return len(ready) == 3
 
-        cluster.wait_for(is_kept, 8.0, "the last snapshot is kept")
-        controller, gateway = cluster.pids("controller")[0], cluster.pids("gateway")[0]
-        cluster.kill_pid(controller, signal.SIGSTOP)
-        try:
-            cluster.kill_pid(gateway)
+    cluster.wait_for(is_kept, 8.0, "the last snapshot is kept")
+    controller, gateway = cluster.pids("controller")[0], cluster.pids("gateway")[0]
+    cluster.kill_pid(controller, signal.SIGSTOP)
+    try:
+        cluster.kill_pid(gateway)
 
-            def answers() -> bool:
-                try:
-                    return cluster.chat("echo", "meanwhile")[0] == 200
-                except (OSError, http.client.HTTPException):
-                    return False
+        def answers() -> bool:
+            try:
+                return cluster.chat("echo", "meanwhile")[0] == 200
+            except (OSError, http.client.HTTPException):
+                return False
 
-            cluster.wait_for(answers, 8.0, "the next gateway serves")
-            assert json.loads(cluster.request("GET", "/ready")[2]) == {"status": "degraded"}
-        finally:
-            cluster.kill_pid(controller, signal.SIGCONT)
-        cluster.wait_for(
-            lambda: json.loads(cluster.request("GET", "/ready")[2]) == {"status": "ok"},
-            8.0,
-            "the controller is heard again",
-        )
+        cluster.wait_for(answers, 8.0, "the next gateway serves")
+        assert json.loads(cluster.request("GET", "/ready")[2]) == {"status": "degraded"}
+    finally:
+        cluster.kill_pid(controller, signal.SIGCONT)
+    cluster.wait_for(
+        lambda: json.loads(cluster.request("GET", "/ready")[2]) == {"status": "ok"},
+        8.0,
+        "the controller is heard again",
+    )
 
 
-def test_a_killed_gateway_is_back_on_the_same_socket_and_port() -> None:
-    with Cluster(TWO) as cluster:
-        url = cluster.url
-        (old,) = cluster.kill("gateway")
-        # The supervisor holds the listening socket: this connection waits in it, and is served.
-        status, _, _ = cluster.chat("echo", "are you back?")
-        assert status in (200, 503)
-        cluster.wait_for(lambda: cluster.chat("echo", "hi")[0] == 200, 10, "chat works again")
-        assert cluster.url == url
-        assert cluster.pids("gateway") != [old]
+def test_a_killed_gateway_is_back_on_the_same_socket_and_port(cluster: Cluster) -> None:
+    url = cluster.url
+    (old,) = cluster.kill("gateway")
+    # The supervisor holds the listening socket: this connection waits in it, and is served.
+    status, _, _ = cluster.chat("echo", "are you back?")
+    assert status in (200, 503)
+    cluster.wait_for(lambda: cluster.chat("echo", "hi")[0] == 200, 10, "chat works again")
+    assert cluster.url == url
+    assert cluster.pids("gateway") != [old]
 
 
 def test_a_killed_up_leaves_nothing_after_the_grace() -> None:

@@ -49,7 +49,7 @@ while True:
     peer.close()
 """
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(50)
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,7 @@ def test_F10_an_engine_that_the_kernel_ends_for_want_of_memory_is_told_as_that(
     victim = cluster.ready("slow")[0]
     with memory_group(100_000_000) as group:
         (group / "cgroup.procs").write_text(str(engine_of(victim)))
-        time.sleep(3.0)  # its agent sees where it is now
+        time.sleep(5.0)  # its agent sees where it is now: it looks each 2 s
         answers = [cluster.chat("slow", f"[[allocate_mb=300]] [[tokens=2]] {n}") for n in range(4)]
         cluster.wait_for(
             lambda: victim["instance_id"] not in {i["instance_id"] for i in cluster.ready("slow")},

@@ -66,6 +66,11 @@ def test_F54_two_gateways_never_lend_more_slots_than_an_instance_has() -> None:
     model = fake_model(replicas=1, concurrency=slots, tokens=2, delay_ms=3)
     with Cluster(CONFIG + model) as cluster:
         (engine,) = cluster.ready("echo")
+
+        def is_known() -> bool:
+            return all(cluster.chat("echo", f"first {n}")[0] == 200 for n in range(8))
+
+        cluster.wait_for(is_known, 20, "both gateways know it")
         with Steady(target_of(cluster), clients=24, pause_s=0.0) as clients:
             cluster.wait_for(lambda: clients.answered >= 200, 30, "two hundred answers")
             cluster.json("POST", "/api/v1/gateways/restart", timeout_s=60)

@@ -52,7 +52,7 @@ class Wide:
                 stack.callback(gateway.end)
             yield self
             self.net.heal()
-            self.server.json("DELETE", "/api/v1/models/far?delete=true")
+            self.server.request("DELETE", "/api/v1/models/far?delete=true")
 
     def join(self, name: str, *words: str) -> None:
         """Start a host's process on its machine."""
@@ -60,11 +60,14 @@ class Wide:
         told = (f"--controller={url}", f"--token={self.token('host')}", f"--name={name}")
         self.hosts[name].start("host", "join", *told, "--labels=far=yes", *words)
 
-    def begin(self, replicas: int, concurrency: int = 8, **params: object) -> None:
-        """Start `far` on the hosts, and wait until all gateways serve."""
+    def join_all(self) -> None:
         for name in self.hosts:
             self.join(name, "--port=8102")
         self.until(lambda: len(self.standings()) == len(self.hosts), "all have joined")
+
+    def begin(self, replicas: int, concurrency: int = 8, **params: object) -> None:
+        """Start `far` on the hosts, and wait until all gateways serve."""
+        self.join_all()
         self.start_model(replicas, concurrency, **params)
 
     def start_model(self, replicas: int, concurrency: int = 8, **params: object) -> None:
@@ -82,6 +85,10 @@ class Wide:
         for gateway in self.gateways.values():
             gateway.wait_ready()
             self.until(lambda g=gateway: g.chat("hello", "far")[0] == 200, "it serves")  # type: ignore[misc]
+
+    def stop_model(self) -> None:
+        self.server.json("DELETE", "/api/v1/models/far?delete=true")
+        self.until(lambda: not self.copies(), "no copy is left")
 
     def token(self, role: str) -> str:
         return str(self.server.json("POST", "/api/v1/tokens", {"role": role})["token"])

@@ -157,7 +157,8 @@ class LocalRig(Rig):
                 await assert_manager_truth(manager, others=self.others())
             assert tagged(STATE_TAG, folder) == {}, "a process outlived its manager"
 
-    def manage(self, config: Config, models: Sequence[ModelConfig]) -> LocalWorkerManager:
+    def manage(self, config: Config, models: Sequence[ModelConfig] | None) -> LocalWorkerManager:
+        """models: None: the default ones."""
         return LocalWorkerManager(config, models=models)
 
     def others(self) -> list[Path]:
@@ -259,13 +260,17 @@ class RayRig(LocalRig):
             finally:
                 await asyncio.to_thread(self.ray.close)
 
-    def manage(self, config: Config, models: Sequence[ModelConfig]) -> LocalWorkerManager:
-        models = [msgspec.structs.replace(model, resources=LITTLE) for model in models]
+    def manage(self, config: Config, models: Sequence[ModelConfig] | None) -> LocalWorkerManager:
+        if models is not None:
+            models = [msgspec.structs.replace(model, resources=LITTLE) for model in models]
         return FrugalManager(self.ray.address, self._with_port(config), models=models)
 
     @asynccontextmanager
     async def another(self) -> AsyncIterator[WorkerManager]:
-        with tempfile.TemporaryDirectory(prefix="hst", dir="/tmp") as folder:
+        # a thread of what was stopped may still write its last file
+        with tempfile.TemporaryDirectory(
+            prefix="hst", dir="/tmp", ignore_cleanup_errors=True
+        ) as folder:
             config = self._with_port(Config(state_dir=folder))
             yield FrugalManager(self.ray.address, config, models=(), declare=False)
 

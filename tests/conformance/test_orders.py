@@ -23,6 +23,7 @@ from hostler.core.errors import (
     ModelNotFound,
     NameTaken,
     NoReadyInstance,
+    NotFound,
 )
 from hostler.core.lifecycle import State
 from hostler.core.model import WorkerType
@@ -247,6 +248,30 @@ def test_apply_stops_starts_restarts_and_says_what_became_of_each(rig: Rig) -> N
     rig.run(main)
 
 
+def test_apply_restarts_one_instance_and_leaves_the_others(rig: Rig) -> None:
+    async def main() -> None:
+        manager = rig.manager
+        async with extra(manager, replicas=2):
+            old, other = await manager.get_model_instances(LLM, "extra")
+            restart = apply(WorkerApplyType.RESTART, instance_id=old.instance_id)
+            done = await manager.worker_apply(restart)
+            assert done.success, done.message
+            now = {one.replica: one for one in await manager.get_model_instances(LLM, "extra")}
+            assert now[other.replica].pid == other.pid
+            new = now[old.replica]
+            assert (new.pid, new.instance_id) != (old.pid, old.instance_id)
+            assert {one.instance_id for one in done.instances if one.state is State.READY} == {
+                new.instance_id
+            }
+            with pytest.raises(NotFound, match="has no instance"):
+                await manager.worker_apply(restart)
+            stop = apply(WorkerApplyType.STOP, instance_id=other.instance_id)
+            with pytest.raises(BadRequest, match="can only be restarted"):
+                await manager.worker_apply(stop)
+
+    rig.run(main)
+
+
 def test_apply_updates_parameters_or_leaves_the_old_ones_and_says_why(rig: Rig) -> None:
     async def main() -> None:
         manager = rig.manager
@@ -264,6 +289,9 @@ def test_apply_updates_parameters_or_leaves_the_old_ones_and_says_why(rig: Rig) 
             assert not failed.success
             assert "old specification" in failed.message
             assert len((await manager.generate(ask)).text.split()) == 5
+            default = apply(WorkerApplyType.UPDATE_PARAMS, params={"tokens": None})
+            assert (await manager.worker_apply(default)).success
+            assert len((await manager.generate(ask)).text.split()) == 16
             with pytest.raises(BadRequest, match="tokenz"):
                 await manager.worker_apply(
                     apply(WorkerApplyType.UPDATE_PARAMS, params={"tokenz": 1})

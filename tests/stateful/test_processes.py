@@ -119,7 +119,7 @@ class Processes(Sequence):
             assert status in fine, f"{route} of {message['instance_id']}: {status}"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(55)
 @pytest.mark.timeout(300 + 30 * SEQUENCES)
 def test_F29_F36_F68_whatever_dies_the_table_is_the_processes() -> None:
     with Stage(SEQUENCES) as stage:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import msgspec
 
 from hostler.core.deployment import Deployment
-from hostler.core.hosts import HostView
+from hostler.core.hosts import HostFacts, HostView
 from hostler.core.model import ModelMetadata, ParameterDescription, WorkerType
 from hostler.core.usage import UsageQuestion, UsageRow
 from hostler.core.worker import (
@@ -27,6 +27,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: +1 for each start of a controller on this store.
     models: how many deployments in each state of their best instance, e.g. `{"ready": 2}`.
     isolation: how engine processes are fenced in, e.g. `pid_namespace`, `parent_death_signal`.
+    machine: what the controller's own machine is like now.
     """
 
     version: str = ""
@@ -35,6 +36,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     controller_pid: int = 0
     isolation: str = ""
     models: Mapping[str, int] = {}
+    machine: HostFacts | None = None
     details: Mapping[str, Any] = {}
 
 
@@ -87,6 +89,13 @@ class ControlPlane(HostPlane, Protocol):
 
     async def worker_apply(self, request: WorkerApplyRequest) -> WorkerApplyOutput:
         """Do it, and return when it is done or `request.timeout_s` has passed."""
+
+    async def restart_instance(self, instance_id: str) -> WorkerRunData:
+        """Order a new process in the place of this one, and return how it stands; the events tell the rest.
+
+        Raises:
+            NotFound: no such instance. Conflict: it cannot be replaced; the text says why.
+        """
 
     def start_limit_s(self, deployment: Deployment) -> float:
         """How long its processes may take to be ready, by the size of the files that are here."""

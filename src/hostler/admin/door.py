@@ -69,7 +69,8 @@ class Resource:
         given = [value for name, value in request.scope["headers"] if name == b"authorization"]
         if len(given) > 1:
             raise InvalidAPIKey  # which of them counts is not for us to guess
-        key = self._services.keyring().identify(given[0] if given else None)
+        ring = self._services.keyring()
+        key = ring.identify(given[0] if given else None, by_ticket=operation.takes_tickets)
         require(key, operation.scope)
         return key
 
@@ -150,9 +151,11 @@ class _Answer:
             self._started = True
             given: list[Any] = list(message.get("headers", ()))
             given = [pair for pair in given if pair[0] != b"x-request-id"]
+            named = {name for name, _ in given}
+            usual = [pair for pair in _HEADERS if pair[0] not in named]
             message = {
                 **message,
-                "headers": [*given, *_HEADERS, (b"x-request-id", self._request_id)],
+                "headers": [*given, *usual, (b"x-request-id", self._request_id)],
             }
         try:
             await self._send(message)

@@ -13,7 +13,7 @@ from hostler.core.serving import Priority
 
 async def list_keys(call: Call) -> KeyList:
     stored = await asyncio.to_thread(call.services.keys.keys)
-    return KeyList(keys=tuple(key_info(key) for key in stored))
+    return KeyList(keys=tuple(key_info(key) for key in stored if not key.view.parent))
 
 
 async def create_key(call: Call) -> KeyCreated:

@@ -1,11 +1,12 @@
 """What the admin API takes and gives, where core has no word for it."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from hostler.app.origins import Origin
 from hostler.app.tokens import DAY_S, LONGEST_S
 from hostler.core.deployment import Deployment
 from hostler.core.hosts import HostView, Role
@@ -133,6 +134,13 @@ class InstanceList(msgspec.Struct, frozen=True, kw_only=True):
     instances: tuple[WorkerRunData, ...]
 
 
+class InstanceAccepted(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance will be replaced. events: the address of the stream that tells what comes of it."""
+
+    instance: WorkerRunData
+    events: str
+
+
 class InstanceLog(msgspec.Struct, frozen=True, kw_only=True):
     """error: why there are no lines: the machine with the log does not answer, or there are too many."""
 
@@ -221,6 +229,51 @@ class KeyCreated(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     info: KeyInfo
+
+
+class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is signed in: the key that did, and what it may do."""
+
+    key_id: str
+    scopes: tuple[str, ...]
+    models: tuple[str, ...] = ()
+    expires_at_s: float | None = None
+
+
+class TicketCreated(msgspec.Struct, frozen=True, kw_only=True):
+    """ticket: exchange it for a session, once, with POST /api/v1/session."""
+
+    ticket: str
+    expires_at_s: float
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting. value: as it is used; of a secret `set` or `not set`.
+
+    section: the table it is in; "" at the top; of a model `models.NAME`. about: what it does. origin: who
+    gave the value.
+    """
+
+    name: str
+    section: str
+    value: Any = None
+    default: Any = None
+    unit: str = ""
+    about: str = ""
+    secret: bool = False
+    origin: Origin = Origin()
+
+
+class SettingList(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings in use. file: the config file that was read at `read_at_s`; "": there is none.
+
+    notes: what has changed since and is not used yet, a line each.
+    """
+
+    settings: tuple[Setting, ...]
+    file: str = ""
+    read_at_s: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 class KeyList(msgspec.Struct, frozen=True, kw_only=True):

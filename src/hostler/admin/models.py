@@ -8,6 +8,7 @@ import msgspec
 
 from hostler.admin.control import ControlPlane
 from hostler.admin.messages import (
+    InstanceAccepted,
     InstanceList,
     ModelAccepted,
     ModelList,
@@ -74,6 +75,13 @@ async def list_instances(call: Call) -> InstanceList:
     if name is not None:
         name = real_name(control, name)
     return InstanceList(instances=tuple(control.run_data(name)))
+
+
+async def restart_instance(call: Call) -> InstanceAccepted:
+    control = call.services.control
+    before = await asyncio.to_thread(control.last_event_seq)
+    found = await control.restart_instance(call.path_value("instance_id"))
+    return InstanceAccepted(instance=found, events=_events(before, found.model_name))
 
 
 async def supported_models(call: Call) -> SupportedModelList:
@@ -166,5 +174,10 @@ def _accepted(
     return ModelAccepted(
         created=created,
         model=_whole(control, deployment),
-        events=f"/api/v1/events?follow=true&after={before}&model={quote(deployment.name, safe='')}",
+        events=_events(before, deployment.name),
     )
+
+
+def _events(before: int, name: str) -> str:
+    """Where the events of a model are told, from this number on."""
+    return f"/api/v1/events?follow=true&after={before}&model={quote(name, safe='')}"

@@ -25,6 +25,7 @@ from hostler.core.snapshot import KeyView
 from hostler.storage.writer import Writer
 
 if TYPE_CHECKING:
+    from hostler.admin.settings import Running
     from hostler.admin.tokens import TokenDesk
 
 
@@ -96,6 +97,7 @@ class Services:
     followers: Followers
     supervisor: Callable[[Wish], Awaitable[Gateways]] | None = None
     tokens: "TokenDesk | None" = None
+    running: "Callable[[], Running]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ class Operation:
     """One method at one address.
 
     scope: what the key needs. request, response: types of the JSON bodies. streams: the media type
-    that a client can ask for instead of JSON. status: of a success.
+    that a client can ask for instead of JSON. status: of a success. takes_tickets: instead of a key.
     """
 
     method: str
@@ -134,6 +136,7 @@ class Operation:
     query: type[msgspec.Struct] = field(default=Query)
     status: int = 200
     streams: str = ""
+    takes_tickets: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.scope, Scope):

@@ -7,17 +7,20 @@ import asyncio
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 from hostler.admin.api import admin_app
 from hostler.admin.control import Status
 from hostler.admin.lead import Lead
 from hostler.admin.leading import leading
+from hostler.admin.settings import Running
 from hostler.admin.tokens import TokenDesk
 from hostler.app.auth import KeyRing, ensure_admin_key
 from hostler.app.config import Config, state_dir
+from hostler.app.loading import Loaded
 from hostler.app.paths import StatePaths
 from hostler.app.supervision import ask_supervisor
 from hostler.app.tasks import first_of
@@ -27,6 +30,7 @@ from hostler.core.errors import StartupError
 from hostler.core.worker import OperatorEvent
 from hostler.engines.process import best_isolation
 from hostler.manager.control import LocalControl
+from hostler.manager.host_rules import HostRules, facts, startable
 from hostler.manager.local import LocalWorkerManager
 from hostler.storage.store import Store
 from hostler.storage.writer import Writer
@@ -38,6 +42,10 @@ log = logger(__name__)
 
 class Controller(LocalControl):
     """The manager as the admin API sees it, with what the process knows of itself."""
+
+    def __init__(self, manager: LocalWorkerManager, models_dir: Path) -> None:
+        super().__init__(manager)
+        self.models_dir = models_dir
 
     def status(self) -> Status:
         best: Counter[str] = Counter()
@@ -51,6 +59,13 @@ class Controller(LocalControl):
             controller_pid=os.getpid(),
             isolation=best_isolation().value,
             models=dict(best),
+            machine=facts(
+                socket.gethostname(),
+                HostRules(),
+                self.models_dir,
+                engines_here=_engines_here(),
+                promised_bytes=0,
+            ),
             details={
                 "settled": not self.manager.registry.unheard,
                 "snapshot": self.manager.registry.version,
@@ -64,10 +79,12 @@ async def run_controller(
     hasten: asyncio.Event,
     control: socket.socket | None = None,
     relay_port: int = 0,
+    in_use: Callable[[], Loaded] | None = None,
 ) -> None:
     """Serve until `stop` is set, then drain and stop every worker; `hasten` ends them at once.
 
     control: the control port's listening socket. relay_port: of the relay before the models here.
+    in_use: the settings as its gateways have them now; when left out, as it has them.
 
     Raises:
         StartupError: the store or a socket cannot be used.
@@ -76,10 +93,21 @@ async def run_controller(
     paths.create()
     async with leading(config, paths, stop, control) as lead:
         if lead is not None:
-            await _run(config, paths, lead, stop, hasten, control, relay_port)
+            running = partial(_running, config, in_use or partial(Loaded, config=config))
+            await _run(config, paths, lead, stop, hasten, control, relay_port, running)
 
 
 # Private
+
+
+@cache
+def _engines_here() -> tuple[str, ...]:
+    """What is installed changes with a new process alone."""
+    return startable(HostRules())
+
+
+def _running(own: Config, in_use: Callable[[], Loaded]) -> Running:
+    return Running(loaded=in_use(), own=own)
 
 
 async def _run(
@@ -90,6 +118,7 @@ async def _run(
     hasten: asyncio.Event,
     control: socket.socket | None,
     relay_port: int,
+    running: Callable[[], Running],
 ) -> None:
     """Lead until asked to stop."""
     manager = LocalWorkerManager(config, store=lead.store, control=control, relay_port=relay_port)
@@ -102,7 +131,7 @@ async def _run(
     try:
         if lead.before:
             manager.journal.tell(OperatorEvent(kind="controller.leads", message=lead.story))
-        async with _admin_server(manager, lead.store, paths, config):
+        async with _admin_server(manager, lead.store, paths, config, running):
             await _until(stop, manager)
             await lead.give_back()  # first: the next one starts its models while ours end
             await _end(manager, hasten)
@@ -119,6 +148,7 @@ async def _admin_server(
     store: Store,
     paths: StatePaths,
     config: Config,
+    running: Callable[[], Running],
 ) -> AsyncIterator[None]:
     port = manager.control_port
     ring = KeyRing(key.view for key in store.keys())
@@ -129,13 +159,14 @@ async def _admin_server(
         manager.keys_changed()
 
     app = admin_app(
-        Controller(manager),
+        Controller(manager, paths.models_dir),
         store,
         lambda: ring,
         on_keys_changed=keys_changed,
         writer=manager.writer,
         supervisor=partial(ask_supervisor, paths.up_socket),
         desk=TokenDesk(store, manager.journal.tell, port.url, port.fingerprint),
+        running=running,
     )
     async with asyncio.TaskGroup() as tasks:
         server = HttpServer(AsgiBridge(app, tasks), limits=config.limits, name="admin")

@@ -15,8 +15,9 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -75,6 +76,7 @@ class KeyStore(Protocol):
     def keys(self) -> tuple[StoredKey, ...]: ...
     def save_key(self, key: StoredKey) -> None: ...
     def revoke_key(self, key_id: str) -> bool: ...
+    def drop_keys(self, key_ids: Sequence[str]) -> int: ...
 
 
 def new_key(
@@ -116,6 +118,26 @@ def new_key(
     return NewKey(plain=plain, stored=stored)
 
 
+def new_session(
+    parent: KeyView,
+    lasts_s: float,
+    *,
+    is_ticket: bool = False,
+    clock: Callable[[], float] = time.time,
+) -> NewKey:
+    """Make a key that stands for another one for a while: whoever has it is that one.
+
+    It ends with the other, at the latest. is_ticket: it can be exchanged for such a key, once, and
+    do nothing else.
+    """
+    made = new_key(parent.scopes, name=_SESSION_NAME, clock=clock)
+    ends_s = min(clock() + lasts_s, parent.expires_at_s or inf)
+    view = msgspec.structs.replace(
+        made.view, parent=parent.key_id, is_ticket=is_ticket, expires_at_s=ends_s
+    )
+    return NewKey(plain=made.plain, stored=msgspec.structs.replace(made.stored, view=view))
+
+
 def require(key: KeyView, scope: str, model: str | None = None) -> None:
     """Return when this key may do that, with that model if one is named.
 
@@ -137,10 +159,16 @@ class KeyRing:
 
     def __init__(self, keys: Iterable[KeyView], clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._keys = {key.key_id.encode(): (key, bytes.fromhex(key.secret_hash)) for key in keys}
+        every = {key.key_id: key for key in keys}
+        self._keys = {
+            key.key_id.encode(): (_stood_for(key, every), bytes.fromhex(key.secret_hash))
+            for key in every.values()
+        }
 
-    def identify(self, authorization: bytes | None) -> KeyView:
-        """Return the key of an `Authorization` header's value, `Bearer <key>`.
+    def identify(self, authorization: bytes | None, *, by_ticket: bool = False) -> KeyView:
+        """Return the key of an `Authorization` header's value, `Bearer <key>`; for a session its parent.
+
+        by_ticket: a ticket counts as well.
 
         Raises:
             InvalidAPIKey: absent, malformed, unknown, expired or revoked; the error is the same in
@@ -154,13 +182,26 @@ class KeyRing:
             raise InvalidAPIKey
         key, secret_hash = self._keys.get(key_id, _MISS)
         proven = hmac.compare_digest(hashlib.sha256(secret).digest(), secret_hash)
-        if not proven or key.revoked:
+        if not proven or key.revoked or (key.is_ticket and not by_ticket):
             raise InvalidAPIKey
         if key.expires_at_s is not None and key.expires_at_s <= self._clock():
             raise InvalidAPIKey
         return key
 
     require = staticmethod(require)
+
+
+def key_id_of(authorization: bytes) -> str:
+    """The id in an `Authorization` header's value that has been identified."""
+    match = _HEADER.match(authorization)
+    if match is None:
+        raise InvalidAPIKey
+    return match[2].decode()
+
+
+def is_over(key: KeyView, now_s: float) -> bool:
+    """Whether a session or a ticket has ended, so that nobody needs to know of it any more."""
+    return bool(key.parent) and (key.revoked or (key.expires_at_s or inf) <= now_s)
 
 
 def ensure_admin_key(store: KeyStore, paths: StatePaths, owner: str = "") -> tuple[str, bool]:
@@ -258,9 +299,25 @@ _HEADER = re.compile(
     % (_ID_CHARS, _SECRET_CHARS, _CRC_CHARS)
 )
 _KEY_FILE_BYTES = 256
+_SESSION_NAME = "console"
 
 # What an unknown id is compared with: no secret has this hash, and the work is the same.
 _MISS = (KeyView(key_id="", secret_hash="0" * 64, scopes=(), revoked=True), bytes(32))
+
+
+def _stood_for(key: KeyView, every: Mapping[str, KeyView]) -> KeyView:
+    """What somebody is who has this key: of a session or a ticket, its parent, for as long as it lasts."""
+    if not key.parent:
+        return key
+    parent = every.get(key.parent)
+    if parent is None or parent.parent:
+        return msgspec.structs.replace(key, revoked=True)
+    return msgspec.structs.replace(
+        parent,
+        is_ticket=key.is_ticket,
+        revoked=parent.revoked or key.revoked,
+        expires_at_s=min(parent.expires_at_s or inf, key.expires_at_s or inf),
+    )
 
 
 def _checksum(body: bytes) -> bytes:

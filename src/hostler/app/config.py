@@ -1,18 +1,12 @@
 """The settings tree: frozen, units in the names, checked once, when it is built.
 
-Built from defaults < TOML file < environment < flags; with app/environment.py this is the only reader of
-the environment.
+Not here: where values are read from (loading.py).
 """
 
-import difflib
-import os
 import re
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import ClassVar
 
-import msgspec
 import platformdirs
 
 from hostler.app.environment import child_environment as child_environment
@@ -23,7 +17,7 @@ from hostler.app.machines_section import ControlConfig as ControlConfig
 from hostler.app.machines_section import HostConfig as HostConfig
 from hostler.app.machines_section import RayConfig as RayConfig
 from hostler.app.model_section import ModelConfig as ModelConfig
-from hostler.app.section import Section, section_in
+from hostler.app.section import Section
 from hostler.core.errors import ConfigError
 
 GATEWAYS_MAX = 32  # the board on which they count has two columns for each
@@ -84,24 +78,24 @@ class HeartbeatConfig(Section, frozen=True, kw_only=True):
 class HttpLimits(Section, frozen=True, kw_only=True):
     """What a client may send. Sources of the figures: docs/design/wire.md."""
 
-    header_bytes: int = 32 * 1024
-    header_fields: int = 100
-    target_bytes: int = 8 * 1024
-    body_bytes: int = 8 * 1024 * 1024
+    header_bytes: int = 32 * 1024  # all header fields together
+    header_fields: int = 100  # how many of them
+    target_bytes: int = 8 * 1024  # of the address in the request line
+    body_bytes: int = 8 * 1024 * 1024  # of one request
     all_bodies_bytes: int = 256 * 1024 * 1024  # request bodies held by one process
-    json_depth: int = 64
-    header_timeout_s: float = 10.0
-    body_timeout_s: float = 60.0
+    json_depth: int = 64  # tables and lists in each other, of a body
+    header_timeout_s: float = 10.0  # from the first byte of a request to the end of its header
+    body_timeout_s: float = 60.0  # until a body has come
     body_grace_s: float = 10.0  # after which a body must have come at body_rate_bytes
     body_rate_bytes: int = 100  # a second, on average
-    idle_timeout_s: float = 75.0
-    write_stall_s: float = 30.0
+    idle_timeout_s: float = 75.0  # a connection without a request is closed then
+    write_stall_s: float = 30.0  # a client that takes nothing of its answer for so long is left
     connections: int = 4096  # at once; the one idle longest goes for a new one
     connections_per_client: int = 512  # of one address that is not this machine's; 0: any number
     requests_per_connection: int = 0  # then it is closed; 0: any number
-    # What a slow reader may hold: here, and in the kernel, which counts twice as much (B20).
-    stream_buffer_bytes: int = 64 * 1024
-    socket_send_bytes: int = 32 * 1024
+    # What a slow reader may hold (B20).
+    stream_buffer_bytes: int = 64 * 1024  # of an answer to a slow reader, here
+    socket_send_bytes: int = 32 * 1024  # and in the kernel, which counts twice as much
 
 
 class GatewayConfig(Section, frozen=True, kw_only=True):
@@ -143,9 +137,9 @@ class LifeConfig(Section, frozen=True, kw_only=True):
         50_000_000  # its size over this is added; half of what a slow disk reads
     )
     backoff_first_s: float = 1.0  # after a crash, doubled each time with jitter
-    backoff_last_s: float = 60.0
+    backoff_last_s: float = 60.0  # the longest wait before a crashed worker starts again
     crash_limit: int = 5  # crashes in crash_window_s that end in a verdict
-    crash_window_s: float = 600.0
+    crash_window_s: float = 600.0  # crashes before that are forgotten
     memory_check: bool = True  # a model that does not fit in memory is not started
     memory_reserve_bytes: int = 64 << 20  # never given to models
 
@@ -165,7 +159,7 @@ class TelemetryConfig(Section, frozen=True, kw_only=True):
     """Traces for OpenTelemetry; needs the extra `hostler[otel]`."""
 
     otlp_endpoint: str = ""  # of a collector that takes OTLP over HTTP, like http://127.0.0.1:4318
-    service_name: str = "hostler"
+    service_name: str = "hostler"  # as traces show this server
     queue_spans: int = 2048  # that wait for the collector; more are dropped and counted
     timeout_s: float = 5.0  # of one export, its retries included
 
@@ -173,6 +167,8 @@ class TelemetryConfig(Section, frozen=True, kw_only=True):
 class StoreConfig(Section, frozen=True, kw_only=True):
     """Where wishes, keys, events and usage are kept. Several controllers may share a PostgreSQL
     database; one of them leads. It needs the extra `hostler[postgres]`."""
+
+    secret: ClassVar[frozenset[str]] = frozenset({"url"})
 
     url: str = (
         ""  # postgresql+psycopg://USER:PASSWORD@HOST/DATABASE; "": SQLite in the state folder
@@ -201,7 +197,7 @@ class Config(Section, frozen=True, kw_only=True):
     """All settings of one `hostler up`."""
 
     state_dir: str = ""  # "": the user's data folder
-    log_json: bool = False
+    log_json: bool = False  # log lines as JSON
     server: ServerConfig = ServerConfig()
     heartbeat: HeartbeatConfig = HeartbeatConfig()
     limits: HttpLimits = HttpLimits()
@@ -212,37 +208,7 @@ class Config(Section, frozen=True, kw_only=True):
     telemetry: TelemetryConfig = TelemetryConfig()
     store: StoreConfig = StoreConfig()
     control: ControlConfig | None = None
-    models: tuple[ModelConfig, ...] = ()
-
-
-def load_config(
-    path: str | Path | None = None, overrides: Mapping[str, Any] | None = None
-) -> Config:
-    """Build the settings: defaults < file < `HOSTLER_*` < overrides (nested dicts, None left out).
-
-    Raises:
-        ConfigError: the file cannot be read or is not TOML; an unknown key (with the nearest known
-            one); a value of the wrong type; an environment variable that is not set.
-    """
-    data: dict[str, Any] = {}
-    if path is not None and Path(path).suffix == ".json":
-        data = _read_settings(Path(path))  # already whole: written by `write_settings`
-    else:
-        if path is not None:
-            data = _read_toml(Path(path))
-        _merge(data, _from_environment())
-    _merge(data, overrides or {})
-    _check_keys(data, Config, "")
-    try:
-        return _with_own_certificate(msgspec.convert(data, Config, strict=False))
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path or 'settings'}: {error}") from error
-
-
-def write_settings(config: Config, path: Path) -> None:
-    """Write the effective settings for a child process of ours; `load_config` reads them back."""
-    path.touch(mode=0o600)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(config)))
+    models: tuple[ModelConfig, ...] | None = None  # None: the default ones; `models = []`: none
 
 
 def state_dir(config: Config) -> Path:
@@ -269,108 +235,3 @@ def default_host_dir() -> Path:
 def default_gateway_dir() -> Path:
     """Where a gateway that follows a controller on another machine keeps its state; as of a host."""
     return Path(platformdirs.user_data_dir("hostler-gateway", appauthor=False))
-
-
-# Private
-
-_REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-
-# HOSTLER_URL, HOSTLER_API_KEY are the command line's; these are settings.
-_VARIABLES: Mapping[str, tuple[str, ...]] = {
-    "HOSTLER_STATE_DIR": ("state_dir",),
-    "HOSTLER_HOST": ("server", "host"),
-    "HOSTLER_PORT": ("server", "port"),
-    "HOSTLER_LOG_JSON": ("log_json",),
-    "HOSTLER_STORE_URL": ("store", "url"),
-}
-
-
-def _with_own_certificate(config: Config) -> Config:
-    """Say where the certificate of our own authority lies, if the server is to show it."""
-    if not config.server.tls or config.server.tls_cert:
-        return config
-    folder = tls_dir(config)
-    server = msgspec.structs.replace(
-        config.server, tls_cert=str(folder / "cert.pem"), tls_key=str(folder / "key.pem")
-    )
-    return msgspec.structs.replace(config, server=server)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        data = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"config file {path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {path}: not TOML: {error}") from error
-    expanded: dict[str, Any] = _expand(data, "")
-    return expanded
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ConfigError(f"settings file {path}: cannot be read ({error})") from error
-    return found
-
-
-def _expand(value: Any, where: str) -> Any:
-    """Replace `${env:NAME:-default}` in every string."""
-    if isinstance(value, dict):
-        return {key: _expand(item, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_expand(item, f"{where}[{n}]") for n, item in enumerate(value)]
-    if not isinstance(value, str):
-        return value
-
-    def replace(match: re.Match[str]) -> str:
-        name, default = match.groups()
-        found = os.environ.get(name, default)
-        if found is None:
-            raise ConfigError(
-                f"{where}: environment variable {name} is not set; set it, or write ${{env:{name}:-default}}"
-            )
-        return found
-
-    return _REFERENCE.sub(replace, value)
-
-
-def _from_environment() -> dict[str, Any]:
-    data: dict[str, Any] = {}
-    for variable, keys in _VARIABLES.items():
-        if (value := os.environ.get(variable)) is not None:
-            place = data
-            for key in keys[:-1]:
-                place = place.setdefault(key, {})
-            place[keys[-1]] = value
-    return data
-
-
-def _merge(into: dict[str, Any], over: Mapping[str, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key, {}), dict):
-            _merge(into.setdefault(key, {}), value)
-        elif value is not None:
-            into[key] = value
-
-
-def _check_keys(data: Any, section: type[Section], where: str) -> None:
-    """Refuse an unknown key and name the nearest known one."""
-    if not isinstance(data, Mapping):
-        return
-    known = get_type_hints(section)
-    for key, value in data.items():
-        name = f"{where}{key}"
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = (
-                f"did you mean {where}{near[0]}?" if near else f"known: {', '.join(sorted(known))}"
-            )
-            raise ConfigError(f"unknown setting {name}; {hint}")
-        inner = section_in(known[key])
-        if inner is not None:
-            _check_keys(value, inner, f"{name}.")
-        elif key == "models" and isinstance(value, list):
-            for number, table in enumerate(value):
-                _check_keys(table, ModelConfig, f"models[{number}].")

@@ -1,6 +1,7 @@
 """The environment of this process, and of those it starts. Settings are read in config.py."""
 
 import os
+import sys
 from collections.abc import Mapping
 
 from hostler.core.placing import GROUP_VARIABLE
@@ -9,6 +10,14 @@ from hostler.core.placing import GROUP_VARIABLE
 def environment(name: str, default: str | None = None) -> str | None:
     """One environment variable: what the operator named in the config, or ours."""
     return os.environ.get(name, default)
+
+
+def own_python(*words: str, python: str = "") -> list[str]:
+    """Return a command line of this interpreter, or of another, for a process of our own.
+
+    What lies in the folder that somebody is in (a json.py) is no module of it: -P. PYTHONPATH counts.
+    """
+    return [python or sys.executable, "-P", *words]
 
 
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """Section: the base of every part of the settings tree."""
 
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import msgspec
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The base of every part of the settings tree."""
+    """The base of every part of the settings tree. secret: fields whose values are never shown."""
+
+    secret: ClassVar[frozenset[str]] = frozenset()
 
 
 def section_in(kind: Any) -> type[Section] | None:

@@ -207,22 +207,23 @@ def plain_line(fact: Fact, trace: str = "") -> str:
     return redact(f"{line}\n{trace}" if trace else line)
 
 
-def frequent_lines(facts: list[FrequentFact], *, json_lines: bool) -> list[str]:
-    """As `json_line` or `plain_line`, of what was held."""
+def frequent_text(facts: list[FrequentFact], *, json_lines: bool) -> str:
+    """As `json_line` or `plain_line`, of what was held, each with its end."""
     lines: list[str] = []
     if json_lines:
         for at_s, event, log, story in facts:
-            lines.append(json_line((at_s, "info", event, log.name, "", story.fields())))
-        return lines
+            lines.append(json_line((at_s, "info", event, log.name, "", story.fields())) + "\n")
+        return "".join(lines)
     second, clock = -1, ""
     for at_s, event, _, story in facts:
         if int(at_s) != second:
             second = int(at_s)
             clock = _clock(second)
-        told = f"{clock} info {event} {story.plain()}"
-        # an id may be whatever a client sent
-        lines.append(redact(told) if "hst" in told else told)
-    return lines
+        lines.append(f"{clock} info {event} {story.plain()}\n")
+    text = "".join(lines)
+    if "hst" in text:  # an id may be whatever a client sent
+        return "".join([redact(line) for line in lines])
+    return text
 
 
 class JsonFormatter(logging.Formatter):
@@ -259,10 +260,10 @@ class LineHandler(logging.StreamHandler[TextIO]):
     def flush(self) -> None:
         """Write what is held. Called at the end of the process too, by `logging.shutdown`."""
         with self.lock or nullcontext():
-            lines = frequent_lines(self.held.take(), json_lines=self._json_lines)
+            text = frequent_text(self.held.take(), json_lines=self._json_lines)
             try:
-                if lines:
-                    self.stream.write("\n".join(lines) + "\n")
+                if text:
+                    self.stream.write(text)
                     self._tell_dropped()
                 super().flush()
             except (OSError, ValueError):

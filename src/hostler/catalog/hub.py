@@ -5,10 +5,10 @@ As a child it can be cancelled at once, and its token and settings stay its own 
 
 import hashlib
 import importlib.util
-import sys
 from pathlib import Path
 
 from hostler.app.config import child_environment
+from hostler.app.environment import own_python
 from hostler.catalog.address import HubAddress
 from hostler.catalog.progress import FetchLimits, FetchPhase
 from hostler.catalog.runner import in_thread, run_client
@@ -67,8 +67,7 @@ async def fetch_from_hub(
 def _command(address: HubAddress, stage: Path) -> list[str]:
     revision = [f"--revision={address.revision}"] if address.revision else []
     return [
-        sys.executable,
-        "-m",
+        *own_python("-m"),
         "huggingface_hub.cli.hf",
         "download",
         *revision,

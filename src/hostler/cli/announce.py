@@ -8,8 +8,10 @@ from typing import Self
 from hostler.app.paths import StatePaths
 from hostler.app.record import read_up_record
 from hostler.app.telemetry import logger
+from hostler.catalog.catalog import Catalog
 from hostler.cli.arrival import Arrival
 from hostler.cli.meter import Meter
+from hostler.core.console import link_of
 from hostler.core.worker import OperatorEvent
 
 log = logger("hostler.up")
@@ -87,7 +89,6 @@ def _banner(url: str, paths: StatePaths, arrival: Arrival, took_s: float) -> Non
     # shown once, and to a person alone: a pipe may end in a journal
     is_shown = arrival.is_first_start and sys.stdout.isatty()
     shown = key if is_shown else f"in {paths.admin_key}"
-    chat = arrival.name_of("llm") or "MODEL"
     print(
         f"\nHostler serves {arrival.ready} of {arrival.wanted} models at {url}/v1 ({took_s:.1f} s)"
     )
@@ -100,16 +101,23 @@ def _banner(url: str, paths: StatePaths, arrival: Arrival, took_s: float) -> Non
         print(f"Clients trust it with: SSL_CERT_FILE={quote(ca)}")
     if record is not None and record.control_url:
         print(f"Other machines join at {record.control_url}: hostler token create --role host")
-    print()
     where = f" --state-dir {quote(str(paths.state_dir))}" if not arrival.is_default_state else ""
-    print("Try, in another terminal:")
-    print(f'  hostler chat{where} {chat} "What is a hostler?"')
+    hint = f"{url}/ (`hostler console{where}` prints a link that signs you in)"
+    print(f"Console: {link_of(url, arrival.ticket) if arrival.ticket else hint}")
+    print("\nTry, in another terminal:")
+    chat = arrival.name_of("llm")
+    model = chat or Catalog().default_models()[0].name  # the one that chats comes first
+    if chat is None:
+        print(f"  hostler model list{where} --all")
+        print(f"  hostler model start{where} {model}")
+    else:
+        print(f'  hostler chat{where} {chat} "What is a hostler?"')
     print(f"  hostler ps{where}")
     trust = f"--cacert {quote(ca)} " if ca else ""
     bearer = f"Authorization: Bearer $(cat {quote(str(paths.admin_key))})"
     print(
         f'  curl {trust}{url}/v1/chat/completions -H "{bearer}" \\\n'
-        f'    -H \'Content-Type: application/json\' -d \'{{"model": "{chat}", "temperature": 0.2, '
+        f'    -H \'Content-Type: application/json\' -d \'{{"model": "{model}", "temperature": 0.2, '
         '"messages": [{"role": "user", "content": "Say hello."}]}\''
     )
     print("\nCtrl-C stops everything.", flush=True)

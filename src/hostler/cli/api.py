@@ -26,6 +26,7 @@ from hostler.app.supervision import Gateways
 from hostler.cli.client import Client
 from hostler.core.hosts import HostView
 from hostler.core.model import ParameterDescription, WorkerType
+from hostler.core.timeline import RequestList
 from hostler.core.worker import (
     OperatorEvent,
     WorkerApplyOutput,
@@ -93,6 +94,16 @@ class Api:
         return self._client.get(
             f"{_of_model(name)}/logs", LogAnswer, tail=tail, **_typed(worker_type)
         )
+
+    def instance_logs(self, instance_id: str, tail: int) -> LogAnswer:
+        path = f"{_BASE}/instances/{quote(instance_id, safe='')}/logs"
+        return self._client.get(path, LogAnswer, tail=tail)
+
+    def requests(self, limit: int, since: float | None) -> RequestList:
+        query: dict[str, str | int] = {"limit": limit}
+        if since is not None:
+            query["since"] = f"{since:.3f}"
+        return self._client.get(f"{_BASE}/requests", RequestList, **query)
 
     def follow_logs(self, name: str, worker_type: WorkerType | None, tail: int) -> Iterator[bytes]:
         """Yield the logs' text as it comes, until the caller leaves or no log is left."""

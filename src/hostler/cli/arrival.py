@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from hostler.admin.messages import EventList, ModelList, ModelStatus
+from hostler.admin.messages import EventList, ModelList, ModelStatus, TicketCreated
 from hostler.app.config import default_state_dir
 from hostler.app.paths import StatePaths
 from hostler.app.record import read_standby
@@ -47,6 +47,7 @@ class Arrival:
         self._paths = paths
         self._shown = shown
         self._endpoint = Endpoint(socket=str(paths.admin_socket))
+        self.ticket = ""  # for the link to the console
         self._gateway = Endpoint(socket=str(paths.gateway_socket))
         self.is_first_start = not paths.admin_key.exists()
         self.is_default_state = paths.state_dir == default_state_dir()
@@ -92,6 +93,11 @@ class Arrival:
         self.standby, self._shown = "", shown
         await self.wait()
 
+    async def take_ticket(self) -> None:
+        """Ask for what a link to the console carries. Without an answer there is no link."""
+        made = await self._ask("/api/v1/session/tickets", TicketCreated, method="POST")
+        self.ticket = made.ticket if made is not None else ""
+
     # Private
 
     async def _first_seq(self) -> int:
@@ -101,7 +107,7 @@ class Arrival:
         try:
             async with asyncio.timeout(_CONTROLLER_WITHIN_S):
                 while True:
-                    found = await self._get("/api/v1/events?after=0&limit=1", EventList)
+                    found = await self._ask("/api/v1/events?after=0&limit=1", EventList)
                     if found is not None:
                         return await self._seq_of_start()
                     if self._stands_by():
@@ -126,7 +132,7 @@ class Arrival:
     async def _seq_of_start(self) -> int:
         seq = 0
         while (
-            found := await self._get(f"/api/v1/events?after={seq}&limit=1000", EventList)
+            found := await self._ask(f"/api/v1/events?after={seq}&limit=1000", EventList)
         ) and found.events:
             starts = [e.seq for e in found.events if e.kind == "manager.start"]
             seq = max(starts) if starts else found.next
@@ -135,7 +141,7 @@ class Arrival:
         return seq
 
     async def _show_events(self, seq: int) -> int:
-        found = await self._get(f"/api/v1/events?after={seq}&limit=1000", EventList)
+        found = await self._ask(f"/api/v1/events?after={seq}&limit=1000", EventList)
         if found is None:
             return seq
         for event in found.events:
@@ -143,7 +149,7 @@ class Arrival:
         return found.next
 
     async def _is_settled(self) -> bool:
-        found = await self._get("/api/v1/models", ModelList)
+        found = await self._ask("/api/v1/models", ModelList)
         if found is None:
             return False
         self.models = tuple(m for m in found.models if m.deployment.wish is Wish.RUNNING)
@@ -165,19 +171,19 @@ class Arrival:
             raise StartupError(f"the gateway does not start: {why}")
         return False
 
-    async def _get(self, path: str, kind: type[T]) -> T | None:
-        """One look at the controller; None while it does not answer."""
+    async def _ask(self, path: str, kind: type[T], method: str = "GET") -> T | None:
+        """One question to the controller; None while it does not answer."""
         try:
             key = self._paths.admin_key.read_text().strip()
             answer = await fetch(
                 self._endpoint,
-                "GET",
+                method,
                 path,
                 headers=[(b"authorization", b"Bearer " + key.encode())],
                 timeout_s=_ANSWER_S,
             )
         except (UpstreamLost, OSError):
             return None
-        if answer.status != 200:
+        if answer.status not in (200, 201):
             return None
         return msgspec.json.decode(answer.body, type=kind)

@@ -1,4 +1,4 @@
-"""`hostler model update` and `restart`: change a running model, one instance after the other."""
+"""`hostler model update` and `restart`: change a running model, one instance after the other, or one."""
 
 from typing import Any
 
@@ -94,25 +94,53 @@ def restart(
     /,
     *,
     worker_type: TypeOption = None,
+    instance: str | None = None,
     timeout: float = 600.0,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """Replace every instance by a new process; other replicas serve meanwhile.
+    """Replace every instance by a new process, or one; other replicas serve meanwhile.
+
+    The new process starts first, where there is memory for both; the old one takes nothing new, finishes
+    what it has and ends. One that does not start changes nothing.
 
     Example: `hostler model restart smollm2-135m-instruct`
 
+    Example: `hostler model restart smollm2-135m-instruct --instance 3f9c`
+
     Parameters
     ----------
+    instance: str
+        Only this one: its id, or how that begins; `hostler ps` shows them.
     timeout: float
         Seconds to wait.
     """
     with Client(find_target(common)) as client:
         api = Api(client)
         status = api.model(name, worker_type)
-        return _apply(api, status, WorkerApplyType.RESTART, timeout, common.json, {})
+        changes = {} if instance is None else {"instance_id": _instance_meant(status, instance)}
+        return _apply(api, status, WorkerApplyType.RESTART, timeout, common.json, changes)
 
 
 # Private
+
+
+def _instance_meant(status: ModelStatus, begin: str) -> str:
+    """The id that begins so. Raises CommandFailed: none of the model's does, or several do."""
+    known = [one for one in status.instances if not one.stopped]
+    found = [one for one in known if one.instance_id == begin] or [
+        one for one in known if begin and one.instance_id.startswith(begin)
+    ]
+    if len(found) == 1:
+        return found[0].instance_id
+    some = found or known
+    listed = ", ".join(f"{one.instance_id} ({one.state.value})" for one in some) or "none"
+    if found:
+        raise CommandFailed(
+            f"instance {begin!r} could be any of {listed}: say more of it", Exit.USAGE
+        )
+    raise CommandFailed(
+        f"model {status.name!r} has no instance {begin!r}; it has {listed}", Exit.NOT_FOUND
+    )
 
 
 def _apply(

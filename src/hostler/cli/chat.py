@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Generator
 from contextlib import closing
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -12,15 +13,12 @@ from hostler.cli.client import Client, error_message
 from hostler.cli.exits import CommandFailed, Exit
 from hostler.cli.render import clean, print_json
 from hostler.cli.serving import pick_model, served_models
+from hostler.cli.talking import converse
 from hostler.cli.target import NO_OPTIONS, Common, find_target
 from hostler.core.model import WorkerType
 
 _PATH = "/v1/chat/completions"
 _STDIN_CHARACTERS = 4_000_000  # more than any prompt; a pipe may be endless
-_HELP = (
-    "Type a line and Enter. /reset forgets the conversation, /exit or Ctrl-D ends, "
-    "Ctrl-C stops an answer."
-)
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -52,7 +50,8 @@ def chat(
 ) -> int:
     """Talk with a model.
 
-    Without a prompt: a conversation on a terminal; elsewhere the prompt is read from stdin.
+    Without a prompt: a conversation on a terminal; elsewhere the prompt is read from stdin. With --json: the
+    whole answer as the API gives it, at its end.
 
     Example: `hostler chat smollm2-135m-instruct "What does a hostler do?"`
 
@@ -76,7 +75,7 @@ def chat(
         name = _pick(client, model, is_prompt_given=prompt is not None)
         talk = _Talk(client, name, system, {"temperature": temperature, "max_tokens": max_tokens})
         if prompt is None and sys.stdin.isatty() and not common.json:
-            return _converse(talk)
+            return converse(talk, partial(_print_answer, talk))
         if prompt is None:
             prompt = sys.stdin.read(_STDIN_CHARACTERS)
         if not prompt.strip():
@@ -118,9 +117,26 @@ class _Talk:
     ) -> None:
         self._client = client
         self._settings = {"model": model, **settings}
-        self._first = [{"role": "system", "content": system}] if system is not None else []
+        self.instruct(system)
         self.model = model
         self.history: list[dict[str, str]] = []
+
+    def use(self, model: str) -> None:
+        """Talk with another model from now on; it is told what was said."""
+        self.model = pick_model(served_models(self._client), model, WorkerType.LLM)
+        self._settings["model"] = self.model
+
+    def instruct(self, system: str | None) -> None:
+        """Give it another system prompt; None: the model's own."""
+        self._first = [{"role": "system", "content": system}] if system is not None else []
+
+    def forget(self) -> None:
+        self.history.clear()
+
+    def models(self) -> tuple[str, ...]:
+        """The chat models that run."""
+        served = served_models(self._client)
+        return tuple(one.id for one in served if one.worker_type is WorkerType.LLM and one.wanted)
 
     def request(self, prompt: str, *, stream: bool) -> dict[str, Any]:
         messages = [*self._first, *self.history, {"role": "user", "content": prompt}]
@@ -174,27 +190,3 @@ def _print_answer(talk: _Talk, prompt: str) -> int:
             raise
     sys.stdout.write("\n")
     return Exit.OK
-
-
-def _converse(talk: _Talk) -> int:
-    sys.stderr.write(f"{talk.model}. {_HELP}\n")
-    while True:
-        try:
-            line = input("> ")
-        except (EOFError, KeyboardInterrupt):
-            sys.stderr.write("\n")
-            return Exit.OK
-        match line.strip():
-            case "":
-                continue
-            case "/exit" | "/quit":
-                return Exit.OK
-            case "/reset":
-                talk.history.clear()
-            case "/help":
-                sys.stderr.write(_HELP + "\n")
-            case prompt:
-                try:
-                    _print_answer(talk, prompt)
-                except CommandFailed as failure:
-                    sys.stderr.write(f"hostler: {failure.message}\n")

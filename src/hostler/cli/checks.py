@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from hostler.app.environment import own_python
 from hostler.app.paths import StatePaths
 from hostler.app.record import StandbyRecord
 from hostler.core.errors import ConfigError, HostlerError
@@ -62,7 +63,7 @@ def python_version() -> Finding:
 
 def engine_wheel(module: str, serves: str) -> Finding:
     """Import an engine's library in a process of its own: a wrong CPU ends that one, not this."""
-    ran, said = _run([sys.executable, "-c", f"import {module}"], 60.0)
+    ran, said = _run(own_python("-c", f"import {module}"), 60.0)
     if ran:
         return Finding(check=module, verdict=Verdict.OK, seen=f"importable ({serves})")
     return Finding(
@@ -270,7 +271,7 @@ def namespaces() -> Finding:
 
 
 def package_client() -> Finding:
-    ran, said = _run([sys.executable, "-m", "pip", "--version"], 30.0)
+    ran, said = _run(own_python("-m", "pip", "--version"), 30.0)
     return _judge(
         "pip",
         ran,
@@ -282,7 +283,7 @@ def package_client() -> Finding:
 
 def package_index(package: str) -> Finding:
     """Ask the index that this machine's pip is set to for one package, briefly."""
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "index", "versions"]
+    command = own_python("-m", "pip", "--disable-pip-version-check", "index", "versions")
     ran, said = _run([*command, package, "--timeout", "5", "--retries", "0"], 20.0)
     return _judge(
         "package index",

@@ -24,10 +24,11 @@ _READ_BYTES = 1024 * 1024  # of an error's body
 
 
 class Client:
-    """Calls to one server. Use it as a context manager."""
+    """Calls to one server. Use it as a context manager. answer_s: how long what is read may take."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, answer_s: float = ANSWER_S) -> None:
         self.target = target
+        self._answer_s = answer_s
         headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
         self._http = httpx2.Client(
             base_url=target.url if target.socket is None else "http://localhost",
@@ -48,7 +49,7 @@ class Client:
 
     def get(self, path: str, kind: type[T], **query: str | int) -> T:
         """GET and decode."""
-        return self._call("GET", path, kind, query=query)
+        return self._call("GET", path, kind, query=query, timeout_s=self._answer_s)
 
     def post(self, path: str, body: Any, kind: type[T], timeout_s: float = ANSWER_S) -> T:
         """POST a value as JSON and decode the answer."""

@@ -9,7 +9,8 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from hostler.app.config import Config, ServerConfig, load_config
+from hostler.app.config import Config, ServerConfig
+from hostler.app.loading import load_config
 from hostler.app.paths import StatePaths
 from hostler.app.record import read_standby
 from hostler.cli import checks

@@ -27,7 +27,7 @@ def events(
     Parameters
     ----------
     follow: bool
-        Wait for more, until Ctrl-C.
+        Wait for more, until Ctrl-C. With --json, here and without: one object a line.
     model: str
         Only this model's.
     after: int

@@ -8,8 +8,9 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from hostler.app.config import Config, default_host_dir, load_config
+from hostler.app.config import Config, default_host_dir
 from hostler.app.config import state_dir as _state_dir
+from hostler.app.loading import load_config
 from hostler.app.paths import StatePaths
 from hostler.app.telemetry import configure_logging
 from hostler.cli.exits import CommandFailed, Exit

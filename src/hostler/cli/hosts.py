@@ -69,6 +69,7 @@ def show(host: str, /, *, common: Common = NO_OPTIONS) -> int:
         "engines": " ".join(facts.engines),
         "labels": _labels(one),
         "processors": str(facts.cpus),
+        "load": "" if facts.load_1m is None else f"{facts.load_1m:g}",
         "memory": f"{size(facts.memory_free_bytes)} free of {size(facts.memory_bytes)}",
         "disk": f"{size(facts.disk_free_bytes)} free",
         "gpus": ", ".join(facts.gpus),

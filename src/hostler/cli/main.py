@@ -106,14 +106,19 @@ _COMMANDS = {
     "Server": {
         "up": "hostler.cli.up:up",
         "ps": "hostler.cli.ps:ps",
+        "top": "hostler.cli.top:top",
         "events": "hostler.cli.events:events",
         "usage": "hostler.cli.usage:usage",
+        "settings": "hostler.cli.settings:settings",
+        "console": "hostler.cli.console:console",
     },
     "Models": {
+        "logs": "hostler.cli.models:logs",  # as `model logs`, which stays
         "chat": "hostler.cli.chat:chat",
         "embed": "hostler.cli.ask:embed",
         "rerank": "hostler.cli.ask:rerank",
         "tokens": "hostler.cli.ask:tokens",
+        "bench": "hostler.cli.bench:bench",
     },
     "This machine": {
         "doctor": "hostler.cli.doctor:doctor",

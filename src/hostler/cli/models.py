@@ -96,7 +96,7 @@ def list_models(
                 one.worker_type.value,
                 one.deployment.engine,
                 f"{one.ready}/{one.wanted}",
-                _state(one),
+                model_state(one),
                 one.reason if one.ready < one.wanted else "",
             )
             for one in models
@@ -120,7 +120,7 @@ def show(name: str, /, *, worker_type: TypeOption = None, common: Common = NO_OP
         described = api.parameters(name, status.worker_type)
     wish = status.deployment
     print(
-        f"{status.worker_key}: {status.ready} of {status.wanted} instances ready ({_state(status)})"
+        f"{status.worker_key}: {status.ready} of {status.wanted} instances ready ({model_state(status)})"
     )
     facts = {
         "engine": wish.engine,
@@ -178,9 +178,11 @@ def logs(
     follow: Annotated[bool, Parameter(name=("--follow", "-f"), negative=())] = False,
     common: Common = NO_OPTIONS,
 ) -> int:
-    """The log of a model's workers, on whatever machine they are.
+    """The log of a model's workers, on whatever machine they are. `logs` and `model logs` are the same.
 
-    Example: `hostler model logs smollm2-135m-instruct --follow`
+    Example: `hostler logs -f smollm2-135m-instruct`
+
+    Example: `hostler model logs smollm2-135m-instruct --tail 20 --json`
 
     Parameters
     ----------
@@ -214,6 +216,15 @@ def logs(
     return Exit.OK
 
 
+def model_state(status: ModelStatus) -> str:
+    """How a model stands, in one word or a few."""
+    if status.wanted and status.ready >= status.wanted:
+        return "ready"
+    if not status.wanted:
+        return "draining" if status.states else "stopped"
+    return ", ".join(sorted(status.states)) or "pending"
+
+
 # Private
 
 
@@ -242,11 +253,3 @@ def _list_supported(api: Api, *, as_json: bool) -> int:
         empty="the catalogue is empty",
     )
     return Exit.OK
-
-
-def _state(status: ModelStatus) -> str:
-    if status.wanted and status.ready >= status.wanted:
-        return "ready"
-    if not status.wanted:
-        return "draining" if status.states else "stopped"
-    return ", ".join(sorted(status.states)) or "pending"

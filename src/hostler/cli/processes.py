@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,9 @@ import uvloop
 from cyclopts import Parameter
 
 from hostler.app.auth import check_bind
-from hostler.app.config import Config, ServerConfig, environment, load_config
+from hostler.app.config import Config, ServerConfig, environment
 from hostler.app.config import state_dir as _state_dir
+from hostler.app.loading import load_config, loaded_now, read_settings
 from hostler.app.orphan import orphan_watch
 from hostler.app.paths import StatePaths
 from hostler.app.pulse import takes_connections, telling
@@ -52,14 +54,16 @@ def controller(
     from hostler.admin.process import run_controller
     from hostler.wire.listening import control_socket
 
-    settings = load_config(config, {"state_dir": state_dir})
+    loaded = read_settings(config, {"state_dir": state_dir}, {"state_dir": "--state-dir"})
+    settings = loaded.config
     paths = StatePaths(_state_dir(settings))
     sock = socket.socket(fileno=0) if inherit else None
     if settings.control is not None and sock is None:
         sock = control_socket(settings.control)
 
     async def main(stop: asyncio.Event, hasten: asyncio.Event) -> None:
-        await run_controller(settings, stop, hasten, sock, relay_port)
+        in_use = partial(loaded_now, loaded, config)
+        await run_controller(settings, stop, hasten, sock, relay_port, in_use)
 
     return _run(
         settings,

@@ -61,7 +61,7 @@ def ps(
         return Exit.OK
     column, where = host_column(shown)
     print_table(
-        ("MODEL", "TYPE", *column, "STATE", "FOR", "PID", "BUSY", "MEMORY", "BEAT"),
+        ("MODEL", "TYPE", *column, "STATE", "FOR", "PID", "BUSY", "MEMORY", "BEAT", "INSTANCE"),
         (
             (
                 one.model_name,
@@ -73,6 +73,7 @@ def ps(
                 busy(one),
                 size(one.memory_bytes),
                 duration(one.last_heartbeat_s),
+                one.instance_id,
             )
             for one in shown
         ),

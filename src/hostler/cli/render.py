@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _WIDE = 10_000  # columns, where nobody looks: nothing is cut or wrapped in a pipe
-_STYLES = {
+STYLES = {
     "ready": "green",
     "ok": "green",
     "failed": "red",
@@ -133,7 +133,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], style: str = "") -> "Text
 
     line = Text(style=style)
     for cell, width in zip(cells, widths, strict=True):
-        line.append(cell, style=_STYLES.get(cell, ""))
+        line.append(cell, style=STYLES.get(cell, ""))
         line.append(" " * (width - len(cell) + 2))
     line.rstrip()
     return line

@@ -9,7 +9,6 @@ import fcntl
 import os
 import secrets
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
@@ -19,7 +18,9 @@ from typing import IO
 
 import msgspec
 
-from hostler.app.config import Config, child_environment, write_settings
+from hostler.app.config import Config, child_environment
+from hostler.app.environment import own_python
+from hostler.app.loading import Loaded, write_settings
 from hostler.app.paths import StatePaths
 from hostler.app.process import ProcessHandle, spawn, sweep, tagged, wait_exit
 from hostler.app.pulse import hearing
@@ -96,16 +97,16 @@ class Supervisor:
     def __init__(
         self,
         paths: StatePaths,
-        config: Config,
+        loaded: Loaded,
         socks: Sequence[socket.socket],
-        reload: Callable[[], Config],
+        reload: Callable[[], Loaded],
         control: socket.socket | None = None,
         relay: socket.socket | None = None,
     ) -> None:
         self._paths = paths
         self._control = control
         self._relay = relay
-        self._config = config
+        self._loaded = loaded
         self._reload = reload
         self._settings = paths.run_dir / "settings.json"
         self._pulses = Pulses()
@@ -131,7 +132,7 @@ class Supervisor:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep all of them up while the block lasts. The block ends them with `stop`."""
-        write_settings(self._config, self._settings)
+        write_settings(self._loaded, self._settings)
         async with (
             self._slots(),
             hearing(self._paths.pulse_socket, self._pulses.note),
@@ -173,14 +174,14 @@ class Supervisor:
         async with self._renewing:
             if self._group is None:
                 raise Conflict("this server is stopping")
-            before = self._config
-            self._config, notes = renewed(before, self._reload())
-            write_settings(self._config, self._settings)
+            before = self._loaded
+            self._loaded, notes = _renewed(before, self._reload())
+            write_settings(self._loaded, self._settings)
             try:
                 for keeper in self._gateways:
                     await keeper.renew(self._group)
             except BaseException:  # boundary: whatever it was, a crash later must not use them
-                self._config = before
+                self._loaded = before
                 write_settings(before, self._settings)
                 raise
             return notes
@@ -211,6 +212,10 @@ class Supervisor:
             sweep(STATE_TAG, str(self._paths.state_dir), having=ours)
 
     # Private
+
+    @property
+    def _config(self) -> Config:
+        return self._loaded.config
 
     @property
     def _keepers(self) -> list[Keeper]:
@@ -299,7 +304,7 @@ class Supervisor:
     def _spawn(
         self, role: str, told: list[str], sock: socket.socket | None, name: str
     ) -> ProcessHandle:
-        argv = [sys.executable, "-m", "hostler", role, *told]
+        argv = own_python("-m", "hostler", role, *told)
         argv += [f"--config={self._settings}", "--supervised"]
         with self._log(name).open("ab") as output:
             return spawn(
@@ -339,6 +344,20 @@ def renewed(old: Config, new: Config) -> tuple[Config, tuple[str, ...]]:
         if name not in _TAKEN and getattr(old, name) != getattr(new, name):
             notes.append(f"{name}: takes effect when `hostler up` is started anew")
     return msgspec.structs.replace(old, **sections), tuple(notes)
+
+
+def _renewed(old: Loaded, new: Loaded) -> tuple[Loaded, tuple[str, ...]]:
+    """The same, with where each value that is in use came from."""
+    config, notes = renewed(old.config, new.config)
+
+    def is_taken(name: str) -> bool:
+        section, _, field = name.partition(".")
+        return section in _TAKEN and field not in _BOUND.get(section, ())
+
+    of = {name: origin for name, origin in old.origins.of.items() if not is_taken(name)}
+    of |= {name: origin for name, origin in new.origins.of.items() if is_taken(name)}
+    origins = msgspec.structs.replace(new.origins, of=of, not_taken=notes)
+    return Loaded(config=config, origins=origins), notes
 
 
 def write_record(paths: StatePaths, url: str, *, control_url: str = "", ca: str = "") -> None:

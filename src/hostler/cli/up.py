@@ -11,7 +11,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from hostler.app.auth import check_bind
-from hostler.app.config import Config, load_config, state_dir
+from hostler.app.config import Config, state_dir
+from hostler.app.loading import Loaded, read_settings
 from hostler.app.outlet import never_waiting
 from hostler.app.paths import StatePaths
 from hostler.app.tasks import first_of
@@ -82,25 +83,42 @@ def up(
         "gateway": {"processes": gateways},
     }
 
-    def load() -> Config:
-        return load_config(config, flags)
+    options = {**_OPTIONS, "server.tls": "--ray" if ray else "--tls"}
 
-    settings = _checked(load)
+    def load() -> Loaded:
+        return read_settings(config, flags, options)
+
+    loaded = _checked(load)
+    settings = loaded.config
     # A terminal that is stopped, or a pipe that nobody reads, must not stop the supervisor.
     sys.stdout, sys.stderr = never_waiting(sys.stdout), never_waiting(sys.stderr)
     configure_logging(
         json_lines=settings.log_json, level="INFO" if settings.log_json else "WARNING"
     )
-    return asyncio.run(_up(settings, load))
+    return asyncio.run(_up(loaded, load))
 
 
 # Private
 
 
-def _checked(load: Callable[[], Config]) -> Config:
+_OPTIONS = {
+    "state_dir": "--state-dir",
+    "log_json": "--json",
+    "server.host": "--host",
+    "server.port": "--port",
+    "server.allow_remote": "--allow-remote",
+    "control.host": "--control-host",
+    "control.port": "--control-port",
+    "ray.address": "--ray",
+    "gateway.processes": "--gateways",
+}
+
+
+def _checked(load: Callable[[], Loaded]) -> Loaded:
     """Read the settings, and try what can be tried before anything starts."""
     try:
-        settings = load()
+        loaded = load()
+        settings = loaded.config
         check_bind(settings.server, has_key=True)
         _check_models(settings)
         check_telemetry(settings.telemetry)
@@ -112,7 +130,7 @@ def _checked(load: Callable[[], Config]) -> Config:
         check_ray(settings)
     except (ConfigError, StartupError) as error:
         raise CommandFailed(error.message, Exit.CONFIG) from error
-    return settings
+    return loaded
 
 
 def _check_models(settings: Config) -> None:
@@ -122,24 +140,23 @@ def _check_models(settings: Config) -> None:
         ConfigError
     """
     catalog = Catalog()
-    for model in settings.models:
+    for model in settings.models or ():
         try:
             resolve(request_of(model), catalog, origin="config")
         except HostlerError as error:
             raise ConfigError(f"[[models]] {model.name}: {error.message}") from error
 
 
-async def _up(settings: Config, load: Callable[[], Config]) -> int:
+async def _up(loaded: Loaded, load: Callable[[], Loaded]) -> int:
     began_s = time.monotonic()
+    settings = loaded.config
     paths = StatePaths(state_dir(settings))
     paths.create()
     with StateLock(paths):
         take_over(paths)
         places = Places(settings)
         with places.bound():
-            supervisor = Supervisor(
-                paths, settings, places.socks, load, places.control, places.relay
-            )
+            supervisor = Supervisor(paths, loaded, places.socks, load, places.control, places.relay)
             url = places.url
             write_record(paths, url, control_url=places.control_url, ca=places.ca)
             try:
@@ -172,6 +189,9 @@ async def _serve(
             with voice:
                 await first_of(_arrive_late(arrival, voice), stop.wait())
         if not stop.is_set():
+            # a link that signs somebody in is for a person, not for a journal
+            if sys.stdout.isatty():
+                await arrival.take_ticket()
             voice.ready(url, paths, arrival, time.monotonic() - began_s)
             await stop.wait()
         voice.stopping()

@@ -45,7 +45,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     engines: those that may be started there: installed, and allowed by its operator.
     labels: of its operator, for placing. folders: where `path` sources may lie there; none: anywhere.
-    memory_bytes: what its models may take in all.
+    memory_bytes: what its models may take in all. load_1m: how many threads ran or waited for a CPU, on
+        average over the last minute; None: nobody knows.
     """
 
     name: str
@@ -54,6 +55,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     memory_free_bytes: int | None = None
     disk_free_bytes: int | None = None
+    load_1m: float | None = None
     gpus: tuple[str, ...] = ()
     engines: tuple[str, ...] = ()
     labels: Mapping[str, str] = {}
@@ -217,9 +219,11 @@ class HostBeatAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """next_beat_s: when to beat again. wanted: ids of instances whose full report is asked for.
 
     facts_wanted: the facts are. version: of the newest orders, for a host whose stream of them hangs.
+    spread_s: over how many seconds all hosts are to come back, once nobody has answered them.
     """
 
     next_beat_s: float
+    spread_s: float = 0.0
     wanted: tuple[str, ...] = ()
     facts_wanted: bool = False
     incarnation: int = 0

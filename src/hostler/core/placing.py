@@ -142,6 +142,11 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     is_alive: bool
     free: Mapping[str, float] = {}
 
+    def lacks(self, part: "Needs | Bundle") -> str:
+        """What it has too little of now, by name; empty when it has a place."""
+        asked = part.by_name()
+        return ", ".join(name for name, many in asked.items() if many > self.free.get(name, 0.0))
+
 
 class PlaceView(msgspec.Struct, frozen=True, kw_only=True):
     """One place. node_id: "" while Ray looks for a node. gpus, python, folder, group: as of Held, there.

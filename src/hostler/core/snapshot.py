@@ -89,6 +89,7 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     """An API key without its secret: enough to check one.
 
     weight: its share of a model that others wait for too. priority: the class it waits in.
+    parent: the key that a browser signed in with, whose session this is. is_ticket: it only opens one.
     """
 
     key_id: str
@@ -99,6 +100,8 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     revoked: bool = False
     weight: float = 1.0
     priority: Priority = Priority.NORMAL
+    parent: str = ""
+    is_ticket: bool = False
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

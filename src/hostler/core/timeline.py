@@ -6,6 +6,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+Moment = Annotated[float, Meta(ge=0, le=1e11)]
+
 
 class RequestOutcome(StrEnum):
     """How a request ended, from the side of who asked."""
@@ -63,7 +65,7 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
 
     model: that serves it; asked: that was named. outcome: None while it is under way. queued_s: when
     it began to wait for a slot, waited_s: for how long in all; None: it did not. first_byte_s: of a
-    stream, or of a long answer. took_s: until now, or to its last byte. events: pieces of a stream.
+    stream, or of a long answer. took_s: until now, or to its last byte. events: pieces of a stream, so far.
     The tokens are None as long as nobody has told them; estimated: what was delivered is counted.
     flight: None when it shared the reading of its prompt with nobody.
     """
@@ -92,19 +94,29 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestList(msgspec.Struct, frozen=True, kw_only=True):
-    """Those under way first, then the newest. silent: gateways that did not say what they know."""
+    """Those under way first, then the newest. silent: gateways that did not say what they know.
+
+    at_s: when this was told, Unix time, by the clock that the requests' times are of.
+    """
 
     requests: tuple[RequestView, ...]
     silent: int = 0
+    at_s: float = 0.0
 
 
 class RequestQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """key: a key's id. since: Unix time. here: only of the gateway that answers."""
+    """key: a key's id. here: only of the gateway that answers. Times are Unix time.
+
+    since: those that came then or later. ended_after: those that ended later, and those under way: what is
+    new since an earlier answer. ended_before: those that ended earlier: the next page of a long list.
+    """
 
     model: str | None = None
     key: str | None = None
     outcome: RequestOutcome | None = None
-    since: Annotated[float, Meta(ge=0, le=1e11)] | None = None
+    since: Moment | None = None
+    ended_after: Moment | None = None
+    ended_before: Moment | None = None
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
     here: bool = False
 

@@ -118,18 +118,20 @@ class WorkerApplyType(StrEnum):
 
 
 class WorkerApplyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Do one thing with every instance of a model.
+    """Do one thing with every instance of a model, or RESTART one.
 
-    worker_type: when given, the model must be of it. source, params, replicas, concurrency, routing,
-    scaling, host, labels, resources, runtime_env: for UPDATE_PARAMS; what is None stays. Of routing,
-    scaling, resources and runtime_env, too, only what is given changes.
+    worker_type: when given, the model must be of it. instance_id: the one to restart; None: all of them.
+    source, params, replicas, concurrency, routing, scaling, host, labels, resources, runtime_env: for
+    UPDATE_PARAMS; what is None stays. Of params, routing, scaling, resources and runtime_env, too, only what
+    is given changes.
     """
 
     model: str
     apply_type: WorkerApplyType
     worker_type: WorkerType | None = None
+    instance_id: str | None = None
     source: str | None = None
-    params: Mapping[str, Any] | None = None
+    params: Mapping[str, Any] | None = None  # of the engine; one of None: its default
     replicas: int | None = None
     concurrency: int | None = None
     routing: Mapping[str, Any] | None = None  # as RoutingRules; a rule of None: its default

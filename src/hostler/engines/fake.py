@@ -3,10 +3,9 @@
 For tests, demonstrations and benchmarks. What it answers and how it can fail: docs/reference/fake-engine.md.
 """
 
-import sys
-
 import msgspec
 
+from hostler.app.environment import own_python
 from hostler.core.errors import BadRequest
 from hostler.core.fleet import WorkerSpec
 from hostler.core.model import ModelMetadata, PrefixReach, WorkerType
@@ -31,8 +30,7 @@ def fake_command(spec: WorkerSpec) -> Command:
     script = {"tokens": given.tokens, "delay_ms": given.delay_ms, **script}
     model = given.model or spec.model_name
     argv = [
-        sys.executable,
-        "-m",
+        *own_python("-m"),
         "hostler.testing.fake_engine",
         option("socket", spec.engine_socket),
         option("model", model),

@@ -31,7 +31,8 @@ class PythonClass:
         parameters = check_parameters(find_engine("python"), spec.params)
         assert isinstance(parameters, PythonParameters)
         _bound_memory(parameters.memory_limit_bytes)
-        sys.path[:0] = [folder for folder in parameters.python_path.split(os.pathsep) if folder]
+        named = [folder for folder in parameters.python_path.split(os.pathsep) if folder]
+        sys.path[:0] = folders = named or [os.getcwd()]
         module, _, name = parameters.worker_class.partition(":")
         try:
             found = getattr(importlib.import_module(module), name)
@@ -39,7 +40,7 @@ class PythonClass:
         except (Exception, SystemExit) as error:  # boundary: an import runs a person's own code
             raise BadRequest(
                 f"worker class {parameters.worker_class}: {_told(error)}; imported from "
-                f"{parameters.python_path or Path.cwd()}",
+                f"{os.pathsep.join(folders)}",
                 param="worker_class",
             ) from error
         if not isinstance(worker, ModelWorker):

@@ -23,6 +23,7 @@ from hostler.core.request import (
 from hostler.core.serving import Priority
 from hostler.core.snapshot import KeyView, ModelView
 from hostler.engines.dialect import Dialect, find_dialect, open_rules
+from hostler.gateway.credentials import session_of
 from hostler.gateway.job import Job
 from hostler.gateway.routes import GatewayRoute
 from hostler.wire.exchange import Request
@@ -112,7 +113,7 @@ class Admission:
             self._terms = terms
 
     def identify(self, head: Head) -> KeyView:
-        """Return the key of a request: `Authorization: Bearer`, or `x-api-key`.
+        """Return the key of a request: `Authorization: Bearer`, `x-api-key`, or the console's session.
 
         Raises:
             InvalidAPIKey
@@ -123,7 +124,7 @@ class Admission:
         given = head.fields.get(b"authorization")
         if given is None:
             bare = head.fields.get(b"x-api-key")
-            given = b"Bearer " + bare if bare is not None else None
+            given = b"Bearer " + bare if bare is not None else session_of(head)
         return self._ring.identify(given)
 
     def admitted(self, route: GatewayRoute, key: KeyView | None) -> Admitted:

@@ -138,6 +138,11 @@ class Attempt:
         """The pieces of a stream that were forwarded."""
         return max(0, self._watch.events) if self._watch is not None else 0
 
+    @property
+    def has_said_all(self) -> bool:
+        """Is of a stream only the end of its framing missing?"""
+        return self._watch is not None and self._watch.is_complete
+
     def used(self) -> Used | None:
         """The tokens of what was forwarded as it came; None when nothing was."""
         relay = self._relay
@@ -255,8 +260,8 @@ class Attempt:
         if self.is_over:
             return
         self._call = None
-        if self._watch is not None and self._watch.is_complete:
-            self._end_events()  # only the end of the framing is missing
+        if self.has_said_all:
+            self._end_events()
             return
         if self._assembly is not None and self._assembly.is_complete:
             self._end_assembly()

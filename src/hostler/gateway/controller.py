@@ -5,19 +5,22 @@ from pathlib import Path
 
 from hostler.core.errors import ControllerUnavailable
 from hostler.core.snapshot import Endpoint
+from hostler.gateway.credentials import credentials_of
 from hostler.wire.client import Call, PlainSink, Pool, UpstreamLost, build_request
 from hostler.wire.exchange import Exchange
 
-CONNECT_TIMEOUT_S = 1.0
+CONNECT_TIMEOUT_S = (
+    5.0  # where nobody listens it is refused at once; a busy machine needs longer than that
+)
 IDLE_S = 30.0
 _REQUEST_FIELDS = frozenset(
-    {b"authorization", b"x-api-key", b"content-type", b"accept", b"last-event-id", b"idempotency-key",
-     b"if-none-match", b"if-match", b"cookie", b"origin", b"x-csrf-token"}
+    {b"content-type", b"accept", b"last-event-id", b"idempotency-key", b"if-none-match", b"if-match",
+     b"origin", b"accept-encoding"}
 )  # fmt: skip
 _ANSWER_FIELDS = frozenset(
     {b"content-type", b"cache-control", b"retry-after", b"location", b"etag", b"www-authenticate",
-     b"content-disposition", b"set-cookie", b"content-security-policy", b"x-frame-options",
-     b"referrer-policy", b"allow", b"x-should-retry"}
+     b"content-disposition", b"content-encoding", b"vary", b"x-frame-options", b"set-cookie",
+     b"content-security-policy", b"referrer-policy", b"allow", b"x-should-retry"}
 )  # fmt: skip
 
 
@@ -34,6 +37,7 @@ class ControllerLine:
             self._pool = Pool(self._endpoint, connect_timeout_s=CONNECT_TIMEOUT_S, idle_s=IDLE_S)
         request = exchange.request
         fields = [field for field in request.headers if field[0] in _REQUEST_FIELDS]
+        fields += credentials_of(request)
         fields.append((b"x-request-id", request.request_id.encode()))
         fields.append((b"x-forwarded-host", request.fields[b"host"]))
         target = f"{request.path}?{request.query}" if request.query else request.path

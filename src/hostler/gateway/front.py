@@ -6,6 +6,7 @@ from hostler.core.request import Route
 from hostler.core.snapshot import KeyView
 from hostler.gateway.admission import Admission, Admitted
 from hostler.gateway.answers import own_error
+from hostler.gateway.credentials import credentials_of
 from hostler.gateway.detours import Detours
 from hostler.gateway.metrics import GatewayMetrics
 from hostler.gateway.relays import Relays
@@ -84,7 +85,7 @@ class Front:
         elif (
             route.auth is Auth.CONTROLLER
             and head.method not in _READING
-            and not head.fields.keys() & _CREDENTIALS
+            and not credentials_of(head)
         ):
             raise InvalidAPIKey
         return self._admission.admitted(route, key)
@@ -112,4 +113,3 @@ def known(key: KeyView | None) -> KeyView:
 
 _SCOPES = {Auth.METRICS: Scope.METRICS, Auth.ADMIN: Scope.ADMIN}
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_CREDENTIALS = frozenset({b"authorization", b"x-api-key"})

@@ -202,6 +202,8 @@ class Gateway(BaseComponent):
         yield route("GET", f"{REQUESTS_PATH}/*", self._sight.show_request, Auth.ADMIN)
         for path in ("/api/v1", "/api/v1/*"):
             yield route("*", path, self._relay_to_controller, Auth.CONTROLLER)
+        for path in ("/", "/console/*"):  # the console's files
+            yield route("GET", path, self._relay_to_controller, Auth.OPEN)
 
     def _health(self, exchange: Exchange, key: KeyView | None) -> None:
         exchange.send(200, _OK, [JSON_FIELD, _NO_STORE])
@@ -303,6 +305,11 @@ class Gateway(BaseComponent):
             "hostler_usable_instances",
             "Instances that take requests now.",
             {name: float(self.router.known.count_usable(name)) for name in names},
+        )
+        yield (
+            "hostler_wanted_instances",
+            "Instances that are wished for; 0: it is stopped.",
+            {model.name: float(model.wanted) for model in self.router.models()},
         )
 
 

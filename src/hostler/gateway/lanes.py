@@ -63,8 +63,14 @@ class Lane:
             path = job.path or self.dialect.path(job.route, self.instance.endpoint.base_path)
             head = self._heads[key] = self._head(path)
         body = job.encoded(self.instance.upstream_model, self.dialect)
-        length = b"\r\n%bcontent-length: %d\r\n\r\n" % (job.trace_lines, len(body))
-        return b"".join([head, job.request_id.encode(), length, body])
+        asked = job.request_id.encode()
+        return b"%b%b\r\n%bcontent-length: %d\r\n\r\n%b" % (
+            head,
+            asked,
+            job.trace_lines,
+            len(body),
+            body,
+        )
 
     def read_head(self, headers: Fields) -> AnswerHead:
         """What the headers of an answer mean. A pool gives the same list for equal heads."""

@@ -1,6 +1,8 @@
 """Active probes: of servers given by URL always, of our own instances while they work or are in doubt.
 
-A hung process accepts requests and never answers: nothing but asking tells it from a slow one.
+A hung process accepts requests and never answers: nothing but asking tells it from a slow one. Nor does
+what became of an instance that the controller gave up tell what becomes of the requests it has: its host may
+be cut off from the controller alone, or from us as well.
 """
 
 import asyncio
@@ -14,11 +16,12 @@ from hostler.core.change import Change
 from hostler.core.lifecycle import State
 from hostler.core.snapshot import InstanceView
 from hostler.gateway.lanes import PoolOf, credentials
+from hostler.routing.health import FALL
 from hostler.routing.router import Router
 from hostler.wire.client import Pool, Proof, UpstreamLost, build_request, fetch, host_header
 
 AT_ONCE = 32  # probes under way at the same time
-LAST_SILENT_S = 3.0  # the last that is left goes out only when no request was answered for so long
+LAST_SILENT_S = 10.0  # the last that is left goes out only when no request was answered for so long
 ASKED = 2  # instances of a host, to know whether it answers
 LIST_BYTES = 1024 * 1024  # of a list of models
 
@@ -59,21 +62,33 @@ class Prober:
         self,
         config: GatewayConfig,
         router: Router,
-        on_silence: Callable[[str], None],
+        on_silence: Callable[[str, bool], None],
         pool: PoolOf,
     ) -> None:
-        """pool: that of an instance whose connections are kept."""
+        """on_silence: an instance did not answer well; does it count as dead by now?
+
+        pool: that of an instance whose connections are kept.
+        """
         self._pool = pool
         self._config = config
         self._router = router
         self._by_url: dict[str, InstanceView] = {}
+        self._left: dict[str, _Left] = {}
         self._on_silence = on_silence
 
     def take(self, change: Change) -> None:
-        """Know who is a server given by URL: these are probed always."""
+        """Know who is a server given by URL, and who is given up with requests of ours: these are probed.
+
+        To be called before the router takes the same step.
+        """
         for gone in change.gone:
             self._by_url.pop(gone, None)
+            self._note_left(gone)
         for instance in change.instances:
+            if instance.state in _PROBED:
+                self._left.pop(instance.instance_id, None)
+            else:
+                self._note_left(instance.instance_id)
             if instance.endpoint.is_ours:  # one of ours that starts has no endpoint yet
                 self._by_url.pop(instance.instance_id, None)
             else:
@@ -115,10 +130,19 @@ class Prober:
 
     # Private
 
+    def _note_left(self, instance_id: str) -> None:
+        """It is no instance to send requests to any more; some that it has may be ours."""
+        if instance_id in self._router.load:
+            instance = self._router.known.instance(instance_id)
+            if instance is not None and instance.state in _PROBED:
+                self._left[instance_id] = _Left(instance)
+
     def _doubted(self) -> list[InstanceView]:
-        find = self._router.known.instance
-        ids = {*self._by_url, *self._router.health.troubled(), *self._router.load}
-        return [i for one in ids if (i := find(one)) is not None and i.state in _PROBED]
+        find, load = self._router.known.instance, self._router.load
+        ids = {*self._by_url, *self._router.health.troubled(), *load}
+        self._left = {one: left for one, left in self._left.items() if one in load}
+        known = [i for one in ids if (i := find(one)) is not None and i.state in _PROBED]
+        return known + [left.instance for left in self._left.values()]
 
     async def _probe(self, instance: InstanceView, slots: asyncio.Semaphore) -> None:
         pool = self._pool(instance)
@@ -131,11 +155,20 @@ class Prober:
                 is_good = True  # the line loses packets, the probe's among them (F21)
             elif answered_s > self._router.clock() - LAST_SILENT_S and self._is_last(instance):
                 return
-        self._router.note_probe(instance.instance_id, is_good is True)
+        is_down = self._note(instance.instance_id, is_good is True)
         if not is_good:
-            self._on_silence(instance.instance_id)
+            self._on_silence(instance.instance_id, is_down)
             if pool is not None:
                 pool.drop_idle()
+
+    def _note(self, instance_id: str, is_good: bool) -> bool:
+        """Write down what a probe said. Returns whether the instance counts as dead."""
+        left = self._left.get(instance_id)
+        if left is None:
+            self._router.note_probe(instance_id, is_good)
+            return self._router.health.is_down(instance_id)
+        left.fails = 0 if is_good else left.fails + 1
+        return left.fails >= FALL
 
     def _is_last(self, instance: InstanceView) -> bool:
         """Would its model have nobody without it?"""
@@ -168,6 +201,16 @@ class Prober:
 
 
 _PROBED = frozenset({State.READY, State.SUSPECT, State.DRAINING})
+
+
+class _Left:
+    """An instance that was given up while it had requests of ours. fails: probes in a row."""
+
+    __slots__ = ("fails", "instance")
+
+    def __init__(self, instance: InstanceView) -> None:
+        self.instance = instance
+        self.fails = 0
 
 
 class _ModelEntry(msgspec.Struct):

@@ -26,7 +26,7 @@ def prompt_head(route: Route, body: Body, limit: int) -> bytes:
     if route is Route.CHAT:  # templates put the tools first
         tools = body.get("tools") or body.get("functions")
         messages = body.get("messages")
-        told = encode(messages)[:-1] if messages else b""
+        told = encode(messages)[1:-1] if messages else b""
         return (encode(tools) + told if tools else told)[:limit]
     if route is not Route.COMPLETIONS:
         return b""
@@ -42,8 +42,8 @@ def chat_head(body: Body, encoded: bytes, limit: int) -> bytes:
     encoded: the body as it goes to an engine, perhaps with more members. A quote inside a text is
     escaped there, so no text looks like the beginning of the messages, or of the member after them.
     """
-    start = encoded.find(_MESSAGES) + len(_MESSAGES) - 1
-    if start < len(_MESSAGES) or "tools" in body or "functions" in body:
+    _, mark, rest = encoded.partition(_MESSAGES)
+    if not mark or "tools" in body or "functions" in body:
         return prompt_head(Route.CHAT, body, limit)
     after = ""
     is_next = False
@@ -53,12 +53,13 @@ def chat_head(body: Body, encoded: bytes, limit: int) -> bytes:
             break
         is_next = name == "messages"
     if after:
-        end = encoded.rfind(b'],"%b":' % after.encode())
-    else:
-        end = len(encoded) - 2 if encoded.endswith(b"]}") else -1
-    if end <= start:
+        told, mark, _ = rest.rpartition(b'],"%b":' % after.encode())
+        if not mark:
+            return prompt_head(Route.CHAT, body, limit)
+        return told[:limit]
+    if not rest.endswith(b"]}"):
         return prompt_head(Route.CHAT, body, limit)
-    return encoded[start : min(end, start + limit)]
+    return rest[: min(limit, len(rest) - 2)]
 
 
 def prompt_tokens(route: Route, body: Body) -> int:

@@ -318,10 +318,12 @@ class Relay:
             tell()
 
     def _gone(self) -> None:
-        """The client left: nobody needs the answer any more."""
+        """The client left: nobody needs the answer any more. Some leave at [DONE], and have it all."""
         self._leave_queue()
-        self._stop_attempt(Outcome.CLIENT_GONE)
-        self._finished(CLIENT_GONE, "client_gone")
+        attempt = self._attempt
+        has_all = attempt is not None and not attempt.is_over and attempt.has_said_all
+        self._stop_attempt(_OK if has_all else Outcome.CLIENT_GONE)
+        self._finished(*((200, "") if has_all else (CLIENT_GONE, "client_gone")))
 
     def _finished(self, status: int, code: str = "") -> None:
         """Write it down, once."""

@@ -162,12 +162,11 @@ class Relays:
             self.retrying += 1
         return True
 
-    def note_silence(self, instance_id: str) -> None:
+    def note_silence(self, instance_id: str, is_down: bool) -> None:
         """A probe of this instance failed. Once it counts as dead, what hears nothing is cut.
 
         An answer that still moves is left alone: a probe may fail for want of a CPU. (F03, F04)
         """
-        is_down = self.router.health.is_down(instance_id)
         for relay in tuple(self.under_way):
             relay.note_silence(instance_id, is_down)
 

@@ -6,6 +6,7 @@ Each gateway process knows its own; one that is asked asks its siblings too, ove
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from math import inf
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlencode
@@ -16,6 +17,7 @@ from hostler.core.errors import Draining, HostlerError, NotFound
 from hostler.core.snapshot import Endpoint, KeyView
 from hostler.core.timeline import RequestList, RequestQuery, RequestShown, RequestView
 from hostler.gateway.answers import JSON_FIELD, own_error
+from hostler.gateway.credentials import credentials_of
 from hostler.gateway.relays import Relays
 from hostler.gateway.timeline import Timeline
 from hostler.wire.client import UpstreamLost, fetch
@@ -24,7 +26,6 @@ from hostler.wire.structs import read_query
 
 REQUESTS_PATH = "/api/v1/requests"
 SIBLING_S = 1.0  # for what another gateway says
-_CREDENTIALS = (b"authorization", b"x-api-key")
 
 Q = TypeVar("Q")
 Siblings = Callable[[], Sequence[Path]]
@@ -57,7 +58,7 @@ class Sight:
             BadRequest: it asks for something that is not there.
         """
         query = read_query(request.query, RequestQuery)
-        ours = RequestList(requests=tuple(self._matching(query)))
+        ours = RequestList(requests=tuple(self._matching(query)), at_s=round(self._wall(), 6))
         if query.here:
             return ours
         asked = {**_given(query), "here": "true"}
@@ -108,13 +109,30 @@ class Sight:
     def _newest_first(self) -> Iterator[Timeline]:
         """Those under way, then those that ended."""
         for relay in reversed(tuple(self._relays.under_way)):
+            if relay.is_started and relay.attempt is not None:
+                relay.timeline.events = relay.attempt.events  # so far; told for good at its end
             yield relay.timeline
         yield from reversed(tuple(self._relays.ring))
+
+    def _ended_between(self, after_s: float | None, before_s: float | None) -> Iterator[Timeline]:
+        """Those under way, unless they should have ended, and those that ended in between. Unix time."""
+        first_s = -inf if after_s is None else self._monotonic(after_s)
+        last_s = inf if before_s is None else self._monotonic(before_s)
+        for timeline in self._newest_first():
+            if timeline.took_s is None:
+                if before_s is None:
+                    yield timeline
+                continue
+            ended_s = timeline.began_s + timeline.took_s
+            if ended_s <= first_s:
+                return  # and so did all that follow
+            if ended_s < last_s:
+                yield timeline
 
     def _matching(self, query: RequestQuery) -> Iterator[RequestView]:
         left = query.limit
         began_s = None if query.since is None else self._monotonic(query.since)
-        for timeline in self._newest_first():
+        for timeline in self._ended_between(query.ended_after, query.ended_before):
             if (
                 (query.model is None or query.model in (timeline.model, timeline.asked))
                 and query.key in (None, timeline.key_id)
@@ -134,7 +152,7 @@ class Sight:
 
     async def _ask_siblings(self, request: Request, path: str, kind: type[Q]) -> list[Q | None]:
         """What each sibling says; None for one that says nothing of use."""
-        headers = [(name, request.fields[name]) for name in _CREDENTIALS if name in request.fields]
+        headers = credentials_of(request)
 
         async def ask(socket: Path) -> Q | None:
             try:
@@ -149,10 +167,18 @@ class Sight:
 
 
 def merged(lists: Iterable[RequestList], limit: int, silent: int = 0) -> RequestList:
-    """Several gateways' lists as one: those under way first, then the newest."""
-    every = [one for part in lists for one in part.requests]
+    """Several gateways' lists as one: those under way first, then the newest.
+
+    When there are more than `limit`, those go that ended first: they are on the page that follows.
+    """
+    parts = tuple(lists)
+    every = [one for part in parts for one in part.requests]
+    if len(every) > limit:
+        every.sort(key=lambda one: (one.outcome is not None, -(one.at_s + one.took_s)))
+        del every[limit:]
     every.sort(key=lambda one: (one.outcome is not None, -one.at_s))
-    return RequestList(requests=tuple(every[:limit]), silent=silent)
+    told_s = parts[0].at_s if parts else 0.0
+    return RequestList(requests=tuple(every), silent=silent, at_s=told_s)
 
 
 # Private

@@ -227,7 +227,9 @@ class Timeline:
 
     def plain(self) -> str:
         """The same as text. Every text in it is an id, a name or a code: nothing to be escaped."""
-        took_s = "%.6f" % (self.took_s or 0.0)  # f-strings are no faster here once compiled
+        took_us = int((self.took_s or 0.0) * 1e6 + 0.5)
+        after = str(1_000_000 + took_us % 1_000_000)[1:]  # "%.6f" takes twice as long
+        took_s = f"{took_us // 1_000_000}.{after}"
         return (
             f"request_id={self.request_id} key_id={self.key_id} model={self.model} route={self.route} "
             f"stream={self.stream} status={self.status} code={self.code or EMPTY} "

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from hostler.core.request import Route
+from hostler.wire.scan import holds
 
 TAIL_BYTES = 4096  # of an answer: where most engines tell their usage
 HEAD_BYTES = 1024  # some tell it before their vectors
@@ -36,21 +37,23 @@ class Used:
 
 def find_usage(body: bytes) -> Used | None:
     """Return what the `usage` object of a whole JSON answer says; None when there is none."""
-    start = body.rfind(_MARK, max(0, len(body) - TAIL_BYTES))
-    if start < 0:
-        start = body.rfind(_MARK)
-    if start < 0:
+    _, mark, rest = body[-TAIL_BYTES:].rpartition(_MARK)
+    if not mark:
+        _, mark, rest = body.rpartition(_MARK)
+    if not mark:
         return None
-    end = body.find(b"}", start) + 1
-    if body.find(b"{", start + len(_MARK) + 2, end) >= 0:  # objects in it
-        found = _OBJECT.match(body, start)
-        end = found.end() if found is not None else 0
-    if end <= start:
+    found, end, after = rest.partition(b"}")
+    if not end:
         return None
-    told = _decoded(body[start + len(_MARK) : end])
+    if holds(found[2:], b"{"):  # objects in it
+        whole = _OBJECT.match(rest)
+        if whole is None:
+            return None
+        found, after = whole[0][:-1], rest[whole.end() :]
+    told = _decoded(found + b"}")
     used = read_usage(told) if told else None
-    if used is not None and not used.cached and body.find(_TIMINGS, end) >= 0:
-        had = _CACHE_N.search(body, end)
+    if used is not None and not used.cached and holds(after, _TIMINGS):
+        had = _CACHE_N.search(after)
         if had is not None:
             used.cached = min(int(had[1]), used.prompt)  # llama.cpp says it in `timings`
     return used
@@ -105,9 +108,9 @@ def read_timings(told: dict[str, Any]) -> Used | None:
 _decode: Final = msgspec.json.Decoder().decode
 _MARK: Final = b'"usage":'
 _OBJECT = re.compile(
-    rb'"usage":\s*(\{[^{}]*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}[^{}]*)*\})'  # objects in it, two deep
+    rb"\s*(\{[^{}]*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}[^{}]*)*\})"  # objects in it, two deep
 )
-_TIMINGS = b'"timings":'
+_TIMINGS: Final = b'"timings":'
 _CACHE_N = re.compile(rb'"timings":\s*\{[^{}]*"cache_n":\s*(\d{1,12})\b')
 _MOST: Final = 2**40  # tokens; what is more is nonsense
 

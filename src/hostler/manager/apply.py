@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
-from hostler.core.errors import Conflict, EngineError, UpstreamTimeout
+from hostler.core.errors import BadRequest, Conflict, EngineError, UpstreamTimeout
 from hostler.core.worker import (
     InstanceResult,
     WorkerApplyOutput,
@@ -16,6 +17,7 @@ from hostler.core.worker import (
     WorkerStartupRequest,
 )
 from hostler.manager.renewals import Renewals
+from hostler.manager.replacing import Replacement
 from hostler.manager.views import check_own_name
 from hostler.manager.wishes import Wishes
 
@@ -46,10 +48,20 @@ class Applier:
         found = manager.wishes.find(request.model, request.worker_type)
         check_own_name(found, request.model)
         name = found.name
+        if request.instance_id is not None and request.apply_type is not WorkerApplyType.RESTART:
+            raise BadRequest(
+                f"instance_id: one instance can only be restarted, not {request.apply_type.value}",
+                param="instance_id",
+            )
+        one: Replacement | None = None
+        restart: Callable[[WorkerApplyRequest], Awaitable[str]] = self._renew
+        if request.instance_id is not None:
+            one = manager.renewals.single.order(request.instance_id, name)
+            restart = partial(self._replace, one)
         orders: dict[WorkerApplyType, Callable[[WorkerApplyRequest], Awaitable[str]]] = {
             WorkerApplyType.START: self._start,
             WorkerApplyType.STOP: self._stop,
-            WorkerApplyType.RESTART: self._renew,
+            WorkerApplyType.RESTART: restart,
             WorkerApplyType.UPDATE_PARAMS: self._renew,
         }
         success, message = True, ""
@@ -73,6 +85,7 @@ class Applier:
                     message=data.reason,
                 )
                 for data in manager.run_data(name)
+                if one is None or data.replica == one.old.replica
             ),
         )
 
@@ -87,6 +100,12 @@ class Applier:
         deployment = self._manager.wishes.find(request.model, request.worker_type)
         await self._manager.model_shutdown(WorkerShutdownRequest(model=deployment.name))
         return "every instance is stopped"
+
+    async def _replace(self, order: Replacement, request: WorkerApplyRequest) -> str:
+        """A new process in the place of one; the old one goes on if it fails."""
+        if (error := await asyncio.shield(order.outcome)) is not None:
+            raise error
+        return f"another process has the place of {request.instance_id}"
 
     async def _renew(self, request: WorkerApplyRequest) -> str:
         """New processes one by one beside the old ones; the old specification if they fail."""

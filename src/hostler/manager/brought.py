@@ -19,8 +19,8 @@ from hostler.core.hosts import Offer, OfferAnswer, Order, OrderWish
 from hostler.core.lifecycle import Instance, State
 from hostler.core.model import worker_key
 from hostler.core.worker import OperatorEvent
+from hostler.manager.controllers import Controllers
 from hostler.manager.host import Host
-from hostler.manager.host_link import Controllers
 from hostler.manager.host_orders import Action, End, Leave, rank
 from hostler.manager.host_rules import accept
 from hostler.manager.membership import Membership

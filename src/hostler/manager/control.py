@@ -22,7 +22,7 @@ from hostler.manager.logs import LocalLog
 
 
 class LocalHosts:
-    """The machines of a LocalWorkerManager."""
+    """The machines of a LocalWorkerManager, and orders for single instances."""
 
     manager: LocalWorkerManager
 
@@ -37,6 +37,11 @@ class LocalHosts:
 
     async def remove_host(self, name: str, *, force: bool) -> HostView:
         return await self.manager.machines.remove(name, force=force)
+
+    async def restart_instance(self, instance_id: str) -> WorkerRunData:
+        order = self.manager.renewals.single.order(instance_id)
+        known = self.manager.run_data(order.old.model_name)
+        return next(one for one in known if one.instance_id == instance_id)
 
 
 class LocalControl(LocalHosts):

@@ -41,7 +41,7 @@ from hostler.core.errors import (
 )
 from hostler.core.hosts import FILES_PATH, FileFacts, FileList
 from hostler.core.refusal import refusal_in
-from hostler.manager.host_link import Controllers
+from hostler.manager.controllers import Controllers
 from hostler.wire.client import UpstreamLost, UpstreamStatus, stream
 
 log = logger(__name__)

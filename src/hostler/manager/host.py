@@ -27,10 +27,11 @@ from hostler.core.launch import Launch
 from hostler.core.lifecycle import ALIVE, Instance, Signal, State
 from hostler.core.model import worker_key
 from hostler.core.worker import OperatorEvent
+from hostler.manager.controllers import Controllers
 from hostler.manager.files import ModelFiles
 from hostler.manager.head_fetch import HeadFetch
 from hostler.manager.host_kept import Notebook
-from hostler.manager.host_link import Controllers, Link
+from hostler.manager.host_link import Link
 from hostler.manager.host_orders import (
     Action,
     End,
@@ -373,13 +374,12 @@ class Host:
 
         One that leaves is told so as well, when its last beat comes after its goodbye.
         """
-        if self.is_draining:
-            return
-        self.failure = ConfigError(  # starting again cannot help
-            f"the controller refuses this host: {why}; its models end here. If it was removed by mistake, "
-            "`hostler host join` joins again, with a new token"
-        )
-        self.finished.set()
+        if not self.is_draining:
+            self.failure = ConfigError(  # starting again cannot help
+                f"the controller refuses this host: {why}; its models end here. If it was removed by "
+                "mistake, `hostler host join` joins again, with a new token"
+            )
+            self.finished.set()
 
     def _facts(self) -> HostFacts:
         return facts(

@@ -5,7 +5,7 @@ comes in on a connection that stays open. Either may break without the other, an
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Protocol, TypeVar
 
@@ -18,14 +18,16 @@ from hostler.app.telemetry import logger
 from hostler.core.errors import Conflict, ControllerUnavailable, HostlerError, StaleEpoch
 from hostler.core.hosts import HostBeat, HostBeatAnswer, HostOrders, Offer, OfferAnswer
 from hostler.core.refusal import refusal_in
-from hostler.core.snapshot import Endpoint, Spoken
+from hostler.core.snapshot import Spoken
+from hostler.manager.controllers import Controllers
 from hostler.manager.host_orders import rank
-from hostler.registry.pace import again_s, spread_s
+from hostler.registry.pace import FEW_S, again_s
 from hostler.wire.client import Pool, UpstreamLost, UpstreamStatus, fetch, stream
 
 log = logger(__name__)
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
 COALESCE_S = 0.05  # changes so close together are one beat
 RETRY_FIRST_S, RETRY_LAST_S = 0.5, 4.0  # between tries to reach a controller that is away
@@ -48,46 +50,6 @@ class Speaks(Protocol):
 
     def forget(self) -> None:
         """Say everything again: who listens now may be another one."""
-
-
-class Controllers:
-    """Where the controller may be found: one address, or several of which one serves.
-
-    They are tried in turn, and the one that answered is kept to.
-    """
-
-    def __init__(
-        self, endpoints: Sequence[Endpoint], make_pool: Callable[[Endpoint], Pool]
-    ) -> None:
-        self._endpoints = list(endpoints)
-        self._make_pool = make_pool
-        self._pool: Pool | None = None
-
-    @property
-    def url(self) -> str:
-        """Of the one in use, for what is asked outside of the link."""
-        first = self._endpoints[0]
-        host = f"[{first.host}]" if ":" in first.host else first.host
-        return f"https://{host}:{first.port}"
-
-    def pool(self) -> Pool:
-        """Connections to the one in use."""
-        if self._pool is None:
-            self._pool = self._make_pool(self._endpoints[0])
-        return self._pool
-
-    async def failed(self, pool: Pool) -> None:
-        """It did not answer: the next one's turn, unless that has come already."""
-        if pool is self._pool:
-            self._pool = None
-            self._endpoints.append(self._endpoints.pop(0))
-            await pool.close()
-
-    async def renew(self) -> None:
-        """Connect anew, with the certificate of now."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await pool.close()
 
 
 class Link:
@@ -117,6 +79,7 @@ class Link:
         self._news = asyncio.Event()
         self._reopen = asyncio.Event()
         self._is_back = asyncio.Event()  # set, and another one: the line is good again
+        self._is_cut = asyncio.Event()  # set, and another one: the stream of orders has ended
         self._is_renewed = False  # in this silence
         self._tried_at_s: dict[str, float] = {}  # by way: since when the try under way is silent
         self._tasks: asyncio.TaskGroup | None = None
@@ -190,18 +153,23 @@ class Link:
     async def beat(self) -> float:
         """Beat once; return how many seconds until the next is due.
 
+        It is given up when the orders end meanwhile: nobody is left there who would answer.
+
         Raises:
             HostlerError: it was not taken.
         """
-        beat = self._voice.beat()
-        answer = await self._ask("/host/beat", beat, HostBeatAnswer, self._config.answer_timeout_s)
-        self._check_incarnation(answer.incarnation)
-        self._note_heard(_BEATS)
-        is_wanted = self._voice.heard(beat, answer)
-        self._note_version((answer.incarnation, answer.version))
-        self._spread_s = spread_s(answer.next_beat_s)
-        is_at_once = is_wanted and not self._spread_s  # one of many waits for its turn
-        return 0.0 if is_at_once else max(0.0, answer.next_beat_s)
+        is_cut, due_s = self._is_cut, 0.0
+
+        async def beat() -> None:
+            nonlocal due_s
+            due_s = await self._beat()
+
+        try:
+            await first_of(beat(), is_cut.wait())
+        except* HostlerError as group:
+            if not is_cut.is_set():
+                raise _first(group) from group
+        return due_s
 
     async def offer(self, offer: Offer) -> OfferAnswer:
         """Bring a worker of one's own.
@@ -224,7 +192,7 @@ class Link:
         wait_s = RETRY_FIRST_S
         while True:
             self._news.clear()
-            is_back = self._is_back
+            is_back, is_cut = self._is_back, self._is_cut
             try:
                 with self._trying(_BEATS):
                     due_s = await self.beat()
@@ -234,11 +202,22 @@ class Link:
                 self._voice.forget()
                 due_s = again_s(wait_s, self._spread_s)
                 wait_s = min(wait_s * 2, RETRY_LAST_S)
-            await first_of(self._news.wait(), is_back.wait(), timeout_s=due_s)
+            await first_of(self._news.wait(), is_back.wait(), is_cut.wait(), timeout_s=due_s)
             if (hold_s := self._back_at_s - self._clock()) > 0:
-                await first_of(self._news.wait(), is_back.wait(), timeout_s=hold_s)
+                await first_of(self._news.wait(), self._is_back.wait(), timeout_s=hold_s)
             if self._news.is_set():
                 await asyncio.sleep(COALESCE_S)
+
+    async def _beat(self) -> float:
+        beat = self._voice.beat()
+        answer = await self._ask("/host/beat", beat, HostBeatAnswer, self._config.answer_timeout_s)
+        self._check_incarnation(answer.incarnation)
+        self._note_heard(_BEATS)
+        is_wanted = self._voice.heard(beat, answer)
+        self._note_version((answer.incarnation, answer.version))
+        self._spread_s = answer.spread_s
+        is_at_once = is_wanted and self._spread_s <= FEW_S  # one of many waits for its turn
+        return 0.0 if is_at_once else max(0.0, answer.next_beat_s)
 
     def _note_version(self, told: tuple[int, int]) -> None:
         """An answer that knows of newer orders again and again: their stream is dead, unnoticed."""
@@ -255,10 +234,14 @@ class Link:
         while True:
             self._reopen.clear()
             self._is_good = False
-            is_back = self._is_back
+            is_back, pool, is_lost = self._is_back, self._controllers.pool(), False
             try:
                 with self._trying(_ORDERS):
-                    await first_of(self._read(), self._reopen.wait())
+                    await first_of(self._read(pool), self._reopen.wait())
+            except* (UpstreamLost, TimeoutError, OSError) as group:
+                is_lost = True
+                why = f"its orders ended: {_first(group)}"
+                self._note_silence(_ORDERS, ControllerUnavailable(why))
             except* HostlerError as group:
                 self._note_silence(_ORDERS, _first(group))
             if self._is_good:  # who answers next may be another one: one beat tells it everything
@@ -268,16 +251,20 @@ class Link:
             due_s = again_s(wait_s, over_s)
             if self._is_good and over_s:  # it ended for all at once, most probably
                 self._back_at_s = self._clock() + due_s
+                self._is_cut.set()
+                self._is_cut = asyncio.Event()
+            if is_lost:
+                await self._controllers.failed(pool)
             await first_of(is_back.wait(), timeout_s=due_s)
             wait_s = min(wait_s * 2, RETRY_LAST_S)
 
-    async def _read(self) -> None:
+    async def _read(self, pool: Pool) -> None:
         """Take lists until the stream ends.
 
         Raises:
-            HostlerError: it ended, is silent, or says what is not understood.
+            HostlerError: it ended, or says what is not understood.
+            UpstreamLost, TimeoutError, OSError: it is cut or silent.
         """
-        pool = self._controllers.pool()
         pending = bytearray()
         limit_s, idle_s = self._config.answer_timeout_s, self._config.silence_s
         parts = stream(
@@ -295,9 +282,6 @@ class Link:
                         await self._hear(bytes(line))
         except UpstreamStatus as error:
             raise await self._refusal(pool, error.status, error.body) from error
-        except (UpstreamLost, TimeoutError, OSError) as error:
-            await self._controllers.failed(pool)
-            raise ControllerUnavailable(f"its orders ended: {error}") from error
         raise ControllerUnavailable("its orders ended")
 
     async def _hear(self, line: bytes) -> None:
@@ -394,7 +378,7 @@ class Link:
 # Private
 
 
-def _first(group: BaseExceptionGroup[HostlerError]) -> HostlerError:
+def _first(group: BaseExceptionGroup[E]) -> E:
     for error in group.exceptions:
         return _first(error) if isinstance(error, BaseExceptionGroup) else error
     raise group

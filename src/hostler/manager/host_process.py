@@ -24,8 +24,8 @@ from hostler.core.hosts import InstanceReport, Role
 from hostler.core.snapshot import Endpoint
 from hostler.core.worker import OperatorEvent
 from hostler.manager.brought import BroughtWorker
+from hostler.manager.controllers import Controllers
 from hostler.manager.host import Host
-from hostler.manager.host_link import Controllers
 from hostler.manager.host_logs import tell_log
 from hostler.manager.membership import Membership, endpoint_of, save_membership
 from hostler.registry.joining import keep_renewed

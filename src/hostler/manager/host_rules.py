@@ -104,6 +104,7 @@ def facts(
         memory_bytes=_memory_bytes(rules),
         memory_free_bytes=free,
         disk_free_bytes=_disk_free_bytes(models_dir),
+        load_1m=_load(),
         gpus=_gpus(),
         engines=engines_here,
         labels=rules.labels,
@@ -115,18 +116,23 @@ def has_changed(told: HostFacts | None, now: HostFacts) -> bool:
     """Whether facts are worth telling again: what is free moves all the time."""
     if told is None:
         return True
-    quiet = {"memory_free_bytes": None, "disk_free_bytes": None}
+    quiet = {"memory_free_bytes": None, "disk_free_bytes": None, "load_1m": None}
     if msgspec.structs.replace(told, **quiet) != msgspec.structs.replace(now, **quiet):
         return True
     return any(
-        _moved(getattr(told, field), getattr(now, field))
-        for field in ("memory_free_bytes", "disk_free_bytes")
+        _moved(getattr(told, field), getattr(now, field), least)
+        for field, least in (
+            ("memory_free_bytes", _WORTH_TELLING),
+            ("disk_free_bytes", _WORTH_TELLING),
+            ("load_1m", _LOAD_WORTH_TELLING),
+        )
     )
 
 
 # Private
 
 _WORTH_TELLING = 64 << 20
+_LOAD_WORTH_TELLING = 0.25
 
 
 def _check_engine(order: Order, rules: HostRules) -> None:
@@ -222,10 +228,17 @@ def _gpus() -> tuple[str, ...]:
     return tuple(found)
 
 
-def _moved(told: int | None, now: int | None) -> bool:
+def _load() -> float | None:
+    try:
+        return round(os.getloadavg()[0], 2)
+    except OSError:
+        return None
+
+
+def _moved(told: float | None, now: float | None, least: float) -> bool:
     if told is None or now is None:
         return told is not now
-    return abs(told - now) > max(_WORTH_TELLING, told // 20)
+    return abs(told - now) > max(least, told / 20)
 
 
 def _listed(words: Iterable[str]) -> str:

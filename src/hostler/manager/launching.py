@@ -1,7 +1,6 @@
 """One worker process: what it is told, how long it may load, how it is started. Watches nothing."""
 
 import secrets
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ import msgspec
 import psutil
 
 from hostler.app.config import Config, LifeConfig
-from hostler.app.environment import worker_environment
+from hostler.app.environment import own_python, worker_environment
 from hostler.app.faults import CrashPoint, crash_point
 from hostler.app.paths import StatePaths
 from hostler.app.process import ProcessHandle, spawn
@@ -97,8 +96,8 @@ def start_process(paths: StatePaths, spec: WorkerSpec, tags: Mapping[str, str]) 
 
 def worker_argv(paths: StatePaths, spec: WorkerSpec) -> list[str]:
     """Return the command of a worker."""
-    python = spec.held.python or sys.executable
-    return [python, "-m", "hostler", "worker", f"--spec={paths.worker_spec(spec.instance_id)}"]
+    words = ("-m", "hostler", "worker", f"--spec={paths.worker_spec(spec.instance_id)}")
+    return own_python(*words, python=spec.held.python)
 
 
 def resident_bytes(pid: int) -> int:

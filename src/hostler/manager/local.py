@@ -63,8 +63,8 @@ from hostler.storage.writer import Writer
 class LocalWorkerManager(Joinable):
     """Starts model workers on this machine and keeps them running.
 
-    `async with LocalWorkerManager() as manager:` brings the default models to life; `models=()` with
-    `declare=False` begins with none but those the store remembers.
+    `async with LocalWorkerManager() as manager:` brings the default models to life; `models=()` none but
+    those that were started by calls and are in the store, `declare=False` all that are in the store.
     """
 
     def __init__(
@@ -96,7 +96,6 @@ class LocalWorkerManager(Joinable):
         self._declared = self.config.models if models is None else tuple(models)
         self._declare = declare
         self._control = control, relay_port
-        self._life = AsyncExitStack()
         self._main: asyncio.Task[None] | None = None
         self.is_stopping = False
 
@@ -230,10 +229,7 @@ class LocalWorkerManager(Joinable):
         crash_point(CrashPoint.STARTED)
         self.journal.tell_start(incarnation)
         self.registry = Registry(
-            self.config.heartbeat,
-            self.clock,
-            incarnation=incarnation,
-            moved=self._moved,
+            self.config.heartbeat, self.clock, incarnation=incarnation, moved=self._moved
         )
         self.keys_changed()
         self.members = Members(self.store, self.writer, time.time)  # joined_at_s, expires_at_s
@@ -293,6 +289,7 @@ class LocalWorkerManager(Joinable):
             has_room=hands.has_room,
             unheard=lambda: self.registry.unheard,
             leaving=lambda: distant.leaving,
+            replacing=lambda: self.renewals.single.ids,
             pinned=lambda: distant.pinned,
             look_first=hands.look,
             wishes=lambda: () if self.is_stopping else self.wishes.all(),
@@ -304,7 +301,9 @@ class LocalWorkerManager(Joinable):
         )
         self.progress = Progress(self.registry, self.reconciler, self.paths)
         self.waiting = Waiting(self.config.life, self.wishes, self.progress, files)
-        self.renewals = Renewals(self.wishes, self.progress, self.journal.tell)
+        self.renewals = Renewals(
+            self.wishes, self.progress, self.journal.tell, lambda: distant.pinned
+        )
         self.scaling = Autoscaler(
             wishes=self.wishes,
             registry=self.registry,
@@ -374,6 +373,7 @@ class LocalWorkerManager(Joinable):
             crashes = self.reconciler.crashed(after, final=final)
             if crashes.verdict:
                 self.journal.tell(given_up(after, len(crashes.at_s), self.paths))
+        self.renewals.moved(after)
         self.reconciler.stir(after.model_name)
 
     def _wished(self, given: Sequence[str] = ()) -> None:

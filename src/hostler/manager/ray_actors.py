@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hostler.app.config import child_environment, default_state_dir
+from hostler.app.environment import own_python
 from hostler.app.orphan import STDIN_VARIABLE
 from hostler.app.process import ProcessHandle, spawn
 from hostler.core.runtime_env import RuntimeEnv
@@ -87,7 +88,7 @@ class Keeper:
         try:
             with Path(self._state, "host.log").open("ab") as output:
                 self._handle = spawn(
-                    [sys.executable, "-m", "hostler", *arguments, *self._own],
+                    own_python("-m", "hostler", *arguments, *self._own),
                     env=child_environment({**self._env, **env}),
                     stdout=output.fileno(),
                     stdin=reads,

@@ -37,12 +37,21 @@ UPLOAD_S = 60.0  # of a working folder
 class RayCluster:
     """A connection to a Ray cluster. `connect` before anything else."""
 
-    def __init__(self, address: str, mark: str = "", *, is_lasting: bool = True) -> None:
+    def __init__(
+        self,
+        address: str,
+        mark: str = "",
+        *,
+        is_lasting: bool = True,
+        answered: Callable[[], None] = lambda: None,
+    ) -> None:
         """address: of the cluster's head, HOST:PORT; `auto`: the one that runs on this machine.
 
         mark: of whose places they are, where several servers use one cluster.
         is_lasting: places and keepers outlive this process, for the next one; else they end with it.
+        answered: called in the event loop when Ray has said what became of a place that was asked for.
         """
+        self._answered = answered
         self.address = address
         self._mark = mark
         self._lifetime = "detached" if is_lasting else None
@@ -125,7 +134,9 @@ class RayCluster:
             partial(reserve, lifetime=self._lifetime), UPLOAD_S if env.working_dir else CALL_S
         )
         self._places[place_id] = actor
-        self._reached[place_id] = await self._ask(partial(ray_calls.where, actor))
+        self._reached[place_id] = found = await self._ask(partial(ray_calls.where, actor))
+        loop = asyncio.get_running_loop()
+        found.add_done_callback(lambda _: _tell(loop, self._answered))
 
     def place(self, place_id: str) -> PlaceView:
         """How a place stands, as far as Ray has said. Does not block."""
@@ -242,6 +253,11 @@ class RayCluster:
 
 
 # Private
+
+
+def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop has ended meanwhile
+        loop.call_soon_threadsafe(what)
 
 
 def _in_thread(work: Callable[[], T]) -> Future[T]:

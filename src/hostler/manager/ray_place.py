@@ -42,7 +42,12 @@ async def ray_places(
     if not url:
         raise ConfigError(NO_PORT)
     mark = fingerprint[:12]  # whoever has our authority goes on with what we left on the nodes
-    cluster = RayCluster(config.ray.address, mark, is_lasting=manager.is_lasting)
+    cluster = RayCluster(
+        config.ray.address,
+        mark,
+        is_lasting=manager.is_lasting,
+        answered=lambda: manager.reconciler.wake(),
+    )
 
     async def invite(node: NodeView) -> Invitation:
         made = new_token(

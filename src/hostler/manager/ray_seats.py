@@ -14,7 +14,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 import msgspec
@@ -25,7 +25,7 @@ from hostler.app.tokens import JOIN_VARIABLE
 from hostler.core.deployment import Deployment
 from hostler.core.errors import BadRequest, HostlerError
 from hostler.core.hosts import Standing
-from hostler.core.placing import Bundle, Held, Needs, NodeView, PlaceView, Seat
+from hostler.core.placing import Held, Needs, NodeView, PlaceView, Seat
 from hostler.core.runtime_env import RuntimeEnv
 from hostler.manager.placement import Unplaced
 from hostler.registry.host import Host
@@ -136,6 +136,7 @@ class RaySeats:
         self._trouble = "it has not answered yet"
         self._is_connected = False
         self._is_clear = False  # of places that nobody knows
+        self._has_news = asyncio.Event()  # somebody asked for a place, or needs one no more
 
     # For the hands
 
@@ -143,9 +144,9 @@ class RaySeats:
         """Return the host whose node has a place for an instance; ask for one at the first time."""
         asked = self._asked.get(instance_id)
         if asked is None:
-            labels = dict(deployment.labels)
-            env = deployment.runtime_env
+            labels, env = dict(deployment.labels), deployment.runtime_env
             self._asked[instance_id] = Asked(needs=deployment.resources, labels=labels, env=env)
+            self._has_news.set()
             return Unplaced(reason=f"waits for Ray: {deployment.resources}")
         if self._trouble:
             return Unplaced(reason=f"waits for Ray (placement_unavailable): {self._trouble}")
@@ -168,12 +169,12 @@ class RaySeats:
         """An instance needs its place no more."""
         if self._asked.pop(instance_id, None) is not None:
             self._left.add(instance_id)
+            self._has_news.set()
 
     def has_room(self, deployment: Deployment) -> bool:
         """Whether a node has a place for one instance more now. Ray's autoscaler may bring one later."""
         alive = [node for node in self._nodes if node.is_alive]
-        parts = deployment.resources.parts
-        return all(any(not _lacks(node, part) for node in alive) for part in parts)
+        return all(any(not node.lacks(p) for node in alive) for p in deployment.resources.parts)
 
     def view(self, instance_id: str) -> str:
         """How Ray sees the place of an instance: what is held, and whether the node lives."""
@@ -251,20 +252,25 @@ class RaySeats:
     async def _loop(self) -> None:
         away_since_s: float | None = None
         while True:
-            wait_s, before = LOOK_EVERY_S, self._trouble
+            before = self._trouble
+            self._has_news.clear()
             try:
                 await self.look()
                 away_since_s = None
             except HostlerError as error:
-                self._trouble, wait_s = error.message, AGAIN_S
-                now_s = self._clock()
-                away_since_s = away_since_s or now_s
-                if now_s - away_since_s > RECONNECT_S:  # a driver of a Ray that died stays dead
+                self._trouble = error.message
+                away_since_s = away_since_s or self._clock()
+                if self._clock() - away_since_s > RECONNECT_S:  # a driver of a dead Ray stays dead
                     self._is_connected = False
             if self._trouble != before:
                 log.warning("ray.answers" if not self._trouble else "ray.away", why=self._trouble)
             self._wake()
-            await asyncio.sleep(wait_s)
+            if self._trouble:
+                await asyncio.sleep(AGAIN_S)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._has_news.wait()
 
     async def _keep(self, node: NodeView, host: Host | None) -> None:
         """See that a node has a host process. A new one gets a token of its own."""
@@ -366,8 +372,8 @@ class RaySeats:
         """What a place waits for, and what each node lacks of it now."""
         alive = [node for node in self._nodes if node.is_alive]
         parts = asked.needs.parts
-        part = next((p for p in parts if all(_lacks(node, p) for node in alive)), parts[0])
-        lacks = [(node.address, _lacks(node, part)) for node in alive]
+        part = next((p for p in parts if all(node.lacks(p) for node in alive)), parts[0])
+        lacks = [(node.address, node.lacks(part)) for node in alive]
         labels = "".join(f", {key}={value}" for key, value in sorted(asked.labels.items()))
         what = f"waits for Ray: {asked.needs}{labels}"
         if alive and asked.env.pip and not all(lack for _, lack in lacks):
@@ -384,12 +390,6 @@ class RaySeats:
 
 def _node_of(host: Host) -> str:
     return host.facts.labels.get(NODE_LABEL, "")
-
-
-def _lacks(node: NodeView, part: Needs | Bundle) -> str:
-    """What a node has too little of now, by name; empty when it has a place."""
-    asked = part.by_name()
-    return ", ".join(name for name, many in asked.items() if many > node.free.get(name, 0.0))
 
 
 def _is_another(seen: PlaceView, asked: Asked) -> bool:

@@ -1,6 +1,7 @@
 """The one loop that carries out the plan. It decides nothing (plan.py does) and touches no process."""
 
 import asyncio
+import heapq
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -30,7 +31,8 @@ log = logger(__name__)
 # After a start gateways come back within so long. Before, they know nothing of who serves in the place of
 # another: that one stays.
 GATEWAYS_BACK_S = 1.0
-_LOOK_EVERY_S = 1.0  # a crash's next try is found out by looking; everything else wakes the loop
+_LOOK_EVERY_S = 1.0  # whatever woke us
+_TRIES_S = 0.1  # next tries after crashes that are due so close together are one look
 _ROUNDS = 10  # of those looks: after so many every model was looked at, whatever woke us
 
 
@@ -56,6 +58,7 @@ class Reconciler:
         has_room: Callable[[Deployment], bool] = lambda deployment: True,
         unheard: Callable[[], Collection[str]] = lambda: (),
         leaving: Callable[[], Collection[str]] = lambda: (),
+        replacing: Callable[[], Collection[str]] = lambda: (),
         pinned: Callable[[], Collection[str]] = lambda: (),
         look_first: Callable[[], None] = lambda: None,
         of_model: Callable[[str], Sequence[Instance]] | None = None,
@@ -63,7 +66,8 @@ class Reconciler:
         """has_room: whether one process more of a model fits in memory beside what runs.
 
         unheard: the ids of adopted instances that have not spoken yet. leaving: of those on a machine that is
-        to be emptied. pinned: of those that were brought by hand. look_first: called before each plan.
+        to be emptied. replacing: of those that are to be replaced. pinned: of those that were brought by
+        hand. look_first: called before each plan.
         of_model: those of `instances` that are of one model, found without a look at the others.
         """
         self._wishes = wishes
@@ -75,6 +79,7 @@ class Reconciler:
         self._has_room = has_room
         self._unheard = unheard
         self._leaving = leaving
+        self._replacing = replacing
         self._pinned = pinned
         self._look_first = look_first
         self._crashes: dict[Place, Crashes] = {}
@@ -88,6 +93,8 @@ class Reconciler:
         self._share = 0  # of a round, in one look
         self._is_settling = False  # something was adopted and unheard, or leaving, at the last tick
         self._ticked_at_s = clock()
+        # a heap: when a next try is due, and of which model
+        self._tries: list[tuple[float, str]] = []
 
     def wake(self) -> None:
         """Look again soon, at every model: something has changed that may concern any."""
@@ -118,6 +125,7 @@ class Reconciler:
         if final:
             crashes = Crashes(at_s=crashes.at_s, next_try_s=crashes.next_try_s, verdict=True)
         self._crashes[place] = crashes
+        heapq.heappush(self._tries, (crashes.next_try_s, instance.model_name))
         return crashes
 
     def defer(self, instance: Instance, wait_s: float) -> None:
@@ -126,6 +134,7 @@ class Reconciler:
         known = self._crashes.get(place, Crashes())
         next_try_s = max(known.next_try_s, self._clock() + wait_s)
         self._crashes[place] = msgspec.structs.replace(known, next_try_s=next_try_s)
+        heapq.heappush(self._tries, (next_try_s, instance.model_name))
 
     def crashes(self, worker_key: str, replica: int) -> Crashes:
         return self._crashes.get((worker_key, replica), Crashes())
@@ -144,10 +153,11 @@ class Reconciler:
             for at_s in crashes.at_s
         )
 
-    def pardon(self, worker_key: str) -> None:
-        """Forget the crashes of a model: it was changed, or somebody asked to try again."""
+    def pardon(self, worker_key: str, replica: int | None = None) -> None:
+        """Forget the crashes of a model, or of one place: it was changed, or somebody asked to try again."""
         for place in [place for place in self._crashes if place[0] == worker_key]:
-            del self._crashes[place]
+            if replica in (None, place[1]):
+                del self._crashes[place]
         self.stir(_model_of(worker_key))
 
     @asynccontextmanager
@@ -170,6 +180,7 @@ class Reconciler:
         """
         self._look_first()
         self._tick()
+        self._try_again()
         wishes = {deployment.name: deployment for deployment in self._wishes()}
         before, self._planned = self._planned, wishes
         stirred, self._stirred = self._stirred, set()
@@ -192,15 +203,25 @@ class Reconciler:
             self.look_on()
             await asyncio.sleep(0)  # whatever wakes it: others have their turn
             try:
-                async with asyncio.timeout(_LOOK_EVERY_S):
+                async with asyncio.timeout(self._pause_s()):
                     await self._wake.wait()
             except TimeoutError:
                 continue
 
+    def _pause_s(self) -> float:
+        if not self._tries:
+            return _LOOK_EVERY_S
+        return min(_LOOK_EVERY_S, max(_TRIES_S, self._tries[0][0] - self._clock()))
+
+    def _try_again(self) -> None:
+        """Stir the models for which a next try is due."""
+        while self._tries and self._tries[0][0] <= self._clock():
+            self._stirred.add(heapq.heappop(self._tries)[1])
+
     def _tick(self) -> None:
         """Each second: stir what nothing else wakes us for."""
-        now_s, before_s = self._clock(), self._ticked_at_s
-        if now_s - before_s < _LOOK_EVERY_S:
+        now_s = self._clock()
+        if now_s - self._ticked_at_s < _LOOK_EVERY_S:
             return
         self._ticked_at_s = now_s
         was_settling, self._is_settling = (
@@ -210,8 +231,6 @@ class Reconciler:
         if was_settling or self._is_settling:
             self._is_whole = True
             return
-        tries = (p for p, crashes in self._crashes.items() if crashes.next_try_s >= before_s)
-        self._stirred.update(_model_of(worker_key) for worker_key, _ in tries)
         self._stirred |= self._again
         if not self._round:
             names = {one.model_name for one in self._instances()}
@@ -225,7 +244,12 @@ class Reconciler:
     ) -> list[Action]:
         """Plan and carry out. models: those that are looked at; None: all."""
         by_key = {deployment.worker_key: deployment for deployment in wishes}
-        changed = {i.worker_key for i in seen if _is_of_before(i, by_key)}
+        replacing = self._replacing()
+        changed = {
+            i.worker_key
+            for i in seen
+            if _is_of_before(i, by_key) or (i.instance_id in replacing and i.worker_key in by_key)
+        }
         cramped = {key for key in changed if not self._has_room(by_key[key])}
         actions = plan(
             wishes,
@@ -234,7 +258,7 @@ class Reconciler:
             self._crashes,
             cramped,
             unheard=self._unheard(),
-            leaving=self._leaving(),
+            leaving={*self._leaving(), *replacing},
             pinned=self._pinned(),
         )
         self._again = set() if models is None else self._again - models

@@ -1,11 +1,12 @@
 """Renewals: every RESTART and UPDATE_PARAMS is seen through to its end, or taken back when it fails.
+Those of a single instance are in replacing.py.
 
 What to go back to stands in the wish (`Deployment.fallback`), so a change goes on when the one who
 ordered it has left, and under the next controller when this one was killed.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -22,9 +23,11 @@ from hostler.core.errors import (
     StorageBusy,
     StorageFailed,
 )
+from hostler.core.lifecycle import Instance
 from hostler.core.worker import OperatorEvent
 from hostler.manager.files import Tell
 from hostler.manager.progress import Progress
+from hostler.manager.replacing import Replacements
 from hostler.manager.wishes import Wishes
 
 log = logger(__name__)
@@ -43,13 +46,15 @@ class Renewals:
         wishes: Wishes,
         progress: Progress,
         tell: Tell,
+        pinned: Callable[[], Collection[str]] = lambda: (),
     ) -> None:
-        """tell: takes the event of a change that was taken back."""
+        """tell: takes the event of a change that was taken back. pinned: instances brought by hand."""
         self._wishes = wishes
         self._registry = progress.registry
         self._progress = progress
         self._reconciler = progress.reconciler
         self._tell = tell
+        self.single = Replacements(wishes, self._registry, self._reconciler, tell, pinned)
         self._tasks: asyncio.TaskGroup | None = None
         self._under_way: dict[tuple[str, int], Ending] = {}
 
@@ -63,16 +68,22 @@ class Renewals:
                 yield
             finally:
                 self._tasks = None
+                self.single.stop(StartupError(_STOPPED))
                 for task in self._under_way.values():
                     task.cancel()
 
     def look(self) -> None:
         """Begin with every change that was written down and that nobody sees through yet."""
+        self.single.wished()
         if self._tasks is None:
             return
         for one in self._wishes.all():
             if one.fallback is not None and _key(one) not in self._under_way:
                 self._begin(self._tasks, one)
+
+    def moved(self, after: Instance) -> None:
+        """An instance is in another state."""
+        self.single.moved(after)
 
     async def done(self, new: Deployment) -> None:
         """Return when a change that was written down is done. Who stops waiting stops nothing.

@@ -13,7 +13,7 @@ from hostler.app.config import GatewayConfig, environment
 from hostler.app.telemetry import logger
 from hostler.core.deployment import Deployment
 from hostler.core.errors import BadRequest
-from hostler.core.lifecycle import Signal
+from hostler.core.lifecycle import Signal, State
 from hostler.core.model import ModelMetadata, PrefixReach
 from hostler.core.snapshot import Endpoint
 from hostler.registry.expected import Expected
@@ -24,6 +24,9 @@ from hostler.wire.client import UpstreamLost, fetch
 log = logger(__name__)
 
 FALL = 2  # failed probes in a row before a server is suspect
+# Of the last one that is left, when it is only silent: a lossy line loses many in a row.
+FALL_LAST = 10
+_SILENT = "it does not answer"
 # Who signs the list of models, of servers whose requests share what one has read of a prompt (their default).
 SHARING = frozenset({"vllm", "sglang"})
 
@@ -136,9 +139,19 @@ class GivenServers:
             self._registry.post(instance_id, Signal.LOADED)
             self._registry.post(instance_id, Signal.SEEN)
             return
-        self._failed[instance_id] = self._failed.get(instance_id, 0) + 1
-        if self._failed[instance_id] >= FALL:
+        self._failed[instance_id] = failed = self._failed.get(instance_id, 0) + 1
+        if failed >= (FALL_LAST if why is _SILENT and self._is_last(record) else FALL):
             self._registry.post(instance_id, Signal.LATE, why)
+
+    def _is_last(self, record: Record) -> bool:
+        """Would its model have nobody without it?"""
+        mine = record.instance
+        return mine.state is State.READY and not any(
+            other.instance.worker_key == mine.worker_key
+            and other.instance.state is State.READY
+            and other is not record
+            for other in self._registry.records()
+        )
 
     def _describe(self, record: Record, listed: "_Listed") -> None:
         """Write down what a server's list of models says."""
@@ -164,8 +177,11 @@ class GivenServers:
                 headers=headers,
                 timeout_s=self._config.probe_timeout_s,
             )
-        except (UpstreamLost, TimeoutError, OSError):
-            return {}, "it does not answer"
+        except UpstreamLost as error:
+            is_away = error.refused and not error.timed_out
+            return {}, "it takes no connections" if is_away else _SILENT
+        except (TimeoutError, OSError):
+            return {}, _SILENT
         if answer.status != 200:
             return {}, f"it answers {answer.status} when asked for its models"
         try:

@@ -137,8 +137,8 @@ class Wishes:
         """
         return await self._writer.do(self._change, name, how)
 
-    async def declare(self, models: Sequence[ModelConfig]) -> None:
-        """Make the config's models, or the default ones when it names none, wishes of this start.
+    async def declare(self, models: Sequence[ModelConfig] | None) -> None:
+        """Make the config's models wishes of this start. None: the default ones.
 
         A model that an earlier config or the defaults wished and this one does not is stopped. Models
         started through the API keep the wish they had; a default one that was stopped stays stopped.
@@ -198,7 +198,8 @@ class Wishes:
         fallback = old.fallback or old
         changes: dict[str, object] = {"wish": Wish.RUNNING, "fallback": fallback}
         if request.params is not None:
-            params = {**old.params, **request.params}
+            asked = {**old.params, **request.params}
+            params = {name: value for name, value in asked.items() if value is not None}
             check_parameters(find_engine(old.engine), params)
             changes["params"] = params
         if request.source is not None:
@@ -254,11 +255,13 @@ class Wishes:
             self._save(new)
         return new
 
-    def _declare_all(self, models: Sequence[ModelConfig]) -> None:
-        origin = "config" if models else "default"
-        requests = [request_of(model) for model in models] or [
-            WorkerStartupRequest(model=entry.name) for entry in self._catalog.default_models()
-        ]
+    def _declare_all(self, models: Sequence[ModelConfig] | None) -> None:
+        origin = "default" if models is None else "config"
+        if models is None:
+            defaults = self._catalog.default_models()
+            requests = [WorkerStartupRequest(model=entry.name) for entry in defaults]
+        else:
+            requests = [request_of(model) for model in models]
         named = {request.model for request in requests}
         for old in self.all():
             if old.origin in ("config", "default") and old.name not in named:

@@ -5,7 +5,7 @@ It places nothing and computes no orders (manager/hosts.py does); it speaks no H
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from math import inf
 
@@ -28,8 +28,8 @@ from hostler.core.lifecycle import Signal, State
 from hostler.core.worker import OperatorEvent
 from hostler.registry.host import Host
 from hostler.registry.host_reports import gone, take_beat
-from hostler.registry.liveness import is_mass_loss, judge_heartbeat, own_pause_s
-from hostler.registry.pace import Turns, patience, spread_s
+from hostler.registry.liveness import Mass, is_mass_loss, judge_heartbeat, own_pause_s
+from hostler.registry.pace import HOSTS_TURNS, Turns, all_back_s, patience, spread_s, usual_s
 from hostler.registry.record import Record
 from hostler.registry.registry import Registry
 
@@ -39,6 +39,7 @@ FIRST_S = 5.0  # a controller that has just started waits so long for its hosts 
 LOOK_EVERY_S = 0.25
 GATEWAYS_ANSWER_S = 1.0  # whether they hear a host, once they were asked
 _GONE = frozenset({State.FAILED, State.STOPPED})
+_GIVEN_UP = frozenset({Standing.LOST, Standing.LEFT})
 _UNHEARD = frozenset({Standing.UNKNOWN, Standing.SUSPECT, Standing.LOST, Standing.LEFT})
 _SILENT = {Signal.LATE: Standing.SUSPECT, Signal.LOST: Standing.LOST, Signal.SEEN: Standing.ALIVE}
 
@@ -67,8 +68,8 @@ class HostBook:
         self._moved = moved
         self._refused = refused
         self._hosts: dict[str, Host] = {}
-        self._turns = Turns(heartbeat, clock)
-        self._in_mass = False
+        self._turns = Turns(heartbeat, clock, share=HOSTS_TURNS)
+        self._mass = Mass("hosts", "hosts.mass_loss")
 
     # Who there is
 
@@ -78,8 +79,7 @@ class HostBook:
         if host is None:
             host = self._hosts[stored.host_id] = Host(stored.host_id, stored.role)
             host.heard_at_s = self._clock() + FIRST_S
-            most = self._heartbeat.most_per_s
-            host.interval_s = max(self._heartbeat.interval_s, len(self._hosts) / most)
+            host.interval_s = usual_s(self._heartbeat, len(self._hosts))
         host.take(stored)
         self._moved(host)
         return host
@@ -189,6 +189,7 @@ class HostBook:
         orders = host.orders
         return HostBeatAnswer(
             next_beat_s=self._turns.next_beat_s(host),
+            spread_s=spread_s(self._heartbeat, self._turns.count),
             wanted=wanted,
             facts_wanted=not host.has_told_facts,
             incarnation=incarnation if orders else 0,
@@ -226,17 +227,18 @@ class HostBook:
             host.heard_at_s += paused_s
             if not host.has_left:
                 silent.append((host, now_s - host.heard_at_s))
+        self._turns.expect(*_present(self._hosts.values(), now_s))
         # each by the interval told to it, in units of what one host alone would be told
         unit = self._heartbeat.interval_s
         by_interval = [seconds * unit / host.interval_s for host, seconds in silent]
-        in_mass = is_mass_loss(by_interval, self._heartbeat)
-        if in_mass is not self._in_mass:
-            self._in_mass = in_mass
-            log.warning("hosts.mass_loss", is_on=in_mass, hosts=len(silent))
+        most = is_mass_loss(by_interval, self._heartbeat)
+        in_mass = self._mass.look(most, len(silent), now_s, paused_s)
         for host, seconds in silent:
             told = patience(self._heartbeat, host.interval_s)
             unheard_s = min(seconds, now_s - host.vouched_at_s)
-            signal = judge_heartbeat(unheard_s, told, in_mass=in_mass)
+            signal = judge_heartbeat(
+                self._mass.counted_s(unheard_s, now_s, told), told, in_mass=in_mass
+            )
             standing = _SILENT[signal]
             if standing is Standing.SUSPECT and now_s < host.asked_at_s + GATEWAYS_ANSWER_S:
                 continue
@@ -248,10 +250,13 @@ class HostBook:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Judge silence while the block lasts. Who is known already is given the time to come back."""
-        interval_s = max(self._heartbeat.interval_s, len(self._hosts) / self._heartbeat.most_per_s)
-        first_s = FIRST_S + spread_s(interval_s)
+        now_s, count = self._clock(), len(self._hosts)
+        back_s = all_back_s(spread_s(self._heartbeat, count))
+        self._registry.arrivals.hosts_come(back_s)
         for host in self._hosts.values():
-            host.interval_s, host.heard_at_s = interval_s, self._clock() + first_s
+            host.interval_s = usual_s(self._heartbeat, count)
+            host.heard_at_s = now_s + FIRST_S + back_s
+        self._turns.expect(*_present(self._hosts.values(), now_s))
         async with asyncio.TaskGroup() as tasks:
             watch = begin(tasks, Background.HOSTS, self._judge())
             yield
@@ -345,3 +350,9 @@ class HostBook:
 
 def _why_silent(host: Host) -> str:
     return f"its host {host.name} has been silent"
+
+
+def _present(hosts: Iterable[Host], now_s: float) -> tuple[int, int]:
+    """How many there are that beat, and how many of them have to come back."""
+    there = [one for one in hosts if one.standing not in _GIVEN_UP]
+    return len(there), sum(not one.is_heard or one.is_late(now_s) for one in there)

@@ -1,9 +1,13 @@
 """Judges silence. It does not send beats (registry/client.py does) and changes no state itself."""
 
 from collections.abc import Sequence
+from math import inf
 
 from hostler.app.config import HeartbeatConfig
+from hostler.app.telemetry import logger
 from hostler.core.lifecycle import Signal
+
+log = logger(__name__)
 
 MASS_LEAST = 2  # silent workers that can be a mass: one that hangs alone is only that
 
@@ -34,6 +38,35 @@ def is_mass_loss(silences_s: Sequence[float], config: HeartbeatConfig) -> bool:
 def is_mass(silent: int, of: int) -> bool:
     """As `is_mass_loss`, by numbers."""
     return silent >= MASS_LEAST and 2 * silent > of
+
+
+class Mass:
+    """Whether most are silent at once, and since when they are not any more."""
+
+    def __init__(self, whom: str, event: str) -> None:
+        """event: the line of the log that tells when one begins and ends; it counts them as `whom`."""
+        self._whom = whom
+        self._event = event
+        self._ended_s = -inf
+        self.is_on = False
+
+    def look(self, is_mass_now: bool, of: int, now_s: float, paused_s: float) -> bool:
+        """Take what was just counted; return whether one is on. paused_s: how long nobody listened here."""
+        self._ended_s += paused_s
+        if is_mass_now is not self.is_on:
+            self.is_on = is_mass_now
+            self._ended_s = now_s
+            log.warning(self._event, is_on=is_mass_now, **{self._whom: of})
+        return self.is_on
+
+    def counted_s(self, silence_s: float, now_s: float, config: HeartbeatConfig) -> float:
+        """Say how much of a silence counts: what passed in a mass may not have been its fault.
+
+        When the first of them are back, the others have all the time that a suspect has to come back, too.
+        """
+        if self.is_on:
+            return silence_s
+        return min(silence_s, config.suspect_after_s + now_s - self._ended_s)
 
 
 def own_pause_s(since_last_look_s: float, look_every_s: float, config: HeartbeatConfig) -> float:

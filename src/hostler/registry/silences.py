@@ -9,13 +9,10 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
 from hostler.app.config import HeartbeatConfig
-from hostler.app.telemetry import logger
 from hostler.core.lifecycle import Signal
-from hostler.registry.liveness import is_mass, judge_heartbeat, own_pause_s
+from hostler.registry.liveness import Mass, is_mass, judge_heartbeat, own_pause_s
 from hostler.registry.pace import patience, suspect_after_s
 from hostler.registry.record import Record
-
-log = logger(__name__)
 
 LOOK_EVERY_S = 0.25
 EARLY = 0.6  # of the time after which silence makes a worker suspect: then it is asked
@@ -34,7 +31,7 @@ class Silences:
         self._watched: dict[str, Record] = {}
         self._due: list[tuple[float, str]] = []
         self._late: dict[str, Record] = {}
-        self._in_mass = False
+        self._mass = Mass("workers", "registry.mass_loss")
 
     def watch(self, record: Record) -> None:
         """It has registered."""
@@ -57,15 +54,17 @@ class Silences:
                 record.heard_at_s = (record.heard_at_s or 0.0) + paused_s
         silent = {i: r for i, r in self._look(now_s).items() if self._until_s(r) <= now_s}
         told = {i for i, r in silent.items() if (r.heard_at_s or 0.0) > (r.well_at_s or 0.0)}
-        in_mass = is_mass(len(silent) - len(told), len(self._watched))
-        if in_mass is not self._in_mass:
-            self._in_mass = in_mass
-            log.warning("registry.mass_loss", is_on=in_mass, workers=len(self._watched))
+        watched = len(self._watched)
+        most = is_mass(len(silent) - len(told), watched)
+        in_mass = self._mass.look(most, watched, now_s, paused_s)
         for instance_id, record in silent.items():
             frozen = in_mass and instance_id not in told
             seconds = now_s - (record.well_at_s or 0.0)
             patient = patience(self._heartbeat, record.interval_s)
-            signal = judge_heartbeat(seconds, patient, in_mass=frozen)
+            counted_s = (
+                seconds if instance_id in told else self._mass.counted_s(seconds, now_s, patient)
+            )
+            signal = judge_heartbeat(counted_s, patient, in_mass=frozen)
             why = "its engine has not answered" if instance_id in told else "silent"
             self._post(instance_id, signal, f"{why} for {seconds:.1f} s")
 

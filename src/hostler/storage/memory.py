@@ -1,6 +1,7 @@
 """MemoryStore: a store that ends with its process; for tests, and programs without a disk."""
 
 from collections import Counter, deque
+from collections.abc import Sequence
 
 import msgspec
 
@@ -86,6 +87,10 @@ class MemoryStore(MemoryMembers):
             view = msgspec.structs.replace(key.view, revoked=True)
             self._keys[key_id] = msgspec.structs.replace(key, view=view)
             return True
+
+    def drop_keys(self, key_ids: Sequence[str]) -> int:
+        with self._lock:
+            return sum(self._keys.pop(key_id, None) is not None for key_id in key_ids)
 
     def append_event(self, event: OperatorEvent, *more: OperatorEvent) -> int:
         with self._lock:

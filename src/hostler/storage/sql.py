@@ -7,6 +7,7 @@ never block, and a connection of their own, so they do not queue behind a writer
 flush of their own, because a chatty download must not cost one a line, and a short wait.
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -98,7 +99,7 @@ class SqlTables(SqlUsage, SqlMembers):
 
     def save_key(self, key: StoredKey) -> None:
         with self._state.writing() as connection:
-            self._put_key(connection, key)
+            self._put(connection, tables.keys, **_row_of(key))
 
     def revoke_key(self, key_id: str) -> bool:
         query = sa.select(tables.keys.c.body).where(tables.keys.c.key_id == key_id)
@@ -108,8 +109,13 @@ class SqlTables(SqlUsage, SqlMembers):
                 return False
             key = msgspec.json.decode(body, type=StoredKey)
             view = msgspec.structs.replace(key.view, revoked=True)
-            self._put_key(connection, msgspec.structs.replace(key, view=view))
+            self._put(connection, tables.keys, **_row_of(msgspec.structs.replace(key, view=view)))
             return True
+
+    def drop_keys(self, key_ids: Sequence[str]) -> int:
+        table = tables.keys
+        with self._state.writing() as connection:
+            return connection.execute(sa.delete(table).where(table.c.key_id.in_(key_ids))).rowcount
 
     def append_event(self, event: OperatorEvent, *more: OperatorEvent) -> int:
         *before, last = event, *more
@@ -185,16 +191,6 @@ class SqlTables(SqlUsage, SqlMembers):
             order.on_conflict_do_update(index_elements=list(table.primary_key), set_=rest)
         )
 
-    def _put_key(self, connection: sa.Connection, key: StoredKey) -> None:
-        self._put(
-            connection,
-            tables.keys,
-            key_id=key.view.key_id,
-            created_at_s=key.created_at_s,
-            revoked=key.view.revoked,
-            body=_json(key),
-        )
-
 
 class SqlStore(SqlTables):
     """What a controller keeps, in one file that only its owner can read.
@@ -229,6 +225,16 @@ class SqlStore(SqlTables):
 
 
 # Private
+
+
+def _row_of(key: StoredKey) -> dict[str, object]:
+    view = key.view
+    return {
+        "key_id": view.key_id,
+        "created_at_s": key.created_at_s,
+        "revoked": view.revoked,
+        "body": _json(key),
+    }
 
 
 def _json(value: msgspec.Struct) -> str:

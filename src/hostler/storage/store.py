@@ -106,7 +106,7 @@ class Store(
     """Everything a controller keeps.
 
     `keys()` lists by creation; `revoke_key(id)` is False when no such key is there, and a revoked
-    one stays listed.
+    one stays listed; `drop_keys` forgets some, and says how many of them were there.
     """
 
     def close(self) -> None:

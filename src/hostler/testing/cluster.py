@@ -59,7 +59,7 @@ class Cluster:
 
         around: what makes its command line one of another machine (`Network.command`).
 
-        config: TOML settings and models; no models at all when it names none is `models = []`."""
+        config: TOML settings and models; the default models when it names none, none with `models = []`."""
         self.root = Path(tempfile.mkdtemp(prefix="hst", dir="/tmp"))  # short: Unix socket paths
         self.state_dir = self.root / "s"
         self.config = self.root / "hostler.toml"

@@ -49,6 +49,9 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     launches: tuple[str, ...] = ()  # instance ids; what is on other machines goes on without us
     counters: Mapping[str, int] = {}
     moves: tuple[Move, ...] = ()
+    ordered: Mapping[
+        str, int
+    ] = {}  # id of an instance → the event that orders another in its place
 
 
 class GatewayRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +105,10 @@ def read_store(path: Path) -> Stored | None:
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as db:
             told = [str(row[0]) for row in db.execute("PRAGMA integrity_check")]
+            events = [
+                {**msgspec.json.decode(row[1]), "seq": row[0]}
+                for row in db.execute("SELECT seq, body FROM events ORDER BY seq")
+            ]
             return Stored(
                 problems=tuple(line for line in told if line != "ok"),
                 deployments=tuple(
@@ -118,10 +125,12 @@ def read_store(path: Path) -> Stored | None:
                     if not msgspec.json.decode(row[1]).get("host_id")
                 ),
                 counters=dict(db.execute("SELECT name, value FROM counters").fetchall()),
-                moves=moves_of(
-                    {**msgspec.json.decode(row[1]), "seq": row[0]}
-                    for row in db.execute("SELECT seq, body FROM events ORDER BY seq")
-                ),
+                moves=moves_of(events),
+                ordered={
+                    one["instance_id"]: one["seq"]
+                    for one in events
+                    if one["kind"] == "instance.restart"
+                },
             )
     except sqlite3.Error as error:
         return Stored(problems=(f"{type(error).__name__}: {error}",))

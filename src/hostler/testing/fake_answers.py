@@ -71,7 +71,7 @@ def needs_task(script: Script) -> bool:
         or script.drip_bytes
         or script.stdout_mb
         or script.allocate_mb
-        or script.ending in ("cut", "reset")
+        or script.ending in ("cut", "reset", "open")
         or script.spoil
         or (script.crash_at, script.hang_at, script.half_at) != (None, None, None)
     )

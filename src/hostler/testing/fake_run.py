@@ -92,6 +92,8 @@ async def _run_stream(
         return
     for event in answer.tail:
         await _send(connection, answer, fake_http.chunk(event))
+    if script.ending == "open":
+        await _for_ever()
     await _send(connection, answer, fake_http.LAST_CHUNK)
 
 

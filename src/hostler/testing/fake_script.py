@@ -35,7 +35,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     hang_at: Count | None = None
     half_alive: bool = False  # sends the head of an answer, then nothing
     half_at: Count | None = None  # half an event after k tokens, then crash_with
-    ending: Literal["done", "no_done", "no_finish", "cut", "reset"] = "done"
+    ending: Literal["done", "no_done", "no_finish", "cut", "reset", "open"] = "done"
     spoil: Literal["", "head", "chunk", "garbage"] = (
         ""  # its bytes: see docs/reference/fake-engine.md
     )

@@ -54,11 +54,14 @@ def check_zombies(zombies: Mapping[int, int]) -> list[str]:
     return [f"I16 process {pid} ended and its parent {p} let it be" for pid, p in zombies.items()]
 
 
-def check_slots(sightings: Iterable[Sighting], moves: Sequence[Move]) -> list[str]:
+def check_slots(
+    sightings: Iterable[Sighting], moves: Sequence[Move], ordered: Mapping[str, int] | None = None
+) -> list[str]:
     """I17: never two live engines for one place.
 
-    Two are lawful while a newer generation takes the place over, and while the older one, told to
-    leave before the newer was started, finishes what it has.
+    Two are lawful while a newer generation takes the place over, while the older one, told to leave before
+    the newer was started, finishes what it has, and when an operator had ordered before that the older one
+    be replaced. ordered: the numbers of the events that tell of such orders, by the older one's id.
     """
     homes = {move.instance_id: move for move in moves}
     left, failed = _first(moves, LEAVING), _first(moves, {"failed"})
@@ -77,6 +80,8 @@ def check_slots(sightings: Iterable[Sighting], moves: Sequence[Move]) -> list[st
                 continue
             at = started.get(new.instance_id, _NEVER)
             if left.get(old.instance_id, _NEVER) < min(at, failed.get(old.instance_id, _NEVER)):
+                continue
+            if (ordered or {}).get(old.instance_id, _NEVER) < at:
                 continue
             ids = old.instance_id, new.instance_id
             found[ids] = (

@@ -104,6 +104,13 @@ class RayMachines:
         """Kill everything of Ray on a machine at once, and all that it started."""
         kill_session(self._processes[name])
 
+    def deaths(self, name: str) -> int:
+        """How often Ray has given this machine's node up so far, by its own log."""
+        told = f"node_name={self.network.address(name)}"
+        log = self.root / self.head / "session_latest" / "logs" / "gcs_server.out"
+        with log.open(errors="replace") as lines:
+            return sum(1 for line in lines if "death reason" in line and told in line)
+
     def run(
         self, argv: Sequence[str], timeout_s: float = 60.0
     ) -> "subprocess.CompletedProcess[str]":
@@ -127,7 +134,8 @@ class RayMachines:
         is_head = name == self.head
         folder = self.root / name
         folder.mkdir(exist_ok=True)
-        own = f"--node-ip-address={self.network.address(name)}"
+        # with files of the machine's own: two that start at once would take the same names for their sockets
+        own = [f"--node-ip-address={self.network.address(name)}", f"--temp-dir={folder}"]
         where = ["--head", f"--port={PORT}", *HEAD_WITHOUT]
         if not is_head:
             where = [f"--address={self.address}"]
@@ -135,7 +143,7 @@ class RayMachines:
                 where.append(f"--resources={self._nodes[name]}")
         if name in self._gpus:
             where.append(f"--num-gpus={self._gpus[name]}")
-        argv = [sys.executable, "-m", "ray.scripts.scripts", "start", own, *where]
+        argv = [sys.executable, "-m", "ray.scripts.scripts", "start", *own, *where]
         argv += ["--num-cpus=2", "--block", *WITHOUT]
         log = (folder / "ray.log").open("wb")
         with log:

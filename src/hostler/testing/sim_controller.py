@@ -53,6 +53,7 @@ class SimController:
         self.version = 0
         self.orders: tuple[Order, ...] = ()
         self.next_beat_s = 0.2
+        self.spread_s = 0.0
         self.wanted: tuple[str, ...] = ()
         self.is_mute = False  # streams stay open and say nothing
         self.refusal: HostlerError | None = None  # the answer to everything
@@ -164,6 +165,7 @@ class SimController:
         self.beats.append(msgspec.json.decode(body, type=HostBeat))
         answer = HostBeatAnswer(
             next_beat_s=self.next_beat_s,
+            spread_s=self.spread_s,
             wanted=self.wanted,
             incarnation=self.incarnation if self.version else 0,
             version=self.version,

@@ -19,7 +19,8 @@ from hostler.app.config import HostConfig, HttpLimits
 from hostler.core.errors import HostlerError, NotFound
 from hostler.core.hosts import HostBeat, HostBeatAnswer, HostFacts, HostOrders, OrderWish, Role
 from hostler.core.lifecycle import State
-from hostler.manager.host_link import Controllers, Link
+from hostler.manager.controllers import Controllers
+from hostler.manager.host_link import Link
 from hostler.manager.host_rules import has_changed
 from hostler.manager.membership import endpoint_of, pin
 from hostler.registry.joining import join
@@ -45,12 +46,13 @@ class Diary:
     """What all hosts of a fleet saw, by time.monotonic.
 
     beats: when each was answered, and how many seconds that took. refused: that got no good answer.
+    cut_off: given up when their controller ended.
     back_at_s: by host: the first one that the newest controller answered.
     """
 
     def __init__(self) -> None:
         self.beats: list[tuple[float, float]] = []
-        self.refused = 0
+        self.refused = self.cut_off = 0
         self.back_at_s: dict[str, float] = {}
         self.incarnation = 0
 
@@ -72,6 +74,7 @@ class SimVoice:
         self.known = (0, 0)  # the newest orders that are obeyed
         self._host_id, self._facts, self._port = host_id, facts, port
         self._diary = diary
+        self.answered = 0
         self._run_id, self._seq = secrets.token_hex(6), 0
         self._told_facts: HostFacts | None = None
         self._began_at_s: dict[int, float] = {}
@@ -94,6 +97,7 @@ class SimVoice:
         )
 
     def heard(self, beat: HostBeat, answer: HostBeatAnswer) -> bool:
+        self.answered += 1
         began_s = self._began_at_s.pop(beat.seq, time.monotonic())
         self._began_at_s.clear()  # of those that nobody answered
         self._diary.heard(self._host_id, time.monotonic() - began_s, answer.incarnation)
@@ -111,11 +115,26 @@ class SimVoice:
         return answer.facts_wanted or is_news
 
     def forget(self) -> None:
-        self._diary.refused += bool(self._began_at_s)
-        self._began_at_s.clear()
         self._told_facts = None
         for one in self.workers.values():
             one.told = False
+
+
+class SimLink(Link):
+    """A link whose beats are written down, also those that nobody answers."""
+
+    voice: SimVoice
+    diary: Diary
+
+    async def beat(self) -> float:
+        before = self.voice.answered
+        try:
+            due_s = await super().beat()
+        except HostlerError:
+            self.diary.refused += 1
+            raise
+        self.diary.cut_off += self.voice.answered == before
+        return due_s
 
 
 class SimHost:
@@ -134,7 +153,7 @@ class SimHost:
             lambda at: Pool(at, connect_timeout_s=_CONNECT_S, idle_s=_IDLE_S, tls=contexts),
         )
         self.dismissed = asyncio.Event()
-        self.link = Link(
+        self.link = SimLink(
             controllers,
             self.voice,
             HostConfig(),
@@ -143,6 +162,7 @@ class SimHost:
             dismissed=lambda why: self.dismissed.set(),
             clock=time.monotonic,
         )
+        self.link.voice, self.link.diary = self.voice, diary
 
     async def live(self, sock: socket.socket) -> None:
         """Work for the controller until cancelled, or dismissed. sock: bound, for its relay."""

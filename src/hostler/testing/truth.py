@@ -136,7 +136,7 @@ class Truth:
         """What the operators' log and the looks at the processes say together."""
         own = [one for one in sightings if one.instance_id not in self.deeds.staged]
         return [
-            *oracle.check_slots(own, stored.moves),
+            *oracle.check_slots(own, stored.moves, stored.ordered),
             *oracle.check_causes(own, stored.moves, self.deeds.hit, ended_s),
             *oracle.check_moves(stored.moves, life_of(self._state)),
             *oracle.check_epochs(stored.moves, stored.counters),

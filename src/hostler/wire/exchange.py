@@ -211,22 +211,17 @@ class Exchange:
         server = connection.server
         said = b"" if self._bodiless else body
         if server.is_bare:
-            return b"".join([STATUS_LINES[status], framing, lines, b"\r\n", said])
+            return b"%b%b%b\r\n%b" % (STATUS_LINES[status], framing, lines, said)
         cors = server.cors
         if cors is not None:
             framing += cors.lines(request)
-        return b"".join(
-            [
-                STATUS_LINES[status],
-                server.common_headers,
-                b"x-request-id: ",
-                request.request_id.encode(),
-                b"\r\n",
-                framing,
-                lines,
-                b"\r\n",
-                said,
-            ]
+        return b"%b%bx-request-id: %b\r\n%b%b\r\n%b" % (
+            STATUS_LINES[status],
+            server.common_headers,
+            request.request_id.encode(),
+            framing,
+            lines,
+            said,
         )
 
     def _finish(self, connection: "ServerConnection", keep: bool) -> None:

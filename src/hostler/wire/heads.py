@@ -9,6 +9,7 @@ import re
 from hostler.app.config import HttpLimits
 from hostler.wire.exchange import Request
 from hostler.wire.http1 import head_too_large, parse_head
+from hostler.wire.scan import leading_number
 
 
 class HeadReader:
@@ -30,12 +31,11 @@ class HeadReader:
         known = self._known
         if known is not None and buffer.startswith(self._before):
             start = len(self._before)
-            stop = buffer.find(b"\r", start, start + _DIGITS_MAX + 1)
-            if stop > 0 and buffer.startswith(self._after, stop):
-                digits = buffer[start:stop]
-                if digits.isdigit():
-                    self._fresh = b""  # of one refused meanwhile: no other may be taken for it
-                    return _twin(known, digits), stop + len(self._after)
+            length, stop = leading_number(buffer, start)
+            end = stop + len(self._after)
+            if stop > start and buffer[stop:end] == self._after:
+                self._fresh = b""  # of one refused meanwhile: no other may be taken for it
+                return _twin(known, length, buffer[start:stop]), end
         end = buffer.find(b"\r\n\r\n") + 4
         if end == 3:
             return None
@@ -64,14 +64,12 @@ class HeadReader:
 
 # Private
 
-_DIGITS_MAX = 18  # as in http1
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]{1,18})(?=\r\n)")
 _NAME = b"content-length"
 
 
-def _twin(first: Request, digits: bytes) -> Request:
+def _twin(first: Request, length: int, digits: bytes) -> Request:
     """The same head once more, with its own length. What was judged of the first one is kept."""
-    length = int(digits)
     headers = first.headers
     if length != first.content_length:
         headers = [(n, digits if n == _NAME else v) for n, v in headers]

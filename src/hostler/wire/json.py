@@ -13,6 +13,7 @@ _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _BRACES_TO_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
 _LONG_NUMBER = b"0" * 19  # a 64-bit number has at most 20 digits; shorter ones always fit
+_FLAT: Final = 3  # levels of what is flat
 _MOST, _LEAST = 2**64 - 1, -(2**63)
 
 
@@ -34,12 +35,15 @@ def parse_json(body: bytes, depth: int = DEPTH) -> Any:
 
 def parse_json_to_encode(body: bytes, depth: int) -> Any:
     """As `parse_json`, but an integer beyond 64 bits stands: to encode it raises OverflowError."""
-    if _opens_more(body, depth) and _is_deeper(body, depth):
-        raise InvalidJSON(f"the body is nested more than {depth} deep")
     try:
-        return _decode(body)
+        value = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise InvalidJSON(_reason(error)) from None
+    if depth >= _FLAT and _is_flat(value):
+        return value
+    if _opens_more(body, depth) and _is_deeper(body, depth):
+        raise InvalidJSON(f"the body is nested more than {depth} deep")
+    return value
 
 
 def large_integer() -> InvalidJSON:
@@ -48,6 +52,24 @@ def large_integer() -> InvalidJSON:
 
 
 # Private
+
+
+def _is_flat(value: Any) -> bool:
+    """Is it an object of plain members, or of lists of plain objects, as most requests are?"""
+    if type(value) is not dict:
+        return False
+    for item in value.values():
+        if type(item) is list:
+            for one in item:
+                if type(one) is list:
+                    return False
+                if type(one) is dict:
+                    for inner in one.values():
+                        if type(inner) is list or type(inner) is dict:
+                            return False
+        elif type(item) is dict:
+            return False
+    return True
 
 
 def _opens_more(body: bytes, most: int) -> bool:

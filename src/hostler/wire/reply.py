@@ -11,6 +11,7 @@ from typing import Final
 import httptools
 
 from hostler.wire.http1 import Fields
+from hostler.wire.scan import leading_hex
 
 HEAD_BYTES = 64 * 1024  # of an answer's head
 CHUNK_BYTES = 1 << 40  # of one chunk: no engine sends more
@@ -141,16 +142,28 @@ class ChunkReader:
                     break
                 self._state = _DATA_END
             if self._state == _SIZE:
-                line = _CHUNK_LINE.match(data, at)
-                if line is None:
-                    self._keep(data[at:], _PARTIAL_SIZE)
-                    break
-                at = line.end()
-                self._left = int(line[1], 16)
-                if self._left > CHUNK_BYTES:
-                    raise BadReply("a chunk of the answer is too long")
-                self._state = _DATA if self._left else _TRAILER
+                size, end = leading_hex(data, at)
+                if end > at and end + 1 < length and data[end] == _CR and data[end + 1] == _LF:
+                    at = end + 2
+                else:
+                    line = _CHUNK_LINE.match(data, at)
+                    if line is None:
+                        self._keep(data[at:], _PARTIAL_SIZE)
+                        break
+                    size, at = int(line[1], 16), line.end()
+                    if size > CHUNK_BYTES:
+                        raise BadReply("a chunk of the answer is too long")
+                self._left = size
+                self._state = _DATA if size else _TRAILER
                 continue
+            if at + 1 < length and data[at] == _CR and data[at + 1] == _LF:
+                at += 2
+                if self._state == _DATA_END:
+                    self._state = _SIZE
+                    continue
+                self.is_complete = True
+                self.rest = data[at:]
+                break
             end = data.find(b"\n", at)
             if end < 0:
                 self._keep(data[at:], _PARTIAL_LINE)
@@ -185,19 +198,9 @@ def whole_chunks(data: bytes) -> tuple[int, int]:
     """
     start, count, length = 0, 0, len(data)
     while start + 4 < length:
-        at, size = start, 0
-        last = min(start + _PLAIN_DIGITS, length - 2)
-        while at < last:  # number by number, which is what compiled code does best
-            byte = data[at]
-            if 0x30 <= byte <= 0x39:
-                size = size * 16 + byte - 0x30
-            elif 0x61 <= byte | 0x20 <= 0x66:
-                size = size * 16 + (byte | 0x20) - 0x57
-            else:
-                break
-            if not size:  # the last chunk, or one whose size begins with 0
-                return count, start
-            at += 1
+        if data[start] == _ZERO:  # the last chunk, or one whose size begins with 0
+            break
+        size, at = leading_hex(data, start)
         end = at + size + 4
         if at == start or end > length or size < 2:
             break
@@ -220,7 +223,7 @@ _LENGTH_NAME = b"content-length"
 _LINE_BYTES = 4096  # of a chunk's size line or a trailer field
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]+)(?=[ \t]*\r\n)")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[^\r\n]*)?\r?\n")
-_PLAIN_DIGITS: Final = 6  # of the size of a chunk that is passed on as it is; none begins with 0
+_ZERO: Final = 0x30
 _CR: Final = 0x0D
 _LF: Final = 0x0A
 _PARTIAL_SIZE = re.compile(rb"\Z|[0-9A-Fa-f]{1,12}[ \t]*(?:;[^\r\n]*)?\r?\Z")

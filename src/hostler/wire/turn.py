@@ -21,15 +21,29 @@ HELD_BYTES = 256 * 1024  # that were read and wait; more are worked on at once
 class Turn:
     """The reads and writes of servers and pools of one loop. Without a loop each is done at once."""
 
-    __slots__ = ("_answers", "_is_due", "_loop", "_read_bytes", "_requests", "_writes")
+    __slots__ = (
+        "_answered",
+        "_answers",
+        "_asked",
+        "_is_due",
+        "_loop",
+        "_read_bytes",
+        "_requests",
+        "_writers",
+        "_writes",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._loop = loop
         self._is_due = False  # the end of this turn will come here
-        self._requests: list[tuple[ServerConnection, bytes]] = []
-        self._answers: list[tuple[Connection, bytes]] = []
+        # who, and beside it what: a pair for each would be made and thrown away thousands of times a second
+        self._asked: list[ServerConnection] = []
+        self._requests: list[bytes] = []
+        self._answered: list[Connection] = []
+        self._answers: list[bytes] = []
         self._read_bytes = 0
-        self._writes: list[tuple[asyncio.Transport, bytes]] = []
+        self._writers: list[asyncio.Transport] = []
+        self._writes: list[bytes] = []
 
     def join(self, loop: asyncio.AbstractEventLoop) -> None:
         """Its turns are those of this loop from now on."""
@@ -40,7 +54,8 @@ class Turn:
         if self._loop is None:
             connection.take(data)
             return
-        self._requests.append((connection, data))
+        self._asked.append(connection)
+        self._requests.append(data)
         self._note_read(len(data))
 
     def answered(self, connection: "Connection", data: bytes) -> None:
@@ -48,7 +63,8 @@ class Turn:
         if self._loop is None:
             connection.take(data)
             return
-        self._answers.append((connection, data))
+        self._answered.append(connection)
+        self._answers.append(data)
         self._note_read(len(data))
 
     def write(self, transport: asyncio.Transport, data: bytes) -> None:
@@ -56,35 +72,39 @@ class Turn:
         if self._loop is None:
             transport.write(data)
             return
-        self._writes.append((transport, data))
+        self._writers.append(transport)
+        self._writes.append(data)
         if not self._is_due:
             self._begin()
 
     def catch_up(self) -> None:
         """Work on all that was read until now: before it is judged who is idle, or gone."""
         while self._answers or self._requests:
+            engines, self._answered = self._answered, []
             answers, self._answers = self._answers, []
+            clients, self._asked = self._asked, []
             requests, self._requests = self._requests, []
             self._read_bytes = 0
-            for engine, data in answers:
+            for at, engine in enumerate(engines):
                 try:
-                    engine.take(data)
+                    engine.take(answers[at])
                 except Exception:  # boundary: one connection
                     log.exception("http.connection_failed")
                     engine.transport.abort()
-            for client, data in requests:
+            for at, client in enumerate(clients):
                 try:
-                    client.take(data)
+                    client.take(requests[at])
                 except Exception:  # boundary: one connection
                     log.exception("http.connection_failed")
                     client.transport.abort()
 
     def flush(self) -> None:
         """Write all of it now: before a connection is closed, and at the end of the turn."""
+        writers, self._writers = self._writers, []
         writes, self._writes = self._writes, []
-        for transport, data in writes:
+        for at, transport in enumerate(writers):
             if not transport.is_closing():  # aborted meanwhile: nobody waits for it
-                transport.write(data)
+                transport.write(writes[at])
 
     # Private
 

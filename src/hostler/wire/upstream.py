@@ -21,6 +21,7 @@ from hostler.wire.reply import (
     read_head,
     whole_chunks,
 )
+from hostler.wire.scan import leading_number
 from hostler.wire.sink import Sink, UpstreamLost
 
 if TYPE_CHECKING:
@@ -207,12 +208,10 @@ class Connection:
         if known is not None and data.startswith(known.before) and not call.is_for_head:
             end = len(known.before)
             if known.framing is LENGTH:
-                stop = data.find(b"\r", end, end + 20)
-                if stop > 0 and data.startswith(known.after, stop):
-                    digits = data[end:stop]
-                    if digits.isdigit():
-                        rest = data[stop + len(known.after) :]
-                        return self._begin(call, known, int(digits), rest)
+                length, stop = leading_number(data, end)
+                body = stop + len(known.after)
+                if stop > end and data[stop:body] == known.after:
+                    return self._begin(call, known, length, data[body:])
             else:
                 return self._begin(call, known, 0, data[end:])
         while True:

@@ -200,13 +200,14 @@ def test_a_log_on_a_silent_machine_is_a_failure_that_shows_the_others(
     assert "the log of i1: host 'b' does not answer" in told
 
 
+@pytest.mark.parametrize("words", [("logs", "-f"), ("model", "logs", "--follow")], ids=" ".join)
 def test_followed_logs_are_json_lines_when_asked(
-    url: str, run: Run, plane: Plane, tmp_path: Path
+    words: tuple[str, ...], url: str, run: Run, plane: Plane, tmp_path: Path
 ) -> None:
     code, _, err = run("model", "start", "qwen")
     assert code == Exit.OK, err
     (tmp_path / "worker-i0.log").write_text('one "quoted"\ntwo\n')
-    command = [sys.executable, "-m", "hostler", "model", "logs", "qwen", "--follow", "--json"]
+    command = [sys.executable, "-m", "hostler", *words, "qwen", "--json"]
     with subprocess.Popen([*command, "--tail", "5"], stdout=subprocess.PIPE, text=True) as follower:
         try:
             assert follower.stdout is not None

@@ -13,7 +13,7 @@ import pytest
 from hostler.cli.exits import Exit
 from hostler.testing.cluster import Cluster, fake_model
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(40)
 
 MODELS = (
     fake_model("talker", tokens=6)

@@ -71,6 +71,8 @@ MATRIX = {
     ("POST", "/v1/engine/*"): {**INFERENCE, "user": 404, "limited": 404, "admin": 404},
     ("GET", "/api/v1/requests"): ADMINS,
     ("GET", "/api/v1/requests/*"): {**ADMINS, "admin": 404},
+    ("GET", "/"): CONTROLLER,  # the console's files
+    ("GET", "/console/*"): CONTROLLER,
     ("*", "/api/v1"): CONTROLLER,
     ("*", "/api/v1/*"): CONTROLLER,
 }
@@ -160,7 +162,7 @@ def test_paths_that_are_nearly_a_route_are_none() -> None:
                 "/V1/models",
                 "/v1/models/",
                 "/v1",
-                "/",
+                "/console",
                 "/admin",
                 "/metrics/",
                 "/api/v2/x",

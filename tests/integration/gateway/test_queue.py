@@ -88,7 +88,7 @@ def test_F53_a_key_that_floods_gets_its_share_and_no_more() -> None:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(80):
                     tasks.create_task(client("flood", USER.plain))
-                for _ in range(12):
+                for _ in range(24):  # so many that some of them always wait, also on a busy machine
                     tasks.create_task(client("heavy", HEAVY.plain))  # weight 3
             assert set(told) <= {200, 429, 503}
             assert told[429] + told[503] > 0

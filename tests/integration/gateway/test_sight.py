@@ -47,6 +47,7 @@ def test_requests_under_way_come_first_then_the_newest_that_ended() -> None:
             assert queued.queued_s is not None
             assert (queued.waited_s or 0) > 0
             assert running.first_byte_s is not None
+            assert 1 <= running.events <= 2  # so far
             assert (stream.stream, stream.completion_tokens, stream.events) == (True, 4, 4)
             assert (whole.stream, whole.completion_tokens) == (False, 4)
             assert whole.key_id == USER.stored.view.key_id
@@ -98,6 +99,40 @@ def test_requests_are_found_by_what_is_asked_for_and_by_their_id() -> None:
                 answer = await get(ours, query)
                 assert answer.status == 400, query
                 error_of(answer)
+
+    asyncio.run(main())
+
+
+def test_what_is_new_and_what_is_older_are_asked_for_by_the_ends_of_requests() -> None:
+    async def main() -> None:
+        async with rig() as ours:
+            await ours.start_engine("i1", tokens=4)
+            ours.publish(concurrency=8)
+            pool = Pool(ours.endpoint, connect_timeout_s=1, idle_s=1)
+            hanging = begin(ours, pool, "[[hang_at=2]]")
+            await asyncio.wait_for(hanging.began.wait(), 5)
+            for number in range(5):
+                await ours.chat(f"number {number}")
+            told = await listed(ours)
+            every = [one for one in told.requests if one.outcome is not None]
+            ends = [one.at_s + one.took_s for one in every]
+            assert all(end <= told.at_s for end in ends)
+
+            async def ids(query: str) -> list[str]:
+                return [one.request_id for one in (await listed(ours, query)).requests]
+
+            between = (ends[1] + ends[2]) / 2
+            running = told.requests[0].request_id
+            new = await ids(f"?ended_after={between}")
+            assert new == [running, *(one.request_id for one in every[:2])]
+            assert await ids(f"?ended_after={told.at_s + 60}") == [running]
+            older = await ids(f"?ended_before={between}&limit=2")
+            assert older == [one.request_id for one in every[2:4]]
+            assert await ids(f"?ended_before={ends[-1] - 60}") == []
+            assert hanging.call is not None
+            hanging.call.cancel()
+            await pool.close()
+            await ours.settled()
 
     asyncio.run(main())
 

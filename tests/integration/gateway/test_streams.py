@@ -12,7 +12,7 @@ import pytest
 from hostler.core.errors import Draining
 from hostler.testing import fake_text
 from hostler.wire.client import Call, PlainSink, Pool, UpstreamLost, build_request
-from tests.integration.gateway.rig import USER, Rig, rig
+from tests.integration.gateway.rig import USER, Rig, rig, until
 
 MARK = b"data: "
 
@@ -232,20 +232,38 @@ def test_F45_F49_F09_clients_that_leave_free_their_slots_and_harm_nobody() -> No
     asyncio.run(main())
 
 
+def test_a_client_that_leaves_when_all_is_said_was_answered() -> None:
+    """Many stop reading at [DONE]: that is no failure of anybody, and no slot is held for the rest."""
+
+    async def main() -> None:
+        async with rig() as ours:
+            await ours.start_engine("a", ending="open")
+            ours.publish()
+            pool = Pool(ours.endpoint, connect_timeout_s=1, idle_s=1)
+            reader = begin(ours, pool, "[[tokens=3]] hi")
+            await until(lambda: reader.data.endswith(b"[DONE]\n\n"), 5)
+            assert ours.gateway.router.load == {"a": 1}
+            assert reader.call is not None
+            reader.call.cancel()
+            await until(lambda: not ours.gateway.router.load, 3)
+            assert [one.status for one in ours.gateway.relays.ring] == [200]
+            await pool.close()
+
+    asyncio.run(main())
+
+
 def test_F46_F54_a_client_that_leaves_the_queue_leaves_nothing_behind() -> None:
     async def main() -> None:
         async with rig() as ours:
-            await ours.start_engine("a", first_delay_ms=300)
+            await ours.start_engine("a", first_delay_ms=2000)
             ours.publish(concurrency=1)
             pool = Pool(ours.endpoint, connect_timeout_s=2, idle_s=1)
             readers = [begin(ours, pool, f"{n}") for n in range(10)]
-            await asyncio.sleep(0.15)
-            assert ours.gateway.router.waiting("m") == 9
+            await until(lambda: ours.gateway.router.waiting("m") == 9, 5)
             for reader in readers[1:]:
                 assert reader.call is not None
                 reader.call.cancel()
-            await asyncio.sleep(0.05)
-            assert ours.gateway.router.waiting("m") == 0
+            await until(lambda: ours.gateway.router.waiting("m") == 0, 5)
             await asyncio.wait_for(readers[0].ended.wait(), 10)
             await pool.close()
 

@@ -25,9 +25,9 @@ from hostler.core.fleet import WorkerSpec
 from hostler.core.launch import Launch
 from hostler.core.model import WorkerType
 from hostler.core.snapshot import Endpoint
+from hostler.manager.controllers import Controllers
 from hostler.manager.head_fetch import HeadFetch
 from hostler.manager.head_files import CHUNK_BYTES, HeadFiles
-from hostler.manager.host_link import Controllers
 from hostler.wire.client import Pool, fetch
 from hostler.wire.server import Exchange, HttpServer
 from tests.disks import small_disk

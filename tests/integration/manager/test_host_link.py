@@ -13,13 +13,15 @@ from hostler.app.paths import StatePaths
 from hostler.core.hosts import HostBeat, HostBeatAnswer, HostOrders
 from hostler.core.snapshot import Endpoint
 from hostler.manager import host_link
+from hostler.manager.controllers import Controllers
 from hostler.manager.host import Host
-from hostler.manager.host_link import Controllers, Link
+from hostler.manager.host_link import Link
 from hostler.manager.membership import Membership
 from hostler.storage.sql import SqlStore
 from hostler.testing.host_run import QUICK, HostRun
 from hostler.testing.sim_controller import HOST_ID, SimController, echo_order
 from hostler.wire.client import Pool
+from hostler.wire.server import Exchange
 from tests.integration.wire.running import until
 
 NEVER_S = 600.0
@@ -113,9 +115,9 @@ def test_F37_one_of_many_hosts_waits_for_its_turn_whatever_it_has_to_say_again(
         sim = SimController(tmp_path / "c.sock")
         link = link_to(sim.socket, Teller())
         async with sim.running():
-            sim.next_beat_s = 1.0
+            sim.next_beat_s, sim.spread_s = 5.0, 2.0
             assert await link.beat() == 0.0, "a few may say it at once"
-            sim.next_beat_s = 5.0
+            sim.spread_s = 20.0
             assert await link.beat() == 5.0
 
     asyncio.run(main())
@@ -148,6 +150,45 @@ def test_F37_a_host_whose_orders_ended_says_everything_with_its_next_beat(tmp_pa
                 await asyncio.sleep(0.3)
                 before = voice.forgot
             await until(lambda: voice.forgot > before, 20)
+
+    asyncio.run(main())
+
+
+class Ending(SimController):
+    """Ends its streams of orders when a test says so; a beat that came when it is deaf is never answered."""
+
+    def __init__(self, socket: Path) -> None:
+        super().__init__(socket)
+        self.ends = asyncio.Event()
+        self.is_deaf = False
+        self.unanswered = 0
+
+    def handle(self, exchange: Exchange) -> None:
+        if exchange.request.path == "/host/beat" and self.is_deaf:
+            self.unanswered += 1
+        else:
+            super().handle(exchange)
+
+    async def _stream(self, exchange: Exchange) -> None:
+        self.streams += 1
+        exchange.start(200, (), None)
+        exchange.write(b"\n")
+        await self.ends.wait()
+        exchange.end()
+
+
+def test_F37_a_beat_under_way_when_the_orders_end_is_made_anew_when_the_host_comes_back(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        sim = Ending(tmp_path / "c.sock")
+        sim.next_beat_s, sim.spread_s = 0.1, 0.5
+        async with sim.running(), link_to(sim.socket, Teller()).running():
+            await answered(sim)
+            sim.is_deaf = True
+            await until(lambda: sim.unanswered == 1, 20)
+            sim.ends.set()
+            await until(lambda: sim.unanswered > 1, 4)
 
     asyncio.run(main())
 

@@ -72,6 +72,11 @@ class Town:
     def ids(self, model: str) -> list[str]:
         return [one["instance_id"] for one in self.up.instances(model)]
 
+    def reason(self, model: str) -> str:
+        """Why the instances of a model are as they are."""
+        found = (one for one in self.up.told("instances") if one["model_name"] == model)
+        return "; ".join(str(one["reason"]) for one in found)
+
     def standing(self, machine: str) -> str:
         """How the newest host on a machine is: alive, suspect, lost..."""
         found = [one for one in self.up.told("hosts") if self._is_on(one, machine)]
@@ -146,11 +151,10 @@ class Town:
         for model in {one["name"] for one in up.told("models")} - {*MODELS}:
             assert up.run("model", "stop", model, "--delete").returncode == 0
         up.until(lambda: all(self.standing(name) == "alive" for name in NODES), "hosts", 180)
+        up.until(lambda: self._is_whole("chat", 2), "two replicas", 180)
         if self.nodes_of("chat") != {self.host(name) for name in NODES}:
             self._place_anew()
-        up.until(
-            lambda: len(self._all("chat")) == len(up.instances("chat")) == 2, "two replicas", 180
-        )
+            up.until(lambda: self._is_whole("chat", 2), "two replicas", 180)
         up.until(lambda: up.instances("embed"), "the embedding model is ready")
         assert self.nodes_of("chat") == {self.host(name) for name in NODES}
 
@@ -170,6 +174,9 @@ class Town:
         words += ["--replicas=2", "--concurrency=2", "--cpus=0.2", "--resource=box=1"]
         order = up.run("model", "start", "chat", *words, "--timeout=120", timeout_s=150)
         assert order.returncode == 0, order.stderr
+
+    def _is_whole(self, model: str, many: int) -> bool:
+        return len(self._all(model)) == len(self.up.instances(model)) == many
 
     def _all(self, model: str) -> list[dict[str, Any]]:
         return [

@@ -11,7 +11,7 @@ from tests.conformance.rigs import ONLY_RIG
 LIMIT_S = 900
 
 
-@pytest.mark.slow(150)
+@pytest.mark.slow(120, busy=True)
 @pytest.mark.timeout(LIMIT_S + 60)
 @pytest.mark.skipif(bool(missing()), reason=missing())
 @pytest.mark.parametrize("part", ["not real_models", "real_models"])

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from hostler.app.config import Config, child_environment
+from hostler.catalog.catalog import Catalog
 from hostler.core.errors import StartupError
+from hostler.core.model import WorkerType
 from hostler.manager.local import LocalWorkerManager
 from hostler.testing.cluster import Cluster, fake_model
 
@@ -55,6 +57,17 @@ def test_a_model_that_cannot_start_is_named_and_the_others_serve() -> None:
         cluster.close()
 
 
+def test_F103_what_lies_in_the_folder_it_is_started_in_is_never_imported(folder: Path) -> None:
+    for name in ("attr", "json", "random", "hostler"):
+        (folder / f"{name}.py").write_text('raise SystemExit("a file of this folder was run")\n')
+
+    def as_the_command(argv: list[str]) -> list[str]:  # `hostler` imports nothing from there either
+        return ["env", "-C", str(folder), argv[0], "-P", *argv[1:]]
+
+    with Cluster(fake_model("echo"), around=as_the_command) as cluster:
+        assert cluster.chat("echo", "hi")[0] == 200
+
+
 def test_a_key_is_told_by_its_place_to_what_is_no_terminal_and_a_wish_survives() -> None:
     with Cluster(fake_model("echo")) as cluster:
         cluster.wait_for(lambda: "Ctrl-C stops" in cluster.output.read_text(), 10, "the banner")
@@ -72,6 +85,21 @@ def test_a_key_is_told_by_its_place_to_what_is_no_terminal_and_a_wish_survives()
         assert cluster.admin_key == key
         # What the config names is wished again at each start; what the API wished is as it was.
         assert [len(cluster.ready(name)) for name in ("mine", "echo")] == [1, 1]
+
+
+def test_a_config_of_no_models_starts_none_and_the_banner_says_how() -> None:
+    with Cluster("models = []\n") as cluster:
+        cluster.wait_for(lambda: "Ctrl-C stops" in cluster.output.read_text(), 10, "the banner")
+        assert cluster.json("GET", "/api/v1/models")["models"] == []
+        told = cluster.output.read_text()
+        chat = Catalog().default_for(WorkerType.LLM)
+        assert chat is not None
+        assert f"hostler model start --state-dir {cluster.state_dir} {chat.name}" in told
+        cluster.json("POST", "/api/v1/models", {"model": "mine", "engine": "fake"})
+        cluster.wait_for(lambda: len(cluster.ready("mine")) == 1, 20, "mine is ready")
+        assert cluster.stop() == 0
+        cluster.start()
+        cluster.wait_for(lambda: len(cluster.ready("mine")) == 1, 20, "mine is ready again")
 
 
 def test_health_is_answered_before_any_model_is_ready() -> None:

@@ -172,6 +172,16 @@ def test_a_worker_that_dies_there_is_replaced_there(pair: Pair) -> None:
     assert pair.asks()
 
 
+def test_one_instance_there_is_replaced_by_order(pair: Pair) -> None:
+    ((_, before),) = pair.ready()
+    told = json.loads(pair.command("model", "restart", "far", "--instance", before, "--json"))
+    assert told["success"] is True
+    ((where, after),) = pair.ready()
+    assert where == "b"
+    assert after != before
+    assert pair.asks()
+
+
 def test_a_host_process_that_is_killed_finds_its_workers_again(pair: Pair) -> None:
     before, workers = pair.ready(), pair.host.workers()
     pair.host.kill()

@@ -13,8 +13,9 @@ from contextlib import closing, contextmanager
 import pytest
 import sqlalchemy as sa
 
-from hostler.app.config import Config, StoreConfig, load_config
+from hostler.app.config import Config, StoreConfig
 from hostler.app.environment import worker_environment
+from hostler.app.loading import load_config
 from hostler.cli import checks
 from hostler.core.deployment import Deployment
 from hostler.core.errors import (

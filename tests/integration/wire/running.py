@@ -16,14 +16,20 @@ from hostler.wire.server import Exchange, HttpServer
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
+async def listen(server: HttpServer) -> int:
+    """Have it serve on a free port, which is returned. Whoever asks for it closes it as well."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    await server.listen(sock)
+    port: int = sock.getsockname()[1]
+    return port
+
+
 @asynccontextmanager
 async def serving(
     handler: Callable[[Exchange], None], limits: HttpLimits | None = None
 ) -> AsyncIterator[tuple[HttpServer, Endpoint]]:
     server = HttpServer(handler, limits=limits or HttpLimits())
-    sock = socket.create_server(("127.0.0.1", 0))
-    port = sock.getsockname()[1]
-    await server.listen(sock)
+    port = await listen(server)
     try:
         yield server, Endpoint(host="127.0.0.1", port=port)
     finally:

@@ -12,7 +12,7 @@ from hostler.app.config import HttpLimits
 from hostler.core.snapshot import Endpoint
 from hostler.wire.client import UpstreamLost, fetch
 from hostler.wire.server import Exchange, HttpServer
-from tests.integration.wire.running import serving, socket_folder, until
+from tests.integration.wire.running import listen, serving, socket_folder, until
 
 GET = b"GET /%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -228,9 +228,7 @@ def test_draining_closes_idle_connections_and_lets_busy_ones_finish() -> None:
     async def main() -> None:
         held: list[Exchange] = []
         server = HttpServer(held.append, limits=HttpLimits())
-        sock = socket.create_server(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-        await server.listen(sock)
+        port = await listen(server)
         idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", port)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET % 1)
@@ -254,9 +252,7 @@ def test_draining_closes_idle_connections_and_lets_busy_ones_finish() -> None:
 def test_F83_a_connection_that_was_just_made_may_ask_while_the_server_closes() -> None:
     async def main() -> None:
         server = HttpServer(echo, limits=HttpLimits())
-        sock = socket.create_server(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-        await server.listen(sock)
+        port = await listen(server)
         kept_reader, kept = await asyncio.open_connection("127.0.0.1", port)
         kept.write(GET % 1)
         await kept_reader.readuntil(b"\r\n\r\n")
@@ -287,9 +283,7 @@ def test_draining_ends_at_its_deadline() -> None:
             held.append(exchange)
 
         server = HttpServer(handle, limits=HttpLimits())
-        sock = socket.create_server(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-        await server.listen(sock)
+        port = await listen(server)
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET % 1)
         await until(lambda: len(held) == 1)

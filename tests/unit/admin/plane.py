@@ -115,6 +115,12 @@ class MemoryControl:
         ]
         return WorkerApplyOutput(success=True, instances=tuple(results))
 
+    async def restart_instance(self, instance_id: str) -> WorkerRunData:
+        self.handled.append("restart_instance")
+        if instance_id not in self.instances:
+            raise NotFound(f"there is no instance {instance_id!r}")
+        return self.instances[instance_id]
+
     def start_limit_s(self, deployment: Deployment) -> float:
         return 600.0
 

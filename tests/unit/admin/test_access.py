@@ -24,6 +24,7 @@ DELETE /api/v1/models/{name:path}            401 403 403 403 401 401 404
 POST   /api/v1/apply                         401 403 403 403 401 401 400
 GET    /api/v1/instances                     401 403 403 403 401 401 200
 GET    /api/v1/instances/{instance_id}/logs  401 403 403 403 401 401 404
+POST   /api/v1/instances/{instance_id}/restart 401 403 403 403 401 401 404
 GET    /api/v1/select                        401 403 403 403 401 401 400
 GET    /api/v1/metadata                      401 400 403 403 401 401 400
 GET    /api/v1/wait                          401 403 403 403 401 401 400
@@ -32,6 +33,7 @@ GET    /api/v1/parameters                    401 403 403 403 401 401 400
 GET    /api/v1/events                        401 403 403 403 401 401 200
 GET    /api/v1/gateways                      401 403 403 403 401 401 503
 POST   /api/v1/gateways/restart              401 403 403 403 401 401 503
+GET    /api/v1/settings                      401 403 403 403 401 401 200
 GET    /api/v1/hosts                         401 403 403 403 401 401 200
 GET    /api/v1/hosts/{host}                  401 403 403 403 401 401 404
 POST   /api/v1/hosts/{host}/drain            401 403 403 403 401 401 404
@@ -40,6 +42,10 @@ GET    /api/v1/usage                         401 403 403 403 401 401 200
 GET    /api/v1/keys                          401 403 403 403 401 401 200
 POST   /api/v1/keys                          401 403 403 403 401 401 201
 DELETE /api/v1/keys/{key_id}                 401 403 403 403 401 401 404
+POST   /api/v1/session                       401 201 403 403 401 401 201
+GET    /api/v1/session                       401 200 403 403 401 401 200
+DELETE /api/v1/session                       401 200 403 403 401 401 200
+POST   /api/v1/session/tickets               401 403 403 403 401 401 201
 GET    /api/v1/tokens                        401 403 403 403 401 401 200
 POST   /api/v1/tokens                        401 403 403 403 401 401 400
 DELETE /api/v1/tokens/{token_id}             401 403 403 403 401 401 404
@@ -170,7 +176,7 @@ def test_F97_a_method_that_is_not_declared_gets_405_and_the_declared_ones(
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/v1", "/api/v1/", "/api/v1//models", "/API/v1/keys"]
+    "path", ["/console", "/api", "/api/v1", "/api/v1/", "/api/v1//models", "/API/v1/keys"]
 )
 def test_an_address_that_is_not_in_the_table_is_404(tmp_path: Path, path: str) -> None:
     async def main() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hostler.admin import logs
 from hostler.core.trust import LogUnavailable
 from hostler.core.worker import WorkerStartupRequest
+from tests.amounts import many
 from tests.unit.admin.plane import Plane
 from tests.unit.admin.test_events import Follower
 
@@ -160,7 +161,7 @@ PARTS = st.lists(DOTS | st.text(max_size=6), min_size=1, max_size=5)
 @example("../../../../../../../../etc/passwd")
 @example("i0/../../canary")
 @example("%2e%2e/canary")
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=many(1500), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_F104_no_id_or_name_leads_to_a_file_outside(name: str) -> None:
     address = quote(name, safe="/.%~\\") if "%" not in name else name.replace("\0", "%00")
     for path in (f"/api/v1/instances/{name}/logs", f"/api/v1/models/{name}/logs", address):
@@ -168,7 +169,7 @@ def test_F104_no_id_or_name_leads_to_a_file_outside(name: str) -> None:
         assert b"canary-content" not in answer.body
         assert answer.status in (200, 400, 404, 405)
         if answer.status == 200:
-            assert name in ("i0", "")
+            assert name in ("i0", "") or path == "/"  # where the console is
 
 
 _planes: list[Plane] = []

@@ -29,6 +29,7 @@ PASSING = {
     "host.offer",
     "host.renew",
     "hosts.ask",
+    "load",
     "loan",
     "probe",
     "probe.host",

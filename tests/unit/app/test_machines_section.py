@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from hostler.app.config import Config, load_config, tls_dir, write_settings
+from hostler.app.config import Config, tls_dir
+from hostler.app.loading import load_config, read_settings, write_settings
 from hostler.app.machines_section import ControlConfig
 from hostler.app.section import section_in
 from hostler.core.errors import ConfigError
@@ -19,9 +20,9 @@ def test_without_the_section_there_is_no_control_port() -> None:
 
 def test_the_settings_of_a_child_process_are_those_of_its_parent(tmp_path: Path) -> None:
     told = {"state_dir": str(tmp_path), "server": {"tls": True}, "control": {"port": 0}}
-    for settings in (load_config(None, told), load_config(None, {"state_dir": str(tmp_path)})):
+    for settings in (read_settings(None, told), read_settings(None, {"state_dir": str(tmp_path)})):
         write_settings(settings, tmp_path / "settings.json")
-        assert load_config(tmp_path / "settings.json") == settings
+        assert read_settings(tmp_path / "settings.json") == settings
 
 
 def test_tls_of_our_own_names_its_files_and_a_given_certificate_goes_before(

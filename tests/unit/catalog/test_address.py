@@ -23,6 +23,7 @@ from hostler.catalog.sources import is_present
 from hostler.catalog.store import delete_model, present_path
 from hostler.catalog.wheel import extract
 from hostler.core.errors import BadRequest, HostlerError, ModelSourceError
+from tests.amounts import many
 
 SHA = "0" * 64
 
@@ -137,7 +138,7 @@ TEMPLATES = st.sampled_from(
 
 @given(template=TEMPLATES, steps=STEPS, glue=st.sampled_from(["/", "\\", "", "%2f"]))
 @settings(
-    max_examples=5000,
+    max_examples=many(5000),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -178,7 +179,9 @@ def test_F104_no_source_or_member_name_leaves_the_model_folder(
 
 @given(name=STEPS.map("/".join))
 @settings(
-    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=many(600),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_F104_no_archive_member_is_written_outside_the_target(tmp_path: Path, name: str) -> None:
     outside = tmp_path / "canary"

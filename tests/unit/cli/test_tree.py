@@ -35,8 +35,8 @@ def test_every_command_has_help_with_an_example(
 ) -> None:
     assert main([*path, "--help"]) == 0
     shown = re.sub(r"\s+", " ", capsys.readouterr().out)
-    example = shown.partition("Example: ")[2]
-    assert example.removeprefix("source <(").startswith(f"hostler {' '.join(path)}"), shown
+    examples = [one.removeprefix("source <(") for one in shown.split("Example: ")[1:]]
+    assert any(one.startswith(f"hostler {' '.join(path)}") for one in examples), shown
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,28 @@ def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixtur
     script = capsys.readouterr().out
     for path in PATHS:
         assert path[-1] in script
+
+
+def test_logs_is_one_command_by_two_names(capsys: pytest.CaptureFixture[str]) -> None:
+    app = make_app()
+    assert app["logs"].default_command is app["model"]["logs"].default_command
+    shown = []
+    for path in (["logs"], ["model", "logs"]):
+        assert main([*path, "--help"]) == 0
+        shown.append(capsys.readouterr().out.partition("\n")[2])  # but for the line of usage
+    assert shown[0] == shown[1]
+
+
+def test_completion_knows_what_can_be_followed(capsys: pytest.CaptureFixture[str]) -> None:
+    followers = {
+        path
+        for path, app in commands(make_app())
+        if "-f" in {name for one in app.assemble_argument_collection() for name in one.names}
+    }
+    assert {("logs",), ("model", "logs"), ("events",)} <= followers
+    assert main(["completion", "print", "--shell", "bash"]) == 0
+    offered = re.findall(r"_c=\((.*)\)", capsys.readouterr().out)
+    assert sum('"-f"' in one and '"--json"' in one for one in offered) == len(followers)
 
 
 def test_an_error_of_ours_inside_a_group_is_one_line_and_a_fault_is_shown_whole(

@@ -30,7 +30,7 @@ class Machine:
         self.name, self.whole, self.is_cut = name, whole, False
         self.router = Router(clock=clock)
         self.router.update(snapshot(*(instance(i, concurrency=n) for i, n in slots.items())))
-        prober = Prober(GatewayConfig(), self.router, lambda one: None, lambda one: None)
+        prober = Prober(GatewayConfig(), self.router, lambda one, is_down: None, lambda one: None)
         self.teller = LoadTeller(self.router, prober, self._tell, clock)
         self.claims: list[Claim] = []
 

@@ -17,7 +17,7 @@ from tests.unit.routing.fleet import instance, model
 
 def test_one_of_ours_that_has_no_endpoint_yet_is_no_server_given_by_url() -> None:
     router = Router()
-    prober = Prober(GatewayConfig(), router, lambda one: None, lambda one: None)
+    prober = Prober(GatewayConfig(), router, lambda one, is_down: None, lambda one: None)
     server = instance("url", endpoint=Endpoint(host="127.0.0.1", port=1))
     starting = instance("ours", endpoint=Endpoint(), state=State.STARTING)
     ready = msgspec.structs.replace(
@@ -48,7 +48,7 @@ def test_F21_the_last_server_behind_a_lossy_line_stays_while_requests_are_answer
         port = silent.getsockname()[1]
         router = Router(clock=lambda: now_s)
         config = GatewayConfig(probe_timeout_s=0.05)
-        prober = Prober(config, router, lambda one: None, lambda one: None)
+        prober = Prober(config, router, lambda one, is_down: None, lambda one: None)
         ids = ("one", "two")
         servers = [instance(name, endpoint=Endpoint(host="127.0.0.1", port=port)) for name in ids]
         router.take(Change(version=1, models=(model("m"),), instances=tuple(servers)))

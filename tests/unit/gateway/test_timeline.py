@@ -101,3 +101,17 @@ def test_lists_of_several_gateways_are_one_with_those_under_way_first() -> None:
     found = merged([ours, theirs], 3, silent=1)
     assert [one.request_id for one in found.requests] == ["c", "a", "b"]
     assert found.silent == 1
+
+
+def test_a_page_of_several_gateways_holds_those_that_ended_last() -> None:
+    def view(name: str, at_s: float, took_s: float) -> RequestView:
+        return RequestView(
+            request_id=name, at_s=at_s, model="m", asked="m", key_id="k", route="chat",
+            stream=False, outcome=RequestOutcome.OK, took_s=took_s,
+        )  # fmt: skip
+
+    ours = RequestList(requests=(view("long", 1.0, 9.0), view("old", 6.0, 1.0)), at_s=11.0)
+    theirs = RequestList(requests=(view("new", 8.0, 1.0), view("older", 5.0, 1.0)), at_s=11.5)
+    found = merged([ours, theirs], 2)
+    assert [one.request_id for one in found.requests] == ["new", "long"]
+    assert found.at_s == 11.0

@@ -14,9 +14,9 @@ from hostler.core.errors import BadRequest, ConfigError, HostRefuses, StartupErr
 from hostler.core.hosts import HostFacts, HostOrders, Order, OrderWish
 from hostler.core.lifecycle import Instance, State
 from hostler.core.model import worker_key
+from hostler.manager.controllers import Controllers
 from hostler.manager.host import Host
 from hostler.manager.host_kept import Kept, load_kept, save_kept
-from hostler.manager.host_link import Controllers
 from hostler.manager.host_orders import (
     Action,
     End,
@@ -201,9 +201,11 @@ def test_facts_are_told_again_when_they_are_news(tmp_path: Path) -> None:
     assert said.memory_bytes <= 1 << 30
     assert said.memory_free_bytes is not None
     assert said.memory_free_bytes <= 1 << 29
-    one = HostFacts(name="b", memory_free_bytes=1 << 30, disk_free_bytes=1 << 30)
+    one = HostFacts(name="b", memory_free_bytes=1 << 30, disk_free_bytes=1 << 30, load_1m=0.1)
     assert has_changed(None, one)
     assert not has_changed(one, msgspec.structs.replace(one, memory_free_bytes=(1 << 30) - 4096))
+    assert not has_changed(one, msgspec.structs.replace(one, load_1m=0.2))
+    assert has_changed(one, msgspec.structs.replace(one, load_1m=1.5))
     assert has_changed(one, msgspec.structs.replace(one, memory_free_bytes=1 << 29))
     assert has_changed(one, msgspec.structs.replace(one, memory_free_bytes=None))
     assert has_changed(one, msgspec.structs.replace(one, engines=("fake",)))

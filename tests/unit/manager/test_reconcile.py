@@ -96,6 +96,47 @@ def test_a_look_that_wakes_itself_takes_nobody_s_turn() -> None:
     asyncio.run(main())
 
 
+def test_one_instance_is_replaced_by_a_successor_first_if_there_is_room() -> None:
+    """Without, it makes room: as when its model is restarted."""
+    wish = msgspec.structs.replace(WISHED, replicas=2)
+    for has_room in (True, False):
+        seen = [
+            instance("old", 4, State.READY),
+            msgspec.structs.replace(instance("other", 4, State.READY), replica=1),
+        ]
+        ours = Reconciler(
+            wishes=lambda wish=wish: [wish],  # type: ignore[misc]
+            instances=lambda seen=seen: seen,  # type: ignore[misc]
+            hands=Hands(),
+            life=LifeConfig(),
+            clock=lambda: NOW_S,
+            has_room=lambda deployment, has_room=has_room: has_room,  # type: ignore[misc]
+            replacing=lambda: {"old"},
+        )
+        [action] = ours.look()
+        if has_room:
+            assert action == Launch(worker_key="m@llm", replica=0)
+            new = msgspec.structs.replace(instance("new", 5, State.STARTING), generation=4)
+            seen.append(new)
+            assert ours.look() == []
+            seen[2] = msgspec.structs.replace(new, state=State.READY)
+            ours._gateways_back_at_s = 0.0
+            [action] = ours.look()
+        assert isinstance(action, Drain)
+        assert action.instance_id == "old"
+
+
+def test_the_crashes_of_one_place_are_pardoned_and_no_others() -> None:
+    ours = reconciler([])
+    for replica in (0, 1):
+        ours.crashed(
+            msgspec.structs.replace(instance("a", 4, State.FAILED), replica=replica), final=False
+        )
+    ours.pardon("m@llm", 1)
+    assert ours.crashes("m@llm", 0).at_s == (NOW_S,)
+    assert ours.crashes("m@llm", 1).at_s == ()
+
+
 def test_a_late_death_of_a_change_that_was_taken_back_holds_up_nobody() -> None:
     serving = instance("b", 5, State.READY)  # of a change between; the wish is the one before
     late = instance("c", 6, State.FAILED)
@@ -170,8 +211,10 @@ def test_after_a_crash_the_next_try_comes_by_time() -> None:
     next_try_s = scene.ours.crashes("m@llm", 0).next_try_s
     scene.ours.stir("m")
     assert scene.planned() == []
-    scene.now_s = next_try_s + 1.0
-    assert "m@llm" in scene.planned()
+    scene.now_s = next_try_s - 0.01
+    assert "m@llm" not in scene.planned()
+    scene.now_s = next_try_s
+    assert "m@llm" in scene.planned(), "when it is due, not at the next look"
 
 
 def test_a_model_that_waits_for_memory_is_looked_at_each_second() -> None:

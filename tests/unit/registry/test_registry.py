@@ -290,6 +290,18 @@ def test_F24_when_most_fall_silent_at_once_nobody_is_given_up(
     assert state_of(registry, first) is State.READY
 
 
+def test_F24_the_first_workers_that_are_heard_after_a_mass_loss_give_the_others_time(
+    registry: Registry, clock: ManualClock
+) -> None:
+    *soon, late, never = fleet_of(registry, 5)
+    pass_time(registry, clock, 200, [])
+    pass_time(registry, clock, 20, soon)
+    assert {state_of(registry, name) for name in (late, never)} == {State.SUSPECT}
+    pass_time(registry, clock, 9, [*soon, late])
+    assert state_of(registry, late) is State.READY
+    assert state_of(registry, never) is State.FAILED
+
+
 def test_F24_half_of_them_are_no_mass(registry: Registry, clock: ManualClock) -> None:
     names = fleet_of(registry, 4)
     pass_time(registry, clock, 31, names[:2])

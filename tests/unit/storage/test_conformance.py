@@ -140,6 +140,17 @@ def test_keys_are_listed_by_creation_and_stay_when_revoked(store: Store) -> None
     assert not store.revoke_key("nobody")
 
 
+def test_keys_are_forgotten_once_and_it_is_told_how_many_there_were(store: Store) -> None:
+    made = [new_key(["admin"], clock=lambda: 1.0) for _ in range(3)]
+    for one in made:
+        store.save_key(one.stored)
+    first, second, third = (one.view.key_id for one in made)
+    assert store.drop_keys([first, "nobody", second]) == 2
+    assert store.drop_keys([first, second]) == 0
+    assert store.drop_keys([]) == 0
+    assert [key.view.key_id for key in store.keys()] == [third]
+
+
 def host(host_id: str, token_id: str, **changes: object) -> StoredHost:
     facts = HostFacts(name=host_id, engines=("llama.cpp",), labels={"zone": "a"})
     fields: dict[str, object] = {"role": Role.HOST, "name": host_id, "facts": facts, **changes}

@@ -214,6 +214,12 @@ def test_I17_lawful_pairs_are_no_breach(sightings: list[Sighting], moves: list[M
     assert oracle.check_slots(sightings, moves) == []
 
 
+def test_I17_two_are_lawful_when_the_older_was_ordered_to_be_replaced_before() -> None:
+    started = next(move.seq for move in PAIR if move.instance_id == "b")
+    assert oracle.check_slots(BOTH, PAIR, {"a": started - 1}) == []
+    assert oracle.check_slots(BOTH, PAIR, {"a": started + 1, "b": 0}) != []
+
+
 def test_I17_an_engine_inside_its_worker_counts_as_one() -> None:
     moves = [*SERVED, move(3, "starting", "b", epoch=2), move(4, "ready", "b", epoch=2)]
     both = [seen("a", 0, 10, "worker"), seen("b", 9, 20, "worker")]

@@ -1,0 +1,365 @@
+"""What operators can order and ask: one table of operations; each names its key's scope.
+
+A model's name may hold slashes; what follows `/models/` is the whole of it, but for a last `/logs`,
+which no name may end in. Not here: HTTP framing and its limits (wire), what the orders do (manager).
+"""
+
+from functools import partial
+
+from starlette.responses import Response
+
+from hostler.admin import (
+    contract,
+    events,
+    gateways,
+    hosts,
+    keys,
+    logs,
+    models,
+    sessions,
+    settings,
+    tokens,
+)
+from hostler.admin.control import Status
+from hostler.admin.messages import (
+    DrainOrder,
+    EventList,
+    EventQuery,
+    HostList,
+    HostStatus,
+    InstanceAccepted,
+    InstanceList,
+    InstanceQuery,
+    KeyCreated,
+    KeyInfo,
+    KeyList,
+    KeyOrder,
+    LogAnswer,
+    LogQuery,
+    MetadataQuery,
+    ModelAccepted,
+    ModelList,
+    ModelLogQuery,
+    ModelQuery,
+    ModelStatus,
+    ParameterList,
+    ParameterQuery,
+    RemoveQuery,
+    SelectQuery,
+    SessionInfo,
+    SettingList,
+    StopQuery,
+    SupportedModelList,
+    TicketCreated,
+    TokenCreated,
+    TokenInfo,
+    TokenList,
+    TokenOrder,
+    UsageList,
+    UsageQuery,
+    WaitQuery,
+)
+from hostler.admin.openapi import openapi_document
+from hostler.admin.operation import Call, Operation
+from hostler.admin.usage import show_usage
+from hostler.app.auth import Scope
+from hostler.app.supervision import Gateways
+from hostler.core.hosts import HostView
+from hostler.core.model import ModelMetadata
+from hostler.core.worker import (
+    WorkerApplyOutput,
+    WorkerApplyRequest,
+    WorkerRunData,
+    WorkerStartupRequest,
+)
+
+
+async def show_status(call: Call) -> Status:
+    return call.services.control.status()
+
+
+async def show_openapi(call: Call) -> Response:
+    return Response(openapi_document(OPERATIONS), media_type="application/json")
+
+
+_admin = partial(Operation, scope=Scope.ADMIN)
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        method="GET",
+        path="/api/v1/status",
+        scope=Scope.METRICS,
+        summary="The controller in numbers",
+        response=Status,
+        handler=show_status,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/models",
+        summary="Every deployment and how it stands",
+        response=ModelList,
+        handler=models.list_models,
+    ),
+    _admin(
+        method="POST",
+        path="/api/v1/models",
+        summary="Start a model: the wish is written down, the events tell what comes of it",
+        request=WorkerStartupRequest,
+        response=ModelAccepted,
+        status=202,
+        handler=models.start_model,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/models/{name:path}/logs",
+        summary="The last log lines of every instance of a model; with follow, new ones too",
+        query=ModelLogQuery,
+        response=LogAnswer,
+        streams="text/event-stream",
+        handler=logs.model_logs,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/models/{name:path}",
+        summary="One deployment and its instances",
+        query=ModelQuery,
+        response=ModelStatus,
+        handler=models.show_model,
+    ),
+    _admin(
+        method="DELETE",
+        path="/api/v1/models/{name:path}",
+        summary="Drain and stop a model; with delete, forget it",
+        query=StopQuery,
+        response=ModelAccepted,
+        status=202,
+        handler=models.stop_model,
+    ),
+    _admin(
+        method="POST",
+        path="/api/v1/apply",
+        summary="Start, stop, restart or update every instance of a model, and wait",
+        request=WorkerApplyRequest,
+        response=WorkerApplyOutput,
+        handler=models.apply,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/instances",
+        summary="Every instance, also those that failed",
+        query=InstanceQuery,
+        response=InstanceList,
+        handler=models.list_instances,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/instances/{instance_id}/logs",
+        summary="The last log lines of one instance; with follow, new ones too",
+        query=LogQuery,
+        response=LogAnswer,
+        streams="text/event-stream",
+        handler=logs.instance_logs,
+    ),
+    _admin(
+        method="POST",
+        path="/api/v1/instances/{instance_id}/restart",
+        summary="Put a new process in the place of one instance; it finishes what it has",
+        response=InstanceAccepted,
+        status=202,
+        handler=models.restart_instance,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/select",
+        summary="The instance of a model that a request would get now",
+        query=SelectQuery,
+        response=WorkerRunData,
+        handler=contract.select_instance,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/metadata",
+        scope=Scope.INFERENCE,
+        summary="What a running model is and can do",
+        query=MetadataQuery,
+        response=ModelMetadata,
+        handler=contract.show_metadata,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/wait",
+        summary="Answer when a model is ready, or gone; 504 when it takes longer than timeout_s",
+        query=WaitQuery,
+        response=InstanceList,
+        handler=contract.wait_model,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/supported-models",
+        summary="What could be started here, and whether it fits",
+        response=SupportedModelList,
+        handler=models.supported_models,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/parameters",
+        summary="What can be set for an engine or a model",
+        query=ParameterQuery,
+        response=ParameterList,
+        handler=models.parameters,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/events",
+        summary="What happened; as a stream, what happens",
+        query=EventQuery,
+        response=EventList,
+        streams="text/event-stream",
+        handler=events.events,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/gateways",
+        summary="The gateway processes, and those that finish what they have",
+        response=Gateways,
+        handler=gateways.list_gateways,
+    ),
+    _admin(
+        method="POST",
+        path="/api/v1/gateways/restart",
+        summary="Put a fresh process in the place of each gateway; no connection is lost",
+        response=Gateways,
+        handler=gateways.restart_gateways,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/settings",
+        summary="The settings in use, and where each value came from; secrets are not shown",
+        response=SettingList,
+        handler=settings.show_settings,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/hosts",
+        summary="The machines that joined, and how they are",
+        response=HostList,
+        handler=hosts.list_hosts,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/hosts/{host}",
+        summary="One machine, by its id or name, and its instances",
+        response=HostStatus,
+        handler=hosts.show_host,
+    ),
+    _admin(
+        method="POST",
+        path="/api/v1/hosts/{host}/drain",
+        summary="Move what a machine has elsewhere, one by one; or let it take instances again",
+        request=DrainOrder,
+        response=HostView,
+        handler=hosts.drain_host,
+    ),
+    _admin(
+        method="DELETE",
+        path="/api/v1/hosts/{host}",
+        summary="Let a machine work here no more; with force, also when it has instances",
+        query=RemoveQuery,
+        response=HostView,
+        handler=hosts.remove_host,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/usage",
+        summary="Requests and tokens by hour, day, key or model, or by key and model",
+        query=UsageQuery,
+        response=UsageList,
+        handler=show_usage,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/keys",
+        summary="Every key, without its secret",
+        response=KeyList,
+        handler=keys.list_keys,
+    ),
+    _admin(
+        method="POST",
+        path="/api/v1/keys",
+        summary="Make a key; its plain text is in this answer and nowhere else",
+        request=KeyOrder,
+        response=KeyCreated,
+        status=201,
+        handler=keys.create_key,
+    ),
+    _admin(
+        method="DELETE",
+        path="/api/v1/keys/{key_id}",
+        summary="Revoke a key, at once and for good",
+        response=KeyInfo,
+        handler=keys.revoke_key,
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/session",
+        scope=Scope.INFERENCE,
+        summary="Sign a browser in, by a key or a ticket: the answer sets a cookie",
+        response=SessionInfo,
+        status=201,
+        takes_tickets=True,
+        handler=sessions.create_session,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/session",
+        scope=Scope.INFERENCE,
+        summary="Who is asking: the key, and what it may do",
+        response=SessionInfo,
+        handler=sessions.show_session,
+    ),
+    Operation(
+        method="DELETE",
+        path="/api/v1/session",
+        scope=Scope.INFERENCE,
+        summary="Sign out: the session of this request ends",
+        response=SessionInfo,
+        handler=sessions.end_session,
+    ),
+    _admin(
+        method="POST",
+        path="/api/v1/session/tickets",
+        summary="Make a ticket for a link that signs one browser in as this key",
+        response=TicketCreated,
+        status=201,
+        handler=sessions.create_ticket,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/tokens",
+        summary="Every join token, without its secret",
+        response=TokenList,
+        handler=tokens.list_tokens,
+    ),
+    _admin(
+        method="POST",
+        path="/api/v1/tokens",
+        summary="Make a join token for another machine; its plain text is in this answer and nowhere else",
+        request=TokenOrder,
+        response=TokenCreated,
+        status=201,
+        handler=tokens.create_token,
+    ),
+    _admin(
+        method="DELETE",
+        path="/api/v1/tokens/{token_id}",
+        summary="Revoke a join token; machines that joined with it stay",
+        response=TokenInfo,
+        handler=tokens.revoke_token,
+    ),
+    _admin(
+        method="GET",
+        path="/api/v1/openapi.json",
+        summary="This description",
+        handler=show_openapi,
+    ),
+)

@@ -223,7 +223,6 @@ class Pool:
             connection.transport.abort()
             raise
         connection.is_proving = False
-        connection.proofs = 1
         if connection.transport.is_closing() or not proof.check(response.status, response.body):
             connection.transport.abort()
             raise UpstreamLost("another server than the one meant answers there", refused=True)

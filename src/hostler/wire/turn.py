@@ -103,8 +103,13 @@ class Turn:
         writers, self._writers = self._writers, []
         writes, self._writes = self._writes, []
         for at, transport in enumerate(writers):
-            if not transport.is_closing():  # aborted meanwhile: nobody waits for it
+            if transport.is_closing():  # aborted meanwhile: nobody waits for it
+                continue
+            try:
                 transport.write(writes[at])
+            except Exception:  # boundary: one connection; those behind it have answers here, too
+                log.exception("http.write_failed")
+                transport.abort()
 
     # Private
 

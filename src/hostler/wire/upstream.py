@@ -118,7 +118,6 @@ class Connection:
         "call",
         "idle_since_s",
         "is_proving",
-        "proofs",
         "served",
         "transport",
     )
@@ -127,9 +126,8 @@ class Connection:
 
     def __init__(self, pool: "Pool") -> None:
         self.call: Call | None = None
-        self.idle_since_s = 0.0
+        self.idle_since_s = 0.0  # 0.0: it was never idle in the pool
         self.is_proving = False
-        self.proofs = 0  # how many of the answers served were proofs
         self.served = 0
         self._pool = pool
         self._turn = pool.turn
@@ -303,7 +301,7 @@ class Connection:
         call, self.call = self.call, None
         if call is None:
             return
-        if self.served > self.proofs and not self._got_bytes and not call.once:
+        if self.idle_since_s > 0.0 and not self._got_bytes and not call.once:
             call.once = True
             call.connection = None
             self._pool.connect(call)

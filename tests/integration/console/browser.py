@@ -2,12 +2,22 @@
 
 import os
 import shutil
+import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Request,
+    Response,
+    expect,
+    sync_playwright,
+)
 from playwright.sync_api import Error as PlaywrightError
 
 from hostler.testing.cluster import Cluster
@@ -54,13 +64,51 @@ def signed_in(browser: Browser, cluster: Cluster, **context: object) -> Iterator
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda said: _complain(complaints, said.type, said.text))
         page.on("response", lambda got: _refused(complaints, got.status, got.url))
+        loads = Loads(page)
         page.goto(f"{cluster.url}/#ticket={made['ticket']}")
         try:
             page.get_by_role("heading", name="Overview").wait_for()
         except PlaywrightError as error:
-            raise AssertionError(f"{page.inner_text('body')!r}, {complaints}") from error
+            shown = page.inner_text("body")
+            raise AssertionError(f"{shown!r}, {complaints}, {loads.troubles()}") from error
+        if loads.reloads:
+            warnings.warn(f"the page asked again: {loads.reloads}", stacklevel=3)
         yield page
     assert not complaints, complaints
+
+
+class Loads:
+    """What a page asks for: what failed, what has no answer yet, and why it loaded itself again."""
+
+    def __init__(self, page: Page) -> None:
+        self.reloads: list[str] = []
+        self._failed: list[str] = []
+        self._open: dict[Request, float] = {}
+        page.on("request", lambda asked: self._open.update({asked: time.monotonic()}))
+        page.on("requestfinished", self._finish)
+        page.on("requestfailed", self._fail)
+        page.on("response", self._answered)
+        page.on("console", self._hear)
+
+    def troubles(self) -> str:
+        now_s = time.monotonic()
+        waits = [f"{asked.url} for {now_s - at_s:.1f} s" for asked, at_s in self._open.items()]
+        return f"failed: {self._failed}; without an answer: {waits}; again: {self.reloads}"
+
+    def _answered(self, got: Response) -> None:
+        if got.status >= 400:
+            self._failed.append(f"{got.status} {got.url}")
+
+    def _finish(self, asked: Request) -> None:
+        self._open.pop(asked, None)
+
+    def _fail(self, asked: Request) -> None:
+        self._open.pop(asked, None)
+        self._failed.append(f"{asked.failure} {asked.url}")
+
+    def _hear(self, said: ConsoleMessage) -> None:
+        if said.text.startswith("boot: "):
+            self.reloads.append(f"{said.text}; {self.troubles()}")
 
 
 def shots() -> Path:

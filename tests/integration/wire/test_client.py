@@ -162,6 +162,20 @@ def test_a_used_connection_that_died_is_replaced_once_and_a_fresh_one_is_not() -
     uvloop.run(main())
 
 
+def test_a_connection_made_for_who_left_counts_as_used_when_it_dies_later() -> None:
+    async def main() -> None:
+        script = Script(None, OK)
+        async with scripted(script) as endpoint:
+            pool = pool_of(endpoint)
+            pool.submit(REQUEST, Record()).cancel()  # before it is connected
+            await until(lambda: pool.connection_count == 1 and pool.busy_count == 0)
+            assert (await ask(pool)).body == b"hi"  # the server closed; asked again, unseen
+            assert (script.connections, script.requests) == (2, 2)
+            await pool.close()
+
+    uvloop.run(main())
+
+
 def test_an_order_is_never_sent_twice_whatever_the_connection_does() -> None:
     async def main() -> None:
         script = Script(OK, None, OK)

@@ -30,6 +30,16 @@ class Kept:
         return self.is_cut
 
 
+class Broken(Kept):
+    """A transport that takes nothing more, and says so."""
+
+    def write(self, data: bytes) -> None:
+        raise RuntimeError("cannot write after its end")
+
+    def abort(self) -> None:
+        self.is_cut = True
+
+
 def kept(told: list[tuple[str, bytes]], name: str) -> asyncio.Transport:
     return cast(asyncio.Transport, Kept(told, name))
 
@@ -73,6 +83,18 @@ def test_what_was_cut_meanwhile_gets_nothing_and_the_others_theirs() -> None:
         cut.is_cut = True
         await asyncio.sleep(0)
         assert told == [("2", b"b")]
+
+    asyncio.run(turns())
+
+
+def test_a_write_that_fails_is_its_connections_alone() -> None:
+    async def turns() -> None:
+        told: list[tuple[str, bytes]] = []
+        turn, broken = Turn(asyncio.get_running_loop()), Broken(told, "1")
+        turn.write(cast(asyncio.Transport, broken), b"a")
+        turn.write(kept(told, "2"), b"b")
+        await asyncio.sleep(0)
+        assert (told, broken.is_cut) == ([("2", b"b")], True)
 
     asyncio.run(turns())
 

@@ -38,6 +38,7 @@ def admin_app(
     supervisor: Callable[[Wish], Awaitable[Gateways]] | None = None,
     desk: TokenDesk | None = None,
     running: Callable[[], Running] | None = None,
+    place: Callable[[], str] = str,
 ) -> ASGIApp:
     """Return the admin API as an ASGI application.
 
@@ -46,6 +47,7 @@ def admin_app(
     writer: takes what is written to the store; one of its own when left out.
     desk: keeps join tokens. supervisor: asks who starts the gateways; None when nobody does.
     running: the settings as they are in use; the defaults when left out.
+    place: "incarnation.version" of the snapshot as it is now, told with each order that was taken.
     keep_alive_s: silence of an event stream after which a comment is sent.
 
     Raises:
@@ -63,6 +65,7 @@ def admin_app(
         supervisor=supervisor,
         tokens=desk,
         running=running or default_settings,
+        place=place,
     )
     by_path: dict[str, dict[str, Operation]] = {}
     for operation in operations:

@@ -20,6 +20,7 @@ from hostler.admin.messages import ModelAccepted
 from hostler.admin.operation import Call, Operation, Services
 from hostler.app.auth import require
 from hostler.app.telemetry import logger, request_id
+from hostler.core.change import PLACE_HEADER
 from hostler.core.errors import HostlerError, InvalidAPIKey, MethodNotAllowed, NotFound, envelope
 from hostler.core.snapshot import KeyView
 from hostler.wire.structs import read_query
@@ -57,6 +58,8 @@ class Resource:
                 took_s=round(time.monotonic() - began_s, 3),
             )
         response = answer if isinstance(answer, Response) else _json(answer, operation)
+        if operation.method != "GET" and (place := self._services.place()):
+            response.headers[PLACE_HEADER] = place
         await response(scope, receive, send)
 
     @property

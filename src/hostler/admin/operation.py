@@ -98,6 +98,7 @@ class Services:
     supervisor: Callable[[Wish], Awaitable[Gateways]] | None = None
     tokens: "TokenDesk | None" = None
     running: "Callable[[], Running]"
+    place: Callable[[], str]  # "incarnation.version" of the snapshot as it is now; "" without one
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -167,6 +167,7 @@ async def _admin_server(
         supervisor=partial(ask_supervisor, paths.up_socket),
         desk=TokenDesk(store, manager.journal.tell, port.url, port.fingerprint),
         running=running,
+        place=lambda: f"{manager.registry.incarnation}.{manager.registry.version}",
     )
     async with asyncio.TaskGroup() as tasks:
         server = HttpServer(AsgiBridge(app, tasks), limits=config.limits, name="admin")

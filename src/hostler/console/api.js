@@ -42,7 +42,7 @@ export const order = async (method, path, body, more) => (await send(method, pat
 // Where a model is; slashes of its name are slashes of the address.
 export const modelPath = (name) => `/api/v1/models/${name.split("/").map(encodeURIComponent).join("/")}`;
 
-// The controller makes the session; what gateways answer themselves needs it a moment later, when they know it, too.
+// The gateway that answers knows the session; another one, of several, may know it a moment later.
 export async function signIn(key) {
   const who = await order("POST", "/api/v1/session", undefined, { headers: { authorization: `Bearer ${key}` } });
   for (let tries = 0; tries < 40; tries += 1) {

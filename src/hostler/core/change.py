@@ -9,6 +9,9 @@ from hostler.core.snapshot import InstanceView, KeyView, ModelView, Snapshot
 
 T = TypeVar("T")
 
+# Of an answer to an order: "incarnation.version" of the snapshot that has what was ordered in it.
+PLACE_HEADER = "x-hostler-snapshot"
+
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The way from version `since` to `version`. Without `since` it is a whole snapshot, which is read alike.

@@ -174,6 +174,7 @@ class Gateway(BaseComponent):
             self.neighbours.take(change)
         self.router.take(change)
         self._flights.take(change)
+        self._controller.take(change)
 
     # Private
 

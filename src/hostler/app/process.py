@@ -180,11 +180,13 @@ def sweep(
     name: str,
     value: str,
     *,
+    within: tuple[str, str] | None = None,
     having: str | None = None,
     but_not: AbstractSet[str] = frozenset(),
 ) -> list[int]:
     """SIGKILL every process of this user that carries name=value, but this one; return their pids.
 
+    within: only those that carry this variable with this value, too.
     having: only those that carry this variable too, with a value that is not in but_not.
     Looks again until none is left, since they may fork meanwhile: about 10 ms, at most a second.
     """
@@ -193,7 +195,8 @@ def sweep(
         found = [
             handle
             for handle, tags in _carriers(name, value)
-            if having is None or (having in tags and tags[having] not in but_not)
+            if (within is None or tags.get(within[0]) == within[1])
+            and (having is None or (having in tags and tags[having] not in but_not))
         ]
         if not found:
             break

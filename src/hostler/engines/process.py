@@ -262,7 +262,8 @@ class ProcessEngine:
         if handle.alive():
             handle.kill()
             await wait_exit(handle, timeout_s=_KILL_WAIT_S)
-        swept = sweep(INSTANCE_TAG, spec.instance_id)
+        ours = (STATE_TAG, spec.state_dir) if spec.state_dir else None
+        swept = sweep(INSTANCE_TAG, spec.instance_id, within=ours)
         if swept:
             log.warning("engine.swept", count=len(swept), isolation=self.isolation.value)
         self._output.close()

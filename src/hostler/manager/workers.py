@@ -72,6 +72,7 @@ class LocalWorkers:
         held: what a placer has chosen for an instance.
         """
         self._paths = paths
+        self._folder = str(paths.state_dir)
         self._config = config
         self._book = book
         self._registry = registry
@@ -229,8 +230,7 @@ class LocalWorkers:
         launch = intent(instance, spec)
         await self._book.intend(launch)
         self._registry.expect(instance_id, expected_of(launch), epoch=instance.epoch)
-        folder = str(self._paths.state_dir)
-        tags = {INSTANCE_TAG: instance_id, STATE_TAG: folder, ROLE_TAG: "worker"}
+        tags = {INSTANCE_TAG: instance_id, STATE_TAG: self._folder, ROLE_TAG: "worker"}
         self._handles[instance_id] = handle = start_process(self._paths, spec, tags)
         crash_point(CrashPoint.SPAWNED)
         launch = msgspec.structs.replace(
@@ -302,7 +302,7 @@ class LocalWorkers:
         """Leave nothing of an instance: processes, sockets, record of the launch. Never raises."""
         handle = self._handles.pop(instance_id, None)
         self._launches.pop(instance_id, None)
-        await asyncio.to_thread(sweep, INSTANCE_TAG, instance_id)
+        await asyncio.to_thread(sweep, INSTANCE_TAG, instance_id, within=(STATE_TAG, self._folder))
         if handle is not None:  # killed or ended: nobody else would reap it
             await wait_exit(handle, timeout_s=self._config.life.kill_grace_s)
         crash_point(CrashPoint.EXIT_SWEPT)
@@ -352,7 +352,7 @@ class LocalWorkers:
             crash_point(CrashPoint.ADOPTING)
         crash_point(CrashPoint.ADOPTED)
         known = frozenset(self._launches)
-        sweep(STATE_TAG, str(self._paths.state_dir), having=INSTANCE_TAG, but_not=known)
+        sweep(STATE_TAG, self._folder, having=INSTANCE_TAG, but_not=known)
         for instance_id in gone:
             self._begin(instance_id, "clean", self._clean(instance_id))
 

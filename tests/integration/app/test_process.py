@@ -168,6 +168,13 @@ def test_a_sweep_can_spare_the_ones_that_are_known(tag: str) -> None:
     assert plain.alive()
 
 
+def test_a_sweep_can_be_of_one_server_alone(tag: str) -> None:
+    ours, theirs, nobodys = start(tag, STATE="/a"), start(tag, STATE="/b"), start(tag)
+    assert sweep(NAME, tag, within=("STATE", "/a")) == [ours.pid]
+    assert theirs.alive()
+    assert nobodys.alive()
+
+
 def test_a_sweep_spares_this_very_process(tag: str) -> None:
     own = Path("/proc/self/environ").read_bytes().split(b"\0")
     name, _, value = next(item for item in own if b"=" in item).decode().partition("=")

@@ -40,8 +40,10 @@ class Literal:
     def __init__(self, answer: bytes, *, reset: bool = False, close: bool = True) -> None:
         self.answer, self.reset, self.close = answer, reset, close
         self.requests = 0
+        self.writers: set[asyncio.StreamWriter] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.add(writer)
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -66,6 +68,7 @@ class Literal:
             pass
         finally:
             writer.close()
+            self.writers.discard(writer)
 
 
 @asynccontextmanager
@@ -81,6 +84,9 @@ async def beside(ours: Rig, engine: Literal, sound: Sequence[str] = ()) -> Async
         yield
     finally:
         server.close()
+        for writer in tuple(engine.writers):  # kept alive by the gateway
+            writer.transport.abort()
+        await asyncio.sleep(0)
 
 
 BROKEN: dict[str, Callable[[], Literal]] = {

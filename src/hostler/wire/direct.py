@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hostler.wire.upstream import Connection
 
 READ_BYTES = 65536
+SLOW_BYTES = 8192  # that wait for a client that was once too slow, before its engine is held up
 PLAIN_READS = 2  # that came one after the other, before the rest goes this way
 
 
@@ -175,13 +176,13 @@ class Watch:
 class Direct:
     """One stream that goes directly. `end` it before anything else is done with either connection."""
 
-    __slots__ = ("_connection", "_fds", "_pump", "_watch", "_write")
+    __slots__ = ("_client", "_connection", "_fds", "_pump", "_watch", "_write")
 
     def __init__(self, watch: AnyWatch, connection: "Connection", way: Way) -> None:
         """Raises OSError: there are no more files."""
         self._watch = watch
         self._connection = connection
-        self._write = way.write
+        self._client, self._write = way.client, way.write
         engine = connection.transport
         # copies: the loop would not watch a socket of its own streams, and these stay ours until the end
         self._pump: AnyPump | None = None
@@ -219,10 +220,11 @@ class Direct:
     # Private
 
     def _give_back(self, unsent: bytes, rest: bytes) -> None:
-        connection, write = self._connection, self._write
+        connection = self._connection
         connection.end_direct()
-        if unsent:
-            write(unsent)
+        if unsent:  # the client is slow: no more is read until it has nearly all of this (B20)
+            self._client.set_write_buffer_limits(high=SLOW_BYTES)
+            self._write(unsent)
         if rest:
             connection.data_received(rest)
 

@@ -72,7 +72,13 @@ def test_a_file_that_never_comes_is_told_and_asked_for_no_more(
     expect(page.get_by_label("API key")).to_be_visible()
 
 
-def test_without_its_first_file_the_page_is_not_empty(cluster: Cluster, page: Page) -> None:
+def test_without_its_first_file_the_page_says_what_to_do(cluster: Cluster, page: Page) -> None:
     page.route("**/console/boot.js", lambda route: route.fulfill(status=503))
     page.goto(cluster.url)
     expect(page.get_by_text("Loading…")).to_be_visible()
+    hint = page.get_by_text("If this stays, reload the page.")
+    assert not hint.is_visible()
+    expect(hint).to_be_visible()
+    page.unroute("**/console/boot.js")
+    page.reload()
+    expect(page.get_by_label("API key")).to_be_visible()

@@ -3,7 +3,6 @@
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +77,7 @@ def signed_in(browser: Browser, cluster: Cluster, **context: object) -> Iterator
             shown = page.inner_text("body")
             raise AssertionError(f"{shown!r}, {complaints}, {loads.troubles()}") from error
         if loads.reloads:
-            warnings.warn(f"the page was loaded again: {loads.reloads}", stacklevel=3)
+            note(f"the page was loaded again: {loads.reloads}")
         yield page
     assert not complaints, complaints
 
@@ -121,6 +120,17 @@ def shots() -> Path:
     """Where pictures are kept: build/console-shots, or the folder that HOSTLER_SHOTS names."""
     given = os.environ.get("HOSTLER_SHOTS")
     return Path(given) if given else Path(__file__).parents[3] / "build" / "console-shots"
+
+
+def notes() -> Path:
+    """What was odd and failed no test; told at the end of the run."""
+    return shots() / "notes.txt"
+
+
+def note(text: str) -> None:
+    shots().mkdir(parents=True, exist_ok=True)
+    with notes().open("a") as file:
+        file.write(text.replace("\n", " ") + "\n")
 
 
 def shot(page: Page, name: str) -> None:

@@ -144,7 +144,7 @@ def test_a_sweep_ends_what_carries_the_tag_and_nothing_else(tag: str) -> None:
     mine = [start(tag), start(tag, "sh", "-c", "sleep 60 & setsid sleep 60 & wait")]
     other = start(tag + "x")
     try:
-        ends_at_s = time.monotonic() + 2
+        ends_at_s = time.monotonic() + 20  # a bound for a busy machine
         while len(tagged(NAME, tag)) < 4 and time.monotonic() < ends_at_s:
             time.sleep(0.01)
         assert len(tagged(NAME, tag)) == 4

@@ -83,7 +83,7 @@ $(RUNTIME): $(BASE) requirements/cpu.txt requirements/build.txt pyproject.toml
 	@echo "ready: $(BIN)/hostler"
 
 # A wheel with the modules of scripts/compiled.py as C. Made again by `make up` when a source is newer.
-$(FAST): $(RUNTIME) requirements/compile.txt hatch_build.py $(shell find src scripts/compiled.py -name '*.py')
+$(FAST): $(RUNTIME) requirements/compile.txt hatch_build.py $(shell find src scripts/compiled.py -name '*.py' -o -name '*.c')
 	@command -v $${CC:-cc} >/dev/null || \
 	  { echo "make: no C compiler; on Debian: apt install gcc. Without one, make up runs the sources" >&2; exit 1; }
 	@$(BIN)/python -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' || \

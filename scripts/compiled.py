@@ -22,7 +22,8 @@ MODULES = {
     "relay relays routes streams timeline trace usage",
     "routing": "claim flights health own places policies pool pools prefix quarantine queue router "
     "session turns verdict",
-    "wire": "connection crowd exchange heads hosts http1 json phase pool reply scan server sse turn upstream",
+    "wire": "connection crowd direct exchange heads hosts http1 json phase pool reply scan server sse "
+    "turn upstream",
 }
 GROUP = "hostler"  # all of them are in hostler__mypyc; calls between them are C calls
 
@@ -40,8 +41,11 @@ ignore_missing_imports = True
 _SETUP = """
 import os, sys
 from mypyc.build import mypycify
-from setuptools import setup
+from setuptools import Extension, setup
 extensions = mypycify(sys.argv[1:], opt_level={level!r}, debug_level="0", group_name={group!r})
+by_hand = "hostler/wire/_direct"
+options = ["-O" + {level!r}]
+extensions.append(Extension(by_hand.replace("/", "."), [by_hand + ".c"], extra_compile_args=options))
 sys.argv[1:] = ["-q", "build_ext", "--inplace"]
 setup(name="hostler", ext_modules=extensions)
 sys.stdout.flush()
@@ -82,7 +86,7 @@ def compile_into(folder: Path, level: str = "3") -> list[Path]:
         )  # fmt: skip
     shutil.rmtree(folder / "build", ignore_errors=True)
     built = sorted(folder.rglob("*.so"))
-    if done.returncode or len(built) != len(module_files()) + 1:
+    if done.returncode or len(built) != len(module_files()) + 2:
         told = [line for line in (done.stdout + done.stderr).splitlines() if "warning:" not in line]
         raise RuntimeError("\n".join(["the sources do not compile:", *told[-20:]]))
     return built

@@ -23,6 +23,7 @@ TESTED = (
     "integration/gateway/test_framing.py",
     "integration/gateway/test_relay.py",
     "integration/gateway/test_streams.py",
+    "integration/gateway/test_direct.py",
 )
 
 

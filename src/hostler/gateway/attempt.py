@@ -23,6 +23,7 @@ from hostler.gateway.usage import HEAD_BYTES, TAIL_BYTES, Used, find_usage, read
 from hostler.routing.claim import Claim, Outcome
 from hostler.routing.verdict import Failure
 from hostler.wire.client import Call, UpstreamLost
+from hostler.wire.direct import Way
 from hostler.wire.sse import EventCutter
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ class Attempt:
             self._relay.exchange.write(data)
             return
         if self.mode is _ASSEMBLE:
-            self._assemble(data)
+            _assemble(self, data)
             return
         self._size += len(data)
         self._parts.append(data)
@@ -240,6 +241,28 @@ class Attempt:
         watch.events += count  # a chunk is an event, near enough for what nobody else counts
         return True
 
+    def way(self) -> Way | None:
+        watch, client = self._watch, self._exchange.way()
+        if client is None or watch is None or self._has_partial or self.is_paused:
+            return None
+        marks = watch.marks()
+        if not marks:
+            return None
+        if self._hides:
+            marks = (*marks, PROGRESS)
+        head, tail = watch.frame
+        return Way(client, self._exchange.pass_on, head, tail, marks)
+
+    def on_passed(self, count: int) -> None:
+        self.is_heard = self.is_moving = True
+        if self._watch is not None:
+            self._watch.events += count
+
+    def catch_up(self) -> None:
+        """Note what went past us until now."""
+        if self._call is not None:
+            self._call.catch_up()
+
     def on_end(self) -> None:
         if self.is_over:
             return
@@ -254,7 +277,7 @@ class Attempt:
         elif mode is _ERROR:
             self._end_error()
         else:
-            self._end_assembly()
+            _end_assembly(self)
 
     def on_lost(self, error: UpstreamLost) -> None:
         if self.is_over:
@@ -264,7 +287,7 @@ class Attempt:
             self._end_events()
             return
         if self._assembly is not None and self._assembly.is_complete:
-            self._end_assembly()
+            _end_assembly(self)
             return
         never_sent = error.refused or not error.sent_bytes
         self._relay.attempt_failed(Failure.REFUSED if never_sent else Failure.LOST)
@@ -303,30 +326,6 @@ class Attempt:
         else:
             relay.attempt_failed(Failure.UNUSABLE)
 
-    def _assemble(self, data: bytes) -> None:
-        assert self._cutter is not None
-        assert self._assembly is not None
-        try:
-            events = self._cutter.feed(data)
-            if events:
-                self._assembly.take(events)
-                if self._relay.ticket is not None and PROGRESS not in events:
-                    self._relay.ticket.landed()
-        except UpstreamError:
-            self._relay.attempt_failed(Failure.UNUSABLE)
-
-    def _end_assembly(self) -> None:
-        assembly = self._assembly
-        assert assembly is not None
-        if assembly.is_complete:
-            self._relay.answered(200, assembly.body(), JSON_LINES, _OK)
-        elif assembly.error is not None:
-            self._status = assembly.status
-            self._parts = [assembly.error_body()]
-            self._end_error()
-        else:
-            self._relay.attempt_failed(Failure.UNUSABLE)
-
     def _pass_on(self) -> None:
         """The answer is too long to hold back: send what there is, and the rest as it comes."""
         self.mode = _PASS
@@ -357,3 +356,32 @@ class Attempt:
         lines = JSON_LINES if status < 500 else REFUSED_LINES
         outcome = Outcome.CLIENT_ERROR if self._status < 500 else Outcome.UPSTREAM_STATUS
         self._relay.answered(status, body, lines, outcome)
+
+
+# Private
+
+
+def _assemble(attempt: Attempt, data: bytes) -> None:
+    assert attempt._cutter is not None
+    assert attempt._assembly is not None
+    try:
+        events = attempt._cutter.feed(data)
+        if events:
+            attempt._assembly.take(events)
+            if attempt._relay.ticket is not None and PROGRESS not in events:
+                attempt._relay.ticket.landed()
+    except UpstreamError:
+        attempt._relay.attempt_failed(Failure.UNUSABLE)
+
+
+def _end_assembly(attempt: Attempt) -> None:
+    assembly = attempt._assembly
+    assert assembly is not None
+    if assembly.is_complete:
+        attempt._relay.answered(200, assembly.body(), JSON_LINES, _OK)
+    elif assembly.error is not None:
+        attempt._status = assembly.status
+        attempt._parts = [assembly.error_body()]
+        attempt._end_error()
+    else:
+        attempt._relay.attempt_failed(Failure.UNUSABLE)

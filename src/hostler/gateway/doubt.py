@@ -69,6 +69,7 @@ class Doubts:
                 continue
             instance_id = attempt.claim.instance.instance_id
             attempts.setdefault(instance_id, []).append(attempt)
+            attempt.catch_up()
             if attempt.is_moving or attempt.is_paused:  # a client that reads slowly is no sign
                 attempt.has_begun = attempt.has_begun or attempt.is_moving
                 attempt.is_moving = False

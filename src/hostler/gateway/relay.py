@@ -113,6 +113,7 @@ class Relay:
         attempt = self._attempt
         if attempt is None or attempt.is_over or attempt.claim.instance.instance_id != instance_id:
             return
+        attempt.catch_up()
         if is_down and not attempt.is_heard:
             self.attempt_failed(Failure.LOST)
         attempt.is_heard = False

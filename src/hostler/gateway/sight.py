@@ -110,6 +110,7 @@ class Sight:
         """Those under way, then those that ended."""
         for relay in reversed(tuple(self._relays.under_way)):
             if relay.is_started and relay.attempt is not None:
+                relay.attempt.catch_up()
                 relay.timeline.events = relay.attempt.events  # so far; told for good at its end
             yield relay.timeline
         yield from reversed(tuple(self._relays.ring))

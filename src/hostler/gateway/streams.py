@@ -101,6 +101,22 @@ class StreamWatch:
             self._learn(frames)
         return True
 
+    def marks(self) -> tuple[bytes, ...]:
+        """What a plain frame has none of; empty: each one is looked at."""
+        if self._looks:
+            return ()
+        found = [_DONE, self._finish_mark, _ERROR]
+        if self._hides_usage:
+            found.append(_TOTAL)
+        if self._owed > 1:
+            found.append(_NULL)
+        return tuple(found)
+
+    @property
+    def frame(self) -> tuple[bytes, bytes]:
+        """What the last plain frame had before its text, without the size, and after it."""
+        return self._head, self._tail
+
     def see(self, events: bytes) -> bytes:
         """Take whole events; return what may go to the client now: all but a [DONE] too early.
 

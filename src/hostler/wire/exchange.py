@@ -1,5 +1,6 @@
 """Exchange: one request and its answer, as a handler sees them."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -151,6 +152,15 @@ class Exchange:
             return False
         connection.write(frames)
         return True
+
+    def way(self) -> asyncio.Transport | None:
+        """The client's transport, if whole chunks may be written to it past us."""
+        connection = self._connection
+        if connection is None or not self._chunked:
+            return None
+        transport = connection.transport
+        is_secret = transport.get_extra_info("sslcontext") is not None
+        return None if is_secret or transport.is_closing() else transport
 
     def end(self) -> None:
         """End the answer. A body shorter than the declared length is an abort."""

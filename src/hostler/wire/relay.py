@@ -25,6 +25,7 @@ from hostler.core.errors import (
 from hostler.core.snapshot import Endpoint
 from hostler.core.trust import IdentityRefused
 from hostler.wire.client import Call, Pool, UpstreamLost, build_request
+from hostler.wire.direct import Way
 from hostler.wire.distant import keep_watch
 from hostler.wire.exchange import Exchange, error_headers
 from hostler.wire.http1 import Fields, field_lines
@@ -308,6 +309,12 @@ class _Passage:
 
     def on_chunks(self, frames: bytes, count: int) -> bool:
         return self._exchange.pass_on(frames)
+
+    def way(self) -> Way | None:
+        return None  # who asks is on another machine, and TLS on the way there
+
+    def on_passed(self, count: int) -> None:
+        """Nothing goes any other way."""
 
     def on_data(self, data: bytes) -> None:
         status = self._status

@@ -8,6 +8,7 @@ import msgspec
 from hostler.wire.http1 import Fields
 
 if TYPE_CHECKING:
+    from hostler.wire.direct import Way
     from hostler.wire.upstream import Call
 
 
@@ -58,6 +59,12 @@ class Sink(Protocol):
 
     def on_chunks(self, frames: bytes, count: int) -> bool: ...
 
+    def way(self) -> "Way | None":
+        """Where plain chunks may go directly from now on (direct.py); None: nowhere."""
+
+    def on_passed(self, count: int) -> None:
+        """So many chunks went there since this was told last; perhaps none, but something came."""
+
     def on_head(self, status: int, headers: Fields, length: int | None) -> None: ...
 
     def on_data(self, data: bytes) -> None: ...
@@ -75,6 +82,12 @@ class PlainSink:
 
     def on_chunks(self, frames: bytes, count: int) -> bool:
         return False
+
+    def way(self) -> "Way | None":
+        return None
+
+    def on_passed(self, count: int) -> None:
+        """Nothing goes any other way."""
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from hostler.wire.direct import AnyWatch, watch_of
+
 if TYPE_CHECKING:
     from hostler.wire.connection import ServerConnection
     from hostler.wire.upstream import Connection
@@ -22,6 +24,7 @@ class Turn:
     """The reads and writes of servers and pools of one loop. Without a loop each is done at once."""
 
     __slots__ = (
+        "_after",
         "_answered",
         "_answers",
         "_asked",
@@ -29,6 +32,7 @@ class Turn:
         "_loop",
         "_read_bytes",
         "_requests",
+        "_watch",
         "_writers",
         "_writes",
     )
@@ -41,6 +45,8 @@ class Turn:
         self._requests: list[bytes] = []
         self._answered: list[Connection] = []
         self._answers: list[bytes] = []
+        self._watch: AnyWatch | None = None  # of streams that go directly
+        self._after: list[Connection] = []
         self._read_bytes = 0
         self._writers: list[asyncio.Transport] = []
         self._writes: list[bytes] = []
@@ -76,6 +82,17 @@ class Turn:
         self._writes.append(data)
         if not self._is_due:
             self._begin()
+
+    def watch(self) -> AnyWatch:
+        """The watch of this loop. Raises OSError: there are no more files."""
+        if self._watch is None:
+            assert self._loop is not None
+            self._watch = watch_of(self._loop)
+        return self._watch
+
+    def after(self, connection: "Connection") -> None:
+        """When all of this turn is written, its stream may go directly."""
+        self._after.append(connection)
 
     def catch_up(self) -> None:
         """Work on all that was read until now: before it is judged who is idle, or gone."""
@@ -131,3 +148,14 @@ class Turn:
         finally:
             self._is_due = False
             self.flush()
+            if self._after and self._loop is not None:
+                after, self._after = self._after, []
+                self._loop.call_soon(_go, after)  # streams of the loop write at the end of its turn
+
+
+# Private
+
+
+def _go(streams: "list[Connection]") -> None:
+    for stream in streams:
+        stream.go_directly()

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
+from hostler.wire.direct import PLAIN_READS, Direct
 from hostler.wire.reply import (
     CHUNKED,
     CLOSE,
@@ -62,6 +63,7 @@ class Call:
         self.is_over = True
         connection, self.connection = self.connection, None
         if connection is not None:
+            connection.end_direct()
             connection.call = None
             connection.transport.abort()
 
@@ -70,6 +72,7 @@ class Call:
         if not self.is_paused and not self.is_over:
             self.is_paused = True
             if self.connection is not None:
+                self.connection.end_direct()
                 self.connection.transport.pause_reading()
 
     def resume(self) -> None:
@@ -78,6 +81,12 @@ class Call:
             self.is_paused = False
             if self.connection is not None:
                 self.connection.transport.resume_reading()
+
+    def catch_up(self) -> None:
+        """Tell the sink what went past it until now."""
+        connection = self.connection
+        if connection is not None and connection.direct is not None:
+            connection.note_passed(connection.direct)
 
     def lose(
         self,
@@ -113,9 +122,11 @@ class Connection:
         "_keep",
         "_left",
         "_pending",
+        "_plain",
         "_pool",
         "_turn",
         "call",
+        "direct",
         "idle_since_s",
         "is_proving",
         "served",
@@ -129,6 +140,8 @@ class Connection:
         self.idle_since_s = 0.0  # 0.0: it was never idle in the pool
         self.is_proving = False
         self.served = 0
+        self.direct: Direct | None = None  # how its stream goes now, past us
+        self._plain = 0  # reads in a row of plain chunks alone
         self._pool = pool
         self._turn = pool.turn
         self._pending = b""  # the beginning of a head
@@ -146,6 +159,44 @@ class Connection:
         self._turn.write(self.transport, call.request)
         if call.is_paused:
             self.transport.pause_reading()
+
+    # Streams that go directly
+
+    def go_directly(self) -> None:
+        """For the turn: from here on, if all that was read until now is written."""
+        call = self.call
+        if call is None or call.is_paused or self._plain < PLAIN_READS or self.direct is not None:
+            return
+        self._turn.catch_up()
+        self._turn.flush()
+        chunks = self._chunks
+        is_plain = self._plain >= PLAIN_READS and chunks is not None and chunks.is_between
+        if self.call is not call or not is_plain:
+            return
+        way = call.sink.way()
+        if way is None or self.transport.is_closing() or self._is_secret():
+            return
+        if way.client.get_write_buffer_size():  # what was read just now; not so the next time
+            self._plain = PLAIN_READS - 1
+            return
+        try:
+            self.direct = Direct(self._turn.watch(), self, way)
+        except OSError:  # no more files
+            return
+
+    def note_passed(self, direct: Direct) -> None:
+        """Tell the sink what went past it."""
+        count = direct.passed()
+        if count >= 0 and self.call is not None:
+            self.call.sink.on_passed(count)
+
+    def end_direct(self) -> None:
+        """Its stream goes the usual way again, and what is read next comes here."""
+        direct, self.direct = self.direct, None
+        if direct is not None:
+            self._plain = 0
+            self.note_passed(direct)
+            direct.end()
 
     # asyncio.Protocol
 
@@ -191,11 +242,15 @@ class Connection:
         """See pause_writing."""
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.end_direct()
         self._turn.catch_up()
         self._pool.forget(self)
         self._lose("the connection was closed" if error is None else f"connection lost: {error}")
 
     # Private
+
+    def _is_secret(self) -> bool:
+        return self.transport.get_extra_info("sslcontext") is not None
 
     def _take_head(self, call: Call, data: bytes) -> bytes | None:
         """Read the head; return what follows it, None while it is not whole."""
@@ -269,7 +324,11 @@ class Connection:
             # All of a read or nothing: each part passed on by itself would be a write of its own.
             count, end = whole_chunks(data)
             if end == len(data) and count and sink.on_chunks(data, count):
+                self._plain += 1
+                if self._plain == PLAIN_READS:
+                    self._turn.after(self)
                 return
+        self._plain = 0
         body = chunks.feed(data)
         if body:
             sink.on_data(body)
@@ -286,6 +345,7 @@ class Connection:
         self._framing = None
         self._chunks = None
         self._got_bytes = False
+        self._plain = 0
         self.served += 1
         if not self._keep:
             self.transport.close()

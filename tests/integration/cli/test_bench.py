@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from hostler.cli.exits import Exit
 from hostler.testing.cluster import Cluster, fake_model
-from tests.integration.cli.test_talking import environment, run
+from tests.integration.cli.program import begun, run
 
 pytestmark = pytest.mark.slow
 
@@ -107,13 +106,7 @@ def test_it_is_a_failure_when_every_request_failed(cluster: Cluster) -> None:
 
 def test_ctrl_c_shows_what_was_measured_until_then(cluster: Cluster) -> None:
     command = ["bench", "talker", "--concurrency", "2,4", "--seconds", "30"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "hostler", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(cluster),
-        text=True,
-    ) as process:
+    with begun(cluster, *command) as process:
         assert process.stderr is not None
         assert "warmed up" in process.stderr.readline()
         time.sleep(1)

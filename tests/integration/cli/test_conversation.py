@@ -14,7 +14,7 @@ import pytest
 
 from hostler.cli.exits import Exit
 from hostler.testing.cluster import Cluster, fake_model
-from tests.integration.cli.test_talking import environment
+from tests.integration.cli.program import environment
 
 pytestmark = pytest.mark.slow
 

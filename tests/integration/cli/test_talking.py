@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
@@ -12,6 +11,7 @@ import pytest
 
 from hostler.cli.exits import Exit
 from hostler.testing.cluster import Cluster, fake_model
+from tests.integration.cli.program import begun, environment, run
 
 pytestmark = pytest.mark.slow(40)
 
@@ -27,26 +27,6 @@ MODELS = (
 def cluster() -> Iterator[Cluster]:
     with Cluster(MODELS) as running:
         yield running
-
-
-def run(
-    cluster: Cluster, *arguments: str, text: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hostler", *arguments],
-        input=text or "",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(cluster),
-        check=False,
-    )
-
-
-def environment(cluster: Cluster) -> dict[str, str]:
-    ours = ("HOSTLER_URL", "HOSTLER_API_KEY")
-    kept = {name: value for name, value in os.environ.items() if name not in ours}
-    return {**kept, "HOSTLER_STATE_DIR": str(cluster.state_dir)}
 
 
 def test_an_answer_streams_and_is_the_same_from_an_argument_and_from_stdin(
@@ -82,20 +62,14 @@ def test_an_empty_prompt_is_refused(cluster: Cluster) -> None:
 
 
 def test_ctrl_c_stops_the_answer_and_the_engine_with_it(cluster: Cluster) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "hostler", "chat", "slow", "tell me a story"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(cluster),
-    ) as process:
+    with begun(cluster, "chat", "slow", "tell me a story") as process:
         assert process.stdout is not None
         assert process.stdout.read(1)  # the answer has begun
         began_s = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=10)
     assert process.returncode == Exit.INTERRUPTED
-    assert b"Traceback" not in told
+    assert "Traceback" not in told
     assert time.monotonic() - began_s < 3
 
     def is_idle() -> bool:
@@ -169,13 +143,7 @@ def test_a_running_model_is_updated_and_restarted(cluster: Cluster) -> None:
 
 
 def test_events_are_followed_until_ctrl_c(cluster: Cluster) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "hostler", "events", "--follow", "--model", "ranks"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(cluster),
-        text=True,
-    ) as process:
+    with begun(cluster, "events", "--follow", "--model", "ranks") as process:
         assert process.stdout is not None
         assert "ranks" in process.stdout.readline()  # what was
         assert run(cluster, "model", "restart", "ranks").returncode == Exit.OK
@@ -189,13 +157,7 @@ def test_events_are_followed_until_ctrl_c(cluster: Cluster) -> None:
 def test_requests_are_followed_each_once_when_it_has_ended(cluster: Cluster) -> None:
     name = "talker"
     before = cluster.chat(name, "before")[1]["x-request-id"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "hostler", "requests", "-f", "--model", name, "--limit=1", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(cluster),
-        text=True,
-    ) as process:
+    with begun(cluster, "requests", "-f", "--model", name, "--limit=1", "--json") as process:
         assert process.stdout is not None
         seen = [json.loads(process.stdout.readline())["request_id"]]
         asked = [before, *(cluster.chat(name, f"{n}")[1]["x-request-id"] for n in range(3))]

@@ -25,8 +25,8 @@ from hostler.cli.top import carry_out
 from hostler.cli.top_keys import Action, Deed
 from hostler.core.hosts import Standing
 from hostler.testing.cluster import Cluster, fake_model
+from tests.integration.cli.program import begun, environment, run
 from tests.integration.cli.serving import served
-from tests.integration.cli.test_talking import environment, run
 from tests.unit.admin.plane import Plane
 
 pytestmark = pytest.mark.slow
@@ -232,13 +232,7 @@ def test_json_is_one_object_or_one_a_second(cluster: Cluster) -> None:
     assert {one["name"] for one in told["models"]} == {"talker", "slow"}
     assert told["models"][0]["pace"]["requests_per_s"] >= 0
     assert all(one["state"] == "ready" for one in told["instances"])
-    with subprocess.Popen(
-        [sys.executable, "-m", "hostler", "top", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(cluster),
-        text=True,
-    ) as process:
+    with begun(cluster, "top", "--json") as process:
         assert process.stdout is not None
         moments = [json.loads(process.stdout.readline())["at_s"] for _ in range(3)]
         process.send_signal(signal.SIGINT)

@@ -6,33 +6,17 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from openai import OpenAI
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Route, expect
 
 from hostler.testing.cluster import Cluster
 from tests.integration.console.browser import chromium, shot, signed_in
+from tests.integration.console.steps import LOOKS, assert_usable_by_all, go, talk
 from tests.models import model_path, models_dir
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 CHAT = "smollm2-135m-instruct"
-PAGES = (
-    "Overview",
-    "Models",
-    "Instances",
-    "Machines",
-    "Requests",
-    "Playground",
-    "Keys",
-    "Events",
-    "Settings",
-)
-LOOKS = {
-    "light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
-    "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
-    "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
-}
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +28,6 @@ def cluster() -> Iterator[Cluster]:
     os.symlink(models_dir(), cluster.state_dir / "models")
     with cluster:
         yield cluster
-
-
-def go(page: Page, name: str) -> None:
-    page.get_by_role("navigation").get_by_role("link", name=name).click()
-    expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
 
 
 def test_from_the_first_start_to_a_key_that_is_used(cluster: Cluster, browser: Browser) -> None:
@@ -104,19 +83,6 @@ def test_from_the_first_start_to_a_key_that_is_used(cluster: Cluster, browser: B
         go(page, "Playground")
         expect(page.get_by_text("No model here can do that")).to_be_visible()
     cluster.wait_for(lambda: not cluster.ready(CHAT), 20, "it is gone")
-
-
-def talk(page: Page, text: str) -> None:
-    page.get_by_label("Message", exact=True).fill(text)
-    page.get_by_role("button", name="Send").click()
-    expect(page.get_by_role("button", name="Stop")).to_be_disabled(timeout=60_000)
-
-
-def assert_usable_by_all(page: Page) -> None:
-    """axe-core finds nothing serious: contrast, names, roles, order."""
-    found = Axe().run(page).response["violations"]
-    bad = [one for one in found if one["impact"] in ("serious", "critical")]
-    assert not bad, [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in bad]
 
 
 def test_settings_are_found_by_name_and_say_where_they_came_from(

@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from hostler.testing.cluster import LOOPBACK, Cluster, discard, fake_model
 from hostler.testing.paper_fleet import ask_many, paper_instances
 from tests.integration.console.browser import WAIT_MS, chromium, shot, signed_in
-from tests.integration.console.test_console import LOOKS, assert_usable_by_all, go
+from tests.integration.console.steps import LOOKS, assert_usable_by_all, go
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from hostler.testing.cluster import Cluster, fake_model
 from tests.integration.console.browser import chromium, shot, signed_in
-from tests.integration.console.test_console import LOOKS, go
+from tests.integration.console.steps import LOOKS, go
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

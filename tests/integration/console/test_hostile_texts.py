@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from hostler.testing.cluster import Cluster
 from tests.integration.console.browser import browsing, chromium, signed_in
-from tests.integration.console.test_console import go, talk
+from tests.integration.console.steps import go, talk
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

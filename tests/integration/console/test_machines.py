@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 from hostler.testing.cluster import LOOPBACK, Cluster, fake_model
 from hostler.testing.host_run import HostRun
 from tests.integration.console.browser import chromium, shot, signed_in
-from tests.integration.console.test_console import assert_usable_by_all, go
+from tests.integration.console.steps import assert_usable_by_all, go
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from hostler.testing.cluster import Cluster
 from tests.integration.console.browser import chromium, shot, signed_in
 from tests.integration.console.porter import HOSTILE
-from tests.integration.console.test_console import LOOKS, assert_usable_by_all, go, talk
+from tests.integration.console.steps import LOOKS, assert_usable_by_all, go, talk
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

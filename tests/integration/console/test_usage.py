@@ -7,7 +7,7 @@ from playwright.sync_api import Browser, expect
 
 from hostler.testing.cluster import Cluster, fake_model
 from tests.integration.console.browser import chromium, shot, signed_in
-from tests.integration.console.test_console import LOOKS, assert_usable_by_all, go
+from tests.integration.console.steps import LOOKS, assert_usable_by_all, go
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

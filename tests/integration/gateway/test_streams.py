@@ -171,7 +171,7 @@ def test_F02_streams_on_a_killed_worker_end_with_an_error_and_the_others_go_on()
     async def main() -> None:
         async with rig() as ours:
             for name in "ab":
-                await ours.start_engine(name, delay_ms=40)
+                await ours.start_engine(name, delay_ms=150)  # none ends before all have begun
             ours.publish(concurrency=50)
             pool = Pool(ours.endpoint, connect_timeout_s=1, idle_s=1)
             readers = [begin(ours, pool, f"{n}") for n in range(40)]

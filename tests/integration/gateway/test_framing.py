@@ -64,7 +64,7 @@ class Literal:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 if self.close:
                     return
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError):  # the gateway has closed it
             pass
         finally:
             writer.close()
@@ -84,6 +84,8 @@ async def beside(ours: Rig, engine: Literal, sound: Sequence[str] = ()) -> Async
         yield
     finally:
         server.close()
+        for _ in range(10):  # whoever is just being accepted has a writer then
+            await asyncio.sleep(0)
         for writer in tuple(engine.writers):  # kept alive by the gateway
             writer.transport.abort()
         await asyncio.sleep(0)

@@ -52,7 +52,7 @@ def paper_instances(cluster: Cluster, count: int) -> Iterator[list[str]]:
                     "replicas": PER_MODEL, "labels": {"rack": str(number // RACK)},
                 }  # fmt: skip
                 cluster.json("POST", "/api/v1/models", body)
-            cluster.wait_for(lambda: _ready(cluster, names) == count, _WITHIN_S, "all are ready")
+            _wait_for_all(cluster, names)
             yield names
         finally:
             fleet.kill()
@@ -67,8 +67,7 @@ def ask_many(cluster: Cluster, models: Sequence[str], count: int) -> None:
     Raises:
         AssertionError: more than one of ten got no good answer: what is simulated is slow on a busy machine.
     """
-    due = PER_MODEL * len(models)
-    cluster.wait_for(lambda: _ready(cluster, models) == due, _WITHIN_S, "all are ready")
+    _wait_for_all(cluster, models)
     with ThreadPoolExecutor(1) as thread:  # this one may have a loop
         thread.submit(lambda: asyncio.run(_ask_many(cluster, models, count))).result()
 
@@ -95,6 +94,11 @@ def _ready(cluster: Cluster, names: Sequence[str]) -> int:
     time.sleep(0.2)
     models = cluster.json("GET", "/api/v1/models")["models"]
     return sum(one["ready"] for one in models if one["name"] in wanted)
+
+
+def _wait_for_all(cluster: Cluster, names: Sequence[str]) -> None:
+    due = PER_MODEL * len(names)
+    cluster.wait_for(lambda: _ready(cluster, names) == due, _WITHIN_S, "all are ready")
 
 
 async def _ask_many(cluster: Cluster, models: Sequence[str], count: int) -> None:

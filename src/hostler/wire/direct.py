@@ -216,7 +216,7 @@ class Direct:
         self._connection = connection
         self._client, self._write = way.client, way.write
         engine = connection.transport
-        # copies: the loop would not watch a socket of its own streams, and these stay ours until the end
+        # copies: their numbers stay ours until the end, whatever becomes of the connections
         self._pump: AnyPump | None = None
         self._fds = [os.dup(engine.get_extra_info("socket").fileno())]
         try:
@@ -263,6 +263,11 @@ class Direct:
     def _close(self) -> None:
         for fd in self._fds:
             os.close(fd)
+
+
+def can_go_past(transport: asyncio.BaseTransport) -> bool:
+    """Are the bytes in its socket the ones it is given? Not with TLS, whose keys are the loop's."""
+    return transport.get_extra_info("sslcontext") is None
 
 
 def watch_of(loop: asyncio.AbstractEventLoop) -> AnyWatch:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from hostler.core.errors import HostlerError, envelope
+from hostler.wire.direct import can_go_past
 from hostler.wire.http1 import STATUS_LINES, Fields, Head, field_lines
 from hostler.wire.identity import Identity
 
@@ -159,8 +160,7 @@ class Exchange:
         if connection is None or not self._chunked:
             return None
         transport = connection.transport
-        is_secret = transport.get_extra_info("sslcontext") is not None
-        return None if is_secret or transport.is_closing() else transport
+        return transport if can_go_past(transport) and not transport.is_closing() else None
 
     def end(self) -> None:
         """End the answer. A body shorter than the declared length is an abort."""

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
-from hostler.wire.direct import PLAIN_READS, Direct
+from hostler.wire.direct import PLAIN_READS, Direct, can_go_past
 from hostler.wire.reply import (
     CHUNKED,
     CLOSE,
@@ -174,7 +174,7 @@ class Connection:
         if self.call is not call or not is_plain:
             return
         way = call.sink.way()
-        if way is None or self.transport.is_closing() or self._is_secret():
+        if way is None or self.transport.is_closing() or not can_go_past(self.transport):
             return
         if way.client.get_write_buffer_size():  # what was read just now; not so the next time
             self._plain = PLAIN_READS - 1
@@ -248,9 +248,6 @@ class Connection:
         self._lose("the connection was closed" if error is None else f"connection lost: {error}")
 
     # Private
-
-    def _is_secret(self) -> bool:
-        return self.transport.get_extra_info("sslcontext") is not None
 
     def _take_head(self, call: Call, data: bytes) -> bytes | None:
         """Read the head; return what follows it, None while it is not whole."""

@@ -7,6 +7,13 @@ const LONG = 100; // rows from which on a table has a window
 const SPARE = 6; // rows above and below what is in view, for a quick thumb and for Tab
 const STEP = 6; // the window moves by so many rows
 const SIZE = 8; // of a column that says none, in rem
+// Where a key leads: from the rows' top in view, by what is in view but for the head and a row, in all of it.
+const LEAPS = {
+  Home: () => 0,
+  End: (top, page, all) => all,
+  PageUp: (top, page) => top - page,
+  PageDown: (top, page) => top + page,
+};
 
 // columns: [{name, of: row -> cell, number, sort: row -> what it is ordered by, size: rem in a long table,
 // cut: there, what does not fit is cut; keep: in a short one it stands on one line}].
@@ -159,9 +166,18 @@ function useWindow(rows, isLong, idOf, staysPut) {
   const letGo = () => {
     if (!isMaking.current) held.current = null;
   };
+  // At once: the browser's own way there takes a moment, and ends where it is when rows change on the way.
+  const leap = (event) => {
+    const node = box.current;
+    const way = LEAPS[event.key];
+    if (!way || event.target !== node || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    node.scrollTop = way(node.scrollTop, node.clientHeight - 2 * view.rowPx, node.scrollHeight);
+  };
   const isHeldAbove = shown[0] < from;
   const isHeldBelow = shown.at(-1) >= to;
   const abovePx = Math.max(0, from - isHeldAbove) * view.rowPx;
   const belowPx = Math.max(0, rows.length - to - isHeldBelow) * view.rowPx;
-  return { box, shown, abovePx, belowPx, onScroll: isLong ? look : undefined, onFocusCapture: hold, onBlurCapture: letGo };
+  const turns = isLong ? { onScroll: look, onKeyDown: leap } : {};
+  return { box, shown, abovePx, belowPx, ...turns, onFocusCapture: hold, onBlurCapture: letGo };
 }

@@ -76,7 +76,7 @@ class Pool:
         self._tls: ssl.SSLContext | None = None
         if endpoint.tls and not endpoint.host_id:
             self._tls = ssl.create_default_context(cafile=ca or None)
-        self._is_closed = False
+        self.is_closed = False
 
     @property
     def busy_count(self) -> int:
@@ -114,7 +114,7 @@ class Pool:
 
     async def close(self) -> None:
         """Cut every connection; calls under way are told they are lost."""
-        self._is_closed = True
+        self.is_closed = True
         if self._sweep_handle is not None:
             self._sweep_handle.cancel()
         connecting = list(self._connecting)
@@ -146,7 +146,7 @@ class Pool:
         """Take back a connection whose answer is complete."""
         cap = self.requests_per_connection
         if (
-            self._is_closed
+            self.is_closed
             or (cap and connection.served >= cap)
             or len(self._idle) >= IDLE_CONNECTIONS
         ):
@@ -234,5 +234,5 @@ class Pool:
         for connection in [c for c in self._idle if c.idle_since_s <= oldest_s]:
             self._idle.remove(connection)
             connection.transport.abort()
-        if self._idle and not self._is_closed:
+        if self._idle and not self.is_closed:
             self._sweep_handle = self._loop.call_later(self._idle_s, self._sweep)

@@ -83,9 +83,11 @@ async def beside(ours: Rig, engine: Literal, sound: Sequence[str] = ()) -> Async
     try:
         yield
     finally:
-        server.close()
-        for _ in range(10):  # whoever is just being accepted has a writer then
+        for listener in server.sockets:  # a server that is closed leaves whoever it just accepted
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+        for _ in range(10):  # so each of them has a writer first
             await asyncio.sleep(0)
+        server.close()
         for writer in tuple(engine.writers):  # kept alive by the gateway
             writer.transport.abort()
         await asyncio.sleep(0)

@@ -265,6 +265,25 @@ def test_a_call_whose_pool_is_closed_at_once_is_told_so() -> None:
     uvloop.run(main())
 
 
+def test_a_call_on_a_used_connection_is_lost_with_its_pool_and_not_sent_again() -> None:
+    async def main() -> None:
+        script = Script(OK, b"", OK)  # to the second one it says nothing
+        async with scripted(script) as endpoint:
+            pool = pool_of(endpoint)
+            assert (await ask(pool)).events[-1] == "end"
+            record = Record()
+            pool.submit(REQUEST, record)
+            await until(lambda: script.requests == 2)
+            await pool.close()
+            error = (await record.wait()).error
+            assert error is not None
+            assert (error.refused, error.sent_bytes) == (False, True)
+            await asyncio.sleep(0.05)
+            assert (script.connections, pool.connection_count, pool.busy_count) == (1, 0, 0)
+
+    uvloop.run(main())
+
+
 def test_F45_a_cancelled_call_reaches_the_server_at_once_and_its_sink_no_more() -> None:
     async def main() -> None:
         gone: list[int] = []

@@ -133,7 +133,8 @@ def test_F19_F20_a_server_behind_a_cut_network_costs_no_request(
     cluster.wait_for(lambda: len(cluster.ready("echo")) == 2, 10, "both are there")
     since = cluster.json("GET", "/api/v1/events?limit=1000")["events"][-1]["seq"]
     with Pressure(cluster, clients=20, name="-".join(ways)) as pressure:
-        time.sleep(0.5)
+        cluster.wait_for(lambda: len(pressure.seen) >= 50, 10, "this many are answered")
+        busy_s = 4 * pressure.slowest_s  # what a machine with other work adds to the row's time
         hosts[0].drop(*ways)
         cut_s = time.monotonic()
         try:
@@ -146,13 +147,14 @@ def test_F19_F20_a_server_behind_a_cut_network_costs_no_request(
         cluster.wait_for(enough, 20, "as many as on a quiet machine were asked")
         time.sleep(0.5)
     pressure.assert_survived(at_least=500)
-    assert pressure.slowest_s < 5.5  # the row's 4.5 s, with what the machine adds
+    assert pressure.slowest_s < 5.0 + busy_s  # the row's 4.5 s, with what the machine adds
     ends = [
         pressure.ended_at_s[one.request_id]
         for one in pressure.seen
         if one.outcome is Outcome.ERROR_EVENT
     ]
-    assert all(cut_s <= end < min(cut_s + 5.5, healed_s + 1.0) for end in ends)
+    latest_s = min(cut_s + 5.0, healed_s + 0.5) + busy_s
+    assert all(cut_s <= end < latest_s for end in ends)
     moves = cluster.json("GET", f"/api/v1/events?after={since}&limit=1000")["events"]
     kinds = [event["kind"] for event in moves if event["kind"].startswith("instance.")]
     assert kinds == ["instance.suspect", "instance.ready"]  # once out, once back

@@ -185,9 +185,8 @@ class Gateway(BaseComponent):
         def work(path: str, kind: Route) -> GatewayRoute:
             return route("POST", path, self._front.work(kind), Auth.INFERENCE)
 
-        for method in ("GET", "HEAD"):  # balancers and monitors ask with either
-            yield route(method, "/health", self._health, Auth.OPEN)
-            yield route(method, "/ready", self._ready, Auth.OPEN)
+        yield route("GET", "/health", self._health, Auth.OPEN)
+        yield route("GET", "/ready", self._ready, Auth.OPEN)
         yield route("GET", "/metrics", self._show_metrics, Auth.METRICS)
         yield route("GET", "/status", self._show_table, Auth.METRICS)
         yield route("GET", "/v1/models", self._list_models, Auth.INFERENCE)

@@ -27,7 +27,7 @@ class Auth(StrEnum):
 class GatewayRoute(msgspec.Struct, frozen=True, kw_only=True):
     """One address. A path that ends in `/*` stands for everything below it."""
 
-    method: str  # "*": any
+    method: str  # "*": any. "GET": its head alone may be asked for as well (RFC 9110, 9.1)
     path: str
     handler: Handler
     auth: Auth | None = None
@@ -39,14 +39,15 @@ class RouteTable:
     def __init__(self, routes: Iterable[GatewayRoute]) -> None:
         self.routes = tuple(routes)
         self._exact: dict[tuple[str, str], GatewayRoute] = {}
-        self._below: list[tuple[str, GatewayRoute]] = []
+        self._below: list[tuple[str, str, GatewayRoute]] = []  # method, prefix
         for route in self.routes:
             if not isinstance(route.auth, Auth):
                 raise StartupError(f"route {route.method} {route.path} declares no auth policy")
-            if route.path.endswith("/*"):
-                self._below.append((route.path[:-1], route))
-            else:
-                self._exact[route.method, route.path] = route
+            for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+                if route.path.endswith("/*"):
+                    self._below.append((method, route.path[:-1], route))
+                else:
+                    self._exact[method, route.path] = route
 
     def find(self, method: str, path: str) -> GatewayRoute:
         """Return the route of a request.
@@ -57,11 +58,11 @@ class RouteTable:
         route = self._exact.get((method, path)) or self._exact.get(("*", path))
         if route is not None:
             return route
-        for prefix, below in self._below:
-            if path.startswith(prefix) and below.method in (method, "*"):
+        for taken, prefix, below in self._below:
+            if path.startswith(prefix) and taken in (method, "*"):
                 return below
         known = {m for m, p in self._exact if p == path}
-        known |= {r.method for prefix, r in self._below if path.startswith(prefix)}
+        known |= {m for m, prefix, _ in self._below if path.startswith(prefix)}
         if known:
             allow = ", ".join(sorted(known))
             raise MethodNotAllowed(f"{path[:200]} takes {allow}, not {method}", allow=allow)

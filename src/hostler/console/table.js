@@ -166,7 +166,7 @@ function useWindow(rows, isLong, idOf, staysPut) {
   const letGo = () => {
     if (!isMaking.current) held.current = null;
   };
-  // At once: the browser's own way there takes a moment, and ends where it is when rows change on the way.
+  // At once: the browser's own way there takes a moment, and on a busy machine now and then ends where it began.
   const leap = (event) => {
     const node = box.current;
     const way = LEAPS[event.key];

@@ -76,7 +76,7 @@ class Pool:
         self._tls: ssl.SSLContext | None = None
         if endpoint.tls and not endpoint.host_id:
             self._tls = ssl.create_default_context(cafile=ca or None)
-        self.is_closed = False
+        self._is_closed = False
 
     @property
     def busy_count(self) -> int:
@@ -114,7 +114,7 @@ class Pool:
 
     async def close(self) -> None:
         """Cut every connection; calls under way are told they are lost."""
-        self.is_closed = True
+        self._is_closed = True
         if self._sweep_handle is not None:
             self._sweep_handle.cancel()
         connecting = list(self._connecting)
@@ -129,24 +129,28 @@ class Pool:
     # For connections
 
     def connect(self, call: Call) -> None:
-        """Open a connection for a call. The pool owns the task; `close` ends it."""
-        task = self._loop.create_task(self._connect(call), name="wire.connect")
-        self._connecting.add(task)
+        """Open a connection for a call. The pool owns the task; `close` ends it, and none begins after it."""
+
+        def refuse() -> None:
+            call.lose("the pool was closed", refused=True)
 
         def ended(_: asyncio.Task[None]) -> None:
             self._connecting.discard(task)
-            if (
-                task.cancelled()
-            ):  # told here: one that was cancelled before its first step runs nothing
-                call.lose("the pool was closed", refused=True)
+            if task.cancelled():  # told here: one cancelled before its first step runs nothing
+                refuse()
 
+        if self._is_closed:
+            self._loop.call_soon(refuse)  # later: whoever submits it does not know it yet
+            return
+        task = self._loop.create_task(self._connect(call), name="wire.connect")
+        self._connecting.add(task)
         task.add_done_callback(ended)
 
     def give_back(self, connection: Connection) -> None:
         """Take back a connection whose answer is complete."""
         cap = self.requests_per_connection
         if (
-            self.is_closed
+            self._is_closed
             or (cap and connection.served >= cap)
             or len(self._idle) >= IDLE_CONNECTIONS
         ):
@@ -234,5 +238,5 @@ class Pool:
         for connection in [c for c in self._idle if c.idle_since_s <= oldest_s]:
             self._idle.remove(connection)
             connection.transport.abort()
-        if self._idle and not self.is_closed:
+        if self._idle and not self._is_closed:
             self._sweep_handle = self._loop.call_later(self._idle_s, self._sweep)

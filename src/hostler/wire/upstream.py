@@ -358,8 +358,7 @@ class Connection:
         call, self.call = self.call, None
         if call is None:
             return
-        is_unheard = self.idle_since_s > 0.0 and not self._got_bytes
-        if is_unheard and not call.once and not self._pool.is_closed:
+        if self.idle_since_s > 0.0 and not self._got_bytes and not call.once:
             call.once = True
             call.connection = None
             self._pool.connect(call)

@@ -265,7 +265,7 @@ def test_a_call_whose_pool_is_closed_at_once_is_told_so() -> None:
     uvloop.run(main())
 
 
-def test_a_call_on_a_used_connection_is_lost_with_its_pool_and_not_sent_again() -> None:
+def test_a_closed_pool_opens_no_connection_not_even_for_who_lost_a_used_one() -> None:
     async def main() -> None:
         script = Script(OK, b"", OK)  # to the second one it says nothing
         async with scripted(script) as endpoint:
@@ -279,6 +279,10 @@ def test_a_call_on_a_used_connection_is_lost_with_its_pool_and_not_sent_again() 
             assert error is not None
             assert (error.refused, error.sent_bytes) == (False, True)
             await asyncio.sleep(0.05)
+            assert (script.connections, pool.connection_count, pool.busy_count) == (1, 0, 0)
+            late = (await ask(pool)).error
+            assert late is not None
+            assert (late.refused, late.sent_bytes) == (True, False)
             assert (script.connections, pool.connection_count, pool.busy_count) == (1, 0, 0)
 
     uvloop.run(main())

@@ -176,6 +176,9 @@ def test_paths_that_are_nearly_a_route_are_none() -> None:
             assert wrong.status == 405
             assert error_of(wrong)["code"] == "method_not_allowed"
             assert wrong.header(b"allow") == b"POST"
+            for path in ("/v1/models", "/v1/models/m"):
+                wrong = await ask(ours, "POST", path, ADMIN.plain)
+                assert (wrong.status, wrong.header(b"allow")) == (405, b"GET, HEAD")
 
     asyncio.run(main())
 

@@ -136,8 +136,10 @@ class Attempt:
 
     @property
     def events(self) -> int:
-        """The pieces of a stream that were forwarded."""
-        return max(0, self._watch.events) if self._watch is not None else 0
+        """The pieces of a stream that were forwarded, also by those before it that it goes on from."""
+        said = self._relay.said
+        here = max(0, self._watch.events) if self._watch is not None else 0
+        return here if said is None else said.tokens_before + here
 
     @property
     def has_said_all(self) -> bool:
@@ -150,6 +152,8 @@ class Attempt:
         if self._watch is not None:
             used = self._watch.told() or self._watch.counted(relay.job.prompt_tokens)
             return used if relay.said is None else relay.said.used(used)
+        if relay.said is not None:  # it goes on, and has said nothing yet
+            return relay.said.used(Used(relay.job.prompt_tokens, 0, is_estimated=True))
         if self.mode is not _PASS:
             return None
         head, tail = self._parts

@@ -69,7 +69,6 @@ class Continuation:
             return False
         if limit is not None and limit <= self._tokens:
             return False
-        self._turn_tokens = self._tokens
         self.is_continued = True
         job.go_on_from(self._body(job.route, dialect))
         return True
@@ -78,10 +77,19 @@ class Continuation:
         """Take whole events of an engine; return them as the client's stream has them."""
         return b"".join([self._see_one(event) for event in split_events(events)])
 
+    def begin(self) -> None:
+        """The attempt that goes on begins: what was said until now is none of it."""
+        self._turn_tokens = self._tokens
+
+    @property
+    def tokens_before(self) -> int:
+        """Said by the engines before the last one; each was a piece."""
+        return self._turn_tokens
+
     def used(self, last: Used) -> Used:
-        """The tokens of the whole stream. last: those of its last engine."""
+        """The tokens of the whole stream. last: those of its last engine, or as they were counted here."""
         before = self._turn_tokens
-        prompt = max(0, last.prompt - before)
+        prompt = last.prompt if last.is_estimated else max(0, last.prompt - before)
         completion = last.completion + before
         return Used(prompt, completion, last.cached, is_estimated=last.is_estimated)
 

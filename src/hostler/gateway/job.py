@@ -104,8 +104,8 @@ class Job:
         return self._encoded
 
     def go_on_from(self, body: Body) -> None:
-        """Ask for the rest of what was begun. It stays the same request for the quarantine."""
-        self._fingerprint = self.fingerprint
+        """Ask for the rest of what was begun. For the quarantine and its usage it stays the same request."""
+        self._fingerprint, self._prompt_tokens = self.fingerprint, self.prompt_tokens
         self.body, self._encoded_for = body, ""
 
     def turned_to(self, model: ModelView) -> "Job":

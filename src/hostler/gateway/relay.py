@@ -268,6 +268,8 @@ class Relay:
             lane = self._shared.lanes.lane(claim.instance)
             request = lane.request(self.job)
             attempt = self._attempt = Attempt(self, claim, lane)
+            if self.said is not None:
+                self.said.begin()
         except HostlerError as error:
             if self.ticket is not None:
                 self.ticket.ended(Outcome.CLIENT_ERROR)

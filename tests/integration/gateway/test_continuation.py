@@ -6,7 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from hostler.core.request import Route
 from hostler.core.serving import RoutingRules
+from hostler.gateway.continuation import MARK
+from hostler.gateway.prompts import prompt_tokens
 from hostler.testing import fake_text
 from hostler.wire.client import Call, Pool, build_request
 from tests.integration.gateway.rig import USER, Rig, rig, until
@@ -59,6 +62,45 @@ def test_a_stream_goes_on_at_another_instance_and_says_every_token_once() -> Non
             (last,) = list(ours.gateway.relays.ring)[-1:]
             assert [one.failure for one in last.tries] == ["lost", ""]
             assert last.tries[-1].why.startswith("goes on there")
+            assert last.events == 20
+            await pool.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("next_one", ["nobody", "speaks", "is-silent"])
+def test_what_was_said_is_counted_once_wherever_a_stream_that_goes_on_ends(next_one: str) -> None:
+    async def main() -> None:
+        async with rig() as ours:
+            for name in "ab"[: 1 if next_one == "nobody" else 2]:
+                await ours.start_engine(name, delay_ms=25)
+            ours.publish(models=[ON])
+            pool = Pool(ours.endpoint, connect_timeout_s=1, idle_s=1)
+            reader = begin(ours, pool, "[[tokens=40]] to be counted")
+            await until(lambda: reader.data.count(b"data:") >= 3, 5)
+            if next_one == "is-silent":
+                for engine in ours.engines.values():  # for requests that come from now on
+                    await engine.script(first_delay_ms=9000)
+            await kill_its_engine(ours, reader, 6)
+            if next_one == "nobody":
+                await asyncio.wait_for(reader.ended.wait(), 10)
+                assert not reader.is_clean
+            else:  # its client leaves
+                enough = 15 if next_one == "speaks" else 0
+                await until(
+                    lambda: reader.data.count(b"data:") >= enough and MARK in reader.data, 5
+                )
+                assert reader.call is not None
+                reader.call.cancel()
+            await ours.settled()
+            (last,) = list(ours.gateway.relays.ring)[-1:]
+            said = len(reader.text.split())
+            asked = {"messages": [{"role": "user", "content": "[[tokens=40]] to be counted"}]}
+            assert last.used is not None
+            assert last.used.is_estimated
+            assert said <= last.used.completion <= said + 2  # two may be on their way
+            assert last.events == last.used.completion
+            assert last.used.prompt == prompt_tokens(Route.CHAT, asked)
             await pool.close()
 
     asyncio.run(main())

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from math import inf
 from typing import Annotated
 from urllib.parse import quote
 
@@ -171,11 +172,12 @@ def _steps(one: RequestView) -> Iterator[tuple[str, float, float]]:
         ended_s = one.took_s if attempt.ended_s is None else attempt.ended_s
         why = f" ({attempt.why})" if attempt.why else ""
         failed = f": {attempt.failure}" if attempt.failure else ""
-        is_last = number == len(one.tries)
-        if is_last and one.first_byte_s is not None:
-            yield f"try {number} on {attempt.instance_id}{why}", attempt.at_s, one.first_byte_s
-            pieces = f"{one.events} pieces" if one.events else "its answer"
-            yield f"{pieces} from {attempt.instance_id}{failed}", one.first_byte_s, ended_s
+        is_last, first_s = number == len(one.tries), one.first_byte_s
+        latest_s = inf if is_last else ended_s  # others may go on with what this one began
+        if first_s is not None and attempt.at_s <= first_s < latest_s:
+            yield f"try {number} on {attempt.instance_id}{why}", attempt.at_s, first_s
+            pieces = f"{one.events} pieces" if is_last and one.events else "its answer"
+            yield f"{pieces} from {attempt.instance_id}{failed}", first_s, ended_s
         else:
             yield f"try {number} on {attempt.instance_id}{why}{failed}", attempt.at_s, ended_s
     if one.queued_s is None and flight is None and not one.tries:

@@ -94,7 +94,8 @@ export function instancePaces(rows, atS, fromS, spanS = 300) {
       if (one.failure || !isLast) return;
       // an answer in one piece: its first byte comes with its last
       const first = request.first_byte_s ?? (request.outcome === "ok" ? request.took_s : null);
-      if (first !== null && request.at_s + first >= since) mine.firsts.push(first - one.at_s);
+      // earlier than this try: it goes on with a stream that another one began
+      if (first !== null && first >= one.at_s && request.at_s + first >= since) mine.firsts.push(first - one.at_s);
     });
   }
   const span = Math.max(1, Math.min(spanS, atS - fromS));

@@ -165,3 +165,27 @@ def test_the_pace_is_made_of_what_the_requests_tell(cluster: Cluster, browser: B
     of = dict(found["of"])
     assert (of["i2"]["ended"], of["i2"]["failed"], of["i2"]["firsts"]) == (5, 5, [])
     assert (of["i1"]["busy"], of["i1"]["failed"]) == (1, 1)
+
+
+WENT_ON = """async ([request]) => {
+  const { instancePaces } = await import('/console/pace.js');
+  const { phases } = await import('/console/pages/requests.js');
+  return { of: [...instancePaces([request], 100, 0)], phases: phases(request) };
+}"""
+
+
+def test_a_stream_that_went_on_elsewhere_is_drawn_and_counted_where_it_was(
+    cluster: Cluster, browser: Browser
+) -> None:
+    one = {"instance_id": "i1", "at_s": 0.1, "ended_s": 1.4, "failure": "lost", "why": ""}
+    two = {"instance_id": "i2", "at_s": 1.5, "ended_s": 3.0, "failure": "", "why": ""}
+    request = {
+        "at_s": 90, "took_s": 3.0, "stream": True, "outcome": "ok", "first_byte_s": 0.3,
+        "events": 80, "completion_tokens": 80, "tries": [one, two], "model": "m",
+    }  # fmt: skip
+    with signed_in(browser, cluster) as page:
+        found = page.evaluate(WENT_ON, [request])
+    assert dict(found["of"])["i2"]["firsts"] == []  # not below zero: the first byte was another's
+    assert [(p["kind"], p["from"], p["to"]) for p in found["phases"]] == [
+        ("queue", 0, 0.1), ("prefill", 0.1, 0.3), ("decode", 0.3, 1.4), ("decode", 1.5, 3.0),
+    ]  # fmt: skip

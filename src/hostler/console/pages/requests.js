@@ -15,11 +15,12 @@ export function phases(request) {
   add("queue", 0, tries.length ? tries[0].at_s : took);
   tries.forEach((one, at) => {
     const ends = one.ended_s ?? took;
-    if (one.failure || at < tries.length - 1) {
+    const hasBegun = (first ?? ends) < ends;
+    if (!hasBegun && (one.failure || at < tries.length - 1)) {
       add("retry", one.at_s, tries[at + 1]?.at_s ?? ends);
       return;
     }
-    const began = first === null || first === undefined ? ends : Math.min(first, ends);
+    const began = hasBegun ? Math.max(first, one.at_s) : ends; // by one before it: it goes on at once
     add("prefill", one.at_s, began);
     add("decode", began, ends);
   });

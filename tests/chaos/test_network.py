@@ -134,7 +134,7 @@ def test_F19_F20_a_server_behind_a_cut_network_costs_no_request(
     since = cluster.json("GET", "/api/v1/events?limit=1000")["events"][-1]["seq"]
     with Pressure(cluster, clients=20, name="-".join(ways)) as pressure:
         cluster.wait_for(lambda: len(pressure.seen) >= 50, 10, "this many are answered")
-        busy_s = min(3.0, 4 * pressure.slowest_s)  # what other work of the machine adds
+        busy_s = min(1.0, 4 * pressure.slowest_s)  # what other work of the machine adds
         hosts[0].drop(*ways)
         cut_s = time.monotonic()
         try:
@@ -147,7 +147,7 @@ def test_F19_F20_a_server_behind_a_cut_network_costs_no_request(
         cluster.wait_for(enough, 20, "as many as on a quiet machine were asked")
         time.sleep(0.5)
     pressure.assert_survived(at_least=500)
-    assert pressure.slowest_s < 5.0 + busy_s  # the row's 4.5 s, and what is added
+    assert pressure.slowest_s < 4.5 + busy_s
     ends = [
         pressure.ended_at_s[one.request_id]
         for one in pressure.seen

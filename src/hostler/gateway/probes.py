@@ -171,9 +171,10 @@ class Prober:
         return left.fails >= FALL
 
     def _is_last(self, instance: InstanceView) -> bool:
-        """Would its model have nobody without it?"""
-        name, is_down = instance.model_name, self._router.health.is_down(instance.instance_id)
-        return not is_down and self._router.known.count_usable(name) <= 1
+        """Would its model have nobody without it? That the controller holds it suspect changes nothing."""
+        mine, router = instance.instance_id, self._router
+        others = any(one.instance_id != mine for one in router.usable(instance.model_name))
+        return not others and not router.health.is_down(mine)
 
     async def _ask(self, instance: InstanceView, pool: Pool | None) -> bool | None:
         """Is it well? None: it does not say."""

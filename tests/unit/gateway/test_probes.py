@@ -70,3 +70,31 @@ def test_F21_the_last_server_behind_a_lossy_line_stays_while_requests_are_answer
         assert await probe() == ["one", "two"]
 
     asyncio.run(main())
+
+
+def test_F19_a_silent_server_that_the_controller_gave_up_first_is_not_the_last() -> None:
+    """Else its requests are held until it answers again: it is the other one that is left."""
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:  # nobody accepts
+            endpoint = Endpoint(host="127.0.0.1", port=silent.getsockname()[1])
+            router = Router(clock=lambda: 100.0)
+            down: list[bool] = []
+            prober = Prober(
+                GatewayConfig(probe_timeout_s=0.05),
+                router,
+                lambda one, is_down: down.append(is_down),
+                lambda one: None,
+            )
+            cut = instance("cut", endpoint=endpoint, state=State.SUSPECT)
+            router.take(Change(version=1, models=(model("m"),), instances=(cut, instance("well"))))
+            router.answered_s["cut"] = 99.0
+            for _ in range(FALL):
+                await prober._probe(cut, asyncio.Semaphore(1))
+            assert down == [False] * (FALL - 1) + [True]
+            router.take(Change(since=1, version=2, gone=("well",)))
+            router.health.forget("cut")
+            await prober._probe(cut, asyncio.Semaphore(1))
+            assert len(down) == FALL  # now nobody else is left: its requests may be answered yet
+
+    asyncio.run(main())

@@ -301,7 +301,9 @@ _OPENAI = Dialect(
     name="openai",
     rules=_rules(_VLLM),
     paths=_V1_PATHS,
-    idle_s=4.0,  # uvicorn, under most of these servers, closes at 5
+    # Less than the shortest limit that proxies have by default. A server's own may be any (uvicorn's is 5 s);
+    # one that it ends is seen at once, and a request that crosses that is sent again.
+    idle_s=55.0,
     counting=Counting.VLLM,
     continuing=Continuing.FLAGS,
     tells_usage=True,

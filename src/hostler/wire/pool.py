@@ -14,6 +14,7 @@ import msgspec
 
 from hostler.core.snapshot import Endpoint
 from hostler.wire.distant import DistantTls, keep_watch
+from hostler.wire.door import most_files
 from hostler.wire.identity import ClientContexts
 from hostler.wire.reply import ReplyHead
 from hostler.wire.sink import Collector, Sink, UpstreamLost
@@ -41,7 +42,7 @@ class Pool:
     """Connections to one endpoint, used again while they are good. Used by one event loop.
 
     connect_timeout_s: for connecting and the proof together.
-    idle_s: an idle connection is not used after that; less than the server's own limit.
+    idle_s: an idle connection is not used after that; the server may end it before.
     requests_per_connection: after so many a connection is closed; 0 for no limit.
     tls: who we are, for an endpoint on another host; without it none there can be reached.
     ca: PEM file of who vouches for a server given by URL; "": this system's authorities.
@@ -152,6 +153,7 @@ class Pool:
         if (
             self._is_closed
             or (cap and connection.served >= cap)
+            or connection.is_brief
             or len(self._idle) >= IDLE_CONNECTIONS
         ):
             connection.transport.close()
@@ -201,7 +203,7 @@ class Pool:
             await self._loop.create_unix_connection(lambda: protocol, endpoint.socket)
         elif self._distant is not None:
             await self._distant.connect(self._loop, protocol)
-            keep_watch(connection.transport.get_extra_info("socket"), RECEIVE_BYTES)
+            keep_watch(_socket(connection), RECEIVE_BYTES)
         else:
             await self._loop.create_connection(
                 lambda: protocol,
@@ -210,8 +212,8 @@ class Pool:
                 ssl=self._tls,
                 server_hostname=endpoint.host if self._tls else None,
             )
-            sock = connection.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+            _socket(connection).setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        connection.is_brief = _socket(connection).fileno() > most_files() // 2
         self._connections.add(connection)
         return connection
 
@@ -240,3 +242,11 @@ class Pool:
             connection.transport.abort()
         if self._idle and not self._is_closed:
             self._sweep_handle = self._loop.call_later(self._idle_s, self._sweep)
+
+
+# Private
+
+
+def _socket(connection: Connection) -> socket.socket:
+    found: socket.socket = connection.transport.get_extra_info("socket")
+    return found

@@ -128,6 +128,7 @@ class Connection:
         "call",
         "direct",
         "idle_since_s",
+        "is_brief",
         "is_proving",
         "served",
         "transport",
@@ -138,6 +139,7 @@ class Connection:
     def __init__(self, pool: "Pool") -> None:
         self.call: Call | None = None
         self.idle_since_s = 0.0  # 0.0: it was never idle in the pool
+        self.is_brief = False  # files are scarce (F67): it is not kept for a next request
         self.is_proving = False
         self.served = 0
         self.direct: Direct | None = None  # how its stream goes now, past us

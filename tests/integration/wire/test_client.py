@@ -7,6 +7,7 @@ import pytest
 import uvloop
 
 from hostler.core.snapshot import Endpoint
+from hostler.wire import pool as pool_module
 from hostler.wire.client import (
     Pool,
     Proof,
@@ -162,6 +163,33 @@ def test_a_used_connection_that_died_is_replaced_once_and_a_fresh_one_is_not() -
     uvloop.run(main())
 
 
+def test_a_request_that_crosses_the_end_of_an_idle_connection_is_sent_again() -> None:
+    """A server's own limit, of seconds, may end any idle connection just when a request is on its way."""
+
+    async def main() -> None:
+        requests = 0
+
+        async def closes_unread(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal requests
+            await read_request(reader)
+            await reader.readexactly(2)
+            requests += 1
+            writer.write(OK)
+            assert isinstance(writer.transport, asyncio.Transport)
+            writer.transport.pause_reading()
+            await asyncio.sleep(0.05)  # the next one comes meanwhile; its bytes make this a reset
+
+        async with scripted(closes_unread) as endpoint:
+            pool = pool_of(endpoint)
+            for number in range(1, 6):
+                record = await ask(pool)
+                assert (record.body, record.events[-1], requests) == (b"hi", "end", number)
+            assert pool.connection_count == 1
+            await pool.close()
+
+    uvloop.run(main())
+
+
 def test_a_connection_made_for_who_left_counts_as_used_when_it_dies_later() -> None:
     async def main() -> None:
         script = Script(None, OK)
@@ -237,6 +265,20 @@ def test_an_idle_connection_is_closed_in_time() -> None:
             await ask(pool)
             assert pool.connection_count == 1
             await until(lambda: pool.connection_count == 0 and server.connection_count == 0)
+            await pool.close()
+
+    uvloop.run(main())
+
+
+def test_F67_without_files_to_spare_no_connection_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "most_files", lambda: 10)
+
+    async def main() -> None:
+        async with serving(lambda exchange: exchange.send(200, b"")) as (server, endpoint):
+            pool = pool_of(endpoint)
+            for _ in range(3):
+                assert (await ask(pool)).events[-1] == "end"
+                await until(lambda: pool.connection_count == 0 and server.connection_count == 0)
             await pool.close()
 
     uvloop.run(main())

@@ -5,6 +5,7 @@ Which instance to ask, and whether to ask another, is for the gateway.
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from hostler.wire.reply import ReplyHead
 from hostler.wire.sink import Collector, Sink, UpstreamLost
 from hostler.wire.turn import Turn
 from hostler.wire.upstream import Call, Connection
+
+log = logging.getLogger(__name__)
 
 IDLE_CONNECTIONS = 256  # kept by one pool
 PROOF_BYTES = 1024 * 1024  # of a proof's answer
@@ -139,6 +142,9 @@ class Pool:
             self._connecting.discard(task)
             if task.cancelled():  # told here: one cancelled before its first step runs nothing
                 refuse()
+            elif (error := task.exception()) is not None:  # a fault of ours: nobody waits for ever
+                log.error("wire.connect_failed", exc_info=error)
+                call.lose(f"{type(error).__name__}: {error}", refused=True)
 
         if self._is_closed:
             self._loop.call_soon(refuse)  # later: whoever submits it does not know it yet
@@ -225,11 +231,12 @@ class Pool:
         connection.send(call)
         try:
             response = await sink.answer
+            is_meant = proof.check(response.status, response.body)
         except BaseException:  # boundary: the connection must not leak; the error goes on
             connection.transport.abort()
             raise
         connection.is_proving = False
-        if connection.transport.is_closing() or not proof.check(response.status, response.body):
+        if connection.transport.is_closing() or not is_meant:
             connection.transport.abort()
             raise UpstreamLost("another server than the one meant answers there", refused=True)
 
@@ -248,5 +255,7 @@ class Pool:
 
 
 def _socket(connection: Connection) -> socket.socket:
-    found: socket.socket = connection.transport.get_extra_info("socket")
+    found: socket.socket | None = connection.transport.get_extra_info("socket")
+    if found is None:
+        raise ConnectionError("the connection was closed at once")
     return found

@@ -307,6 +307,25 @@ def test_a_call_whose_pool_is_closed_at_once_is_told_so() -> None:
     uvloop.run(main())
 
 
+def test_a_call_is_told_whatever_goes_wrong_with_its_connection() -> None:
+    class Broken(Exception):
+        pass
+
+    def check(status: int, body: bytes) -> bool:
+        raise Broken
+
+    async def main() -> None:
+        async with serving(lambda exchange: exchange.send(200, b"")) as (_, endpoint):
+            pool = pool_of(endpoint, prove=Proof(request=REQUEST, check=check))
+            record = await ask(pool)
+            assert record.error is not None
+            assert (record.error.refused, str(record.error)) == (True, "Broken: ")
+            await until(lambda: pool.busy_count == 0)
+            await pool.close()
+
+    uvloop.run(main())
+
+
 def test_a_closed_pool_opens_no_connection_not_even_for_who_lost_a_used_one() -> None:
     async def main() -> None:
         script = Script(OK, b"", OK)  # to the second one it says nothing

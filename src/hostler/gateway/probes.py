@@ -173,8 +173,9 @@ class Prober:
     def _is_last(self, instance: InstanceView) -> bool:
         """Would its model have nobody without it? That the controller holds it suspect changes nothing."""
         mine, router = instance.instance_id, self._router
-        others = any(one.instance_id != mine for one in router.usable(instance.model_name))
-        return not others and not router.health.is_down(mine)
+        if router.health.is_down(mine):
+            return False
+        return all(one.instance_id == mine for one in router.usable(instance.model_name))
 
     async def _ask(self, instance: InstanceView, pool: Pool | None) -> bool | None:
         """Is it well? None: it does not say."""

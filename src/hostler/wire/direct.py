@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from hostler.wire.door import most_files
+from hostler.wire.door import is_scarce
 from hostler.wire.scan import holds, leading_hex
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ class Direct:
         self._fds = [os.dup(engine.get_extra_info("socket").fileno())]
         try:
             self._fds.append(os.dup(way.client.get_extra_info("socket").fileno()))
-            if max(self._fds) > most_files() // 2:  # they are for connections (F67)
+            if is_scarce(max(self._fds)):
                 raise OSError(errno.EMFILE, "no files to spare")
             pump = make_pump(*self._fds, way.head, way.tail, way.marks, self._give_back)
             watch.add(pump)

@@ -104,6 +104,11 @@ def most_files() -> int:
     return 1 << 30 if soft == resource.RLIM_INFINITY else soft
 
 
+def is_scarce(file: int) -> bool:
+    """Is its number in the upper half of what may be open? Those are for connections with a request (F67)."""
+    return file > most_files() // 2
+
+
 def raise_most_files(wanted: int) -> None:
     """Let this process open up to `wanted` files, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

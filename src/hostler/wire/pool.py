@@ -15,7 +15,7 @@ import msgspec
 
 from hostler.core.snapshot import Endpoint
 from hostler.wire.distant import DistantTls, keep_watch
-from hostler.wire.door import most_files
+from hostler.wire.door import is_scarce
 from hostler.wire.identity import ClientContexts
 from hostler.wire.reply import ReplyHead
 from hostler.wire.sink import Collector, Sink, UpstreamLost
@@ -219,7 +219,7 @@ class Pool:
                 server_hostname=endpoint.host if self._tls else None,
             )
             _socket(connection).setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
-        connection.is_brief = _socket(connection).fileno() > most_files() // 2
+        connection.is_brief = is_scarce(_socket(connection).fileno())
         self._connections.add(connection)
         return connection
 

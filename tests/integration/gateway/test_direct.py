@@ -12,7 +12,7 @@ import uvloop
 
 from hostler.gateway.relay import Relay
 from hostler.testing import fake_text
-from hostler.wire import direct
+from hostler.wire import direct, door
 from hostler.wire.client import Pool, fetch
 from hostler.wire.upstream import Connection
 from tests.integration.gateway.rig import ADMIN, Rig, rig, until
@@ -166,7 +166,7 @@ def test_B20_F48_a_client_that_reads_slowly_is_paced_with_little_memory_and_gets
 def test_F67_without_files_to_spare_a_stream_goes_the_usual_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(direct, "most_files", lambda: 10)
+    monkeypatch.setattr(door, "most_files", lambda: 10)
 
     async def main() -> None:
         async with rig() as ours:

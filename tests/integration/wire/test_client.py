@@ -7,7 +7,7 @@ import pytest
 import uvloop
 
 from hostler.core.snapshot import Endpoint
-from hostler.wire import pool as pool_module
+from hostler.wire import door
 from hostler.wire.client import (
     Pool,
     Proof,
@@ -271,7 +271,7 @@ def test_an_idle_connection_is_closed_in_time() -> None:
 
 
 def test_F67_without_files_to_spare_no_connection_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "most_files", lambda: 10)
+    monkeypatch.setattr(door, "most_files", lambda: 10)
 
     async def main() -> None:
         async with serving(lambda exchange: exchange.send(200, b"")) as (server, endpoint):
